@@ -1,0 +1,1 @@
+//! Sets up, checks and looks after Nix's local-overlay stores.

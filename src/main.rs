@@ -1,0 +1,2 @@
+//! The `overstore` program.
+fn main() {}
