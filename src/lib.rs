@@ -1,1 +1,16 @@
 //! Sets up, checks and looks after Nix's local-overlay stores.
+//!
+//! A description is read ([`config`]), the machine is observed ([`observe`]), the two are compared
+//! ([`check`]), the difference is applied ([`apply`]), and the outcome is reported ([`report`]).
+//! Knowledge of other systems' formats stands apart: [`nix`], [`overlayfs`].
+
+pub mod apply;
+pub mod check;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod nix;
+pub mod observe;
+pub mod overlayfs;
+pub mod report;
+pub mod system;

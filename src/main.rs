@@ -1,2 +1,17 @@
-//! The `overstore` program.
-fn main() {}
+//! The `overstore` program: arguments to command, error to exit code.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser;
+use overstore::{cli::Cli, commands};
+
+fn main() -> ExitCode {
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    let result = match Path::new(&name).file_name() {
+        Some(name) if name == "overstore-remount" => commands::remount_hook(arguments),
+        _ => commands::run(Cli::parse()),
+    };
+    result.unwrap_or_else(|failure| failure.report())
+}

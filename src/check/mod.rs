@@ -1,0 +1,8 @@
+//! Rules: a described store and the machine as observed, to findings. Pure: no file system, no
+//! clock, no environment. One file an area.
+
+mod code;
+mod finding;
+
+pub use code::Code;
+pub use finding::{Finding, Part, Severity};

@@ -1,0 +1,241 @@
+//! The command line: the one definition that parsing, `--help`, the manual pages and the shell
+//! completions come from.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Sets up, checks and looks after Nix's local-overlay stores.
+///
+/// One TOML file says which store lies below, which directory takes what is new, and where the
+/// merged store and its state are. overstore makes it so, proves it, and tells in plain words what
+/// is wrong when it is not.
+#[derive(Debug, Parser)]
+#[command(
+    name = "overstore",
+    version,
+    propagate_version = true,
+    arg_required_else_help = true,
+    after_help = "STORE is a name (`example`, read from /etc/overstore/example.toml) or a path to a \
+                  TOML file (anything with a `/` or ending in `.toml`).\n\n\
+                  Exit codes: 0 done, or nothing wrong; 1 the store is not as described; 2 the \
+                  command line or the configuration is wrong; 3 the machine would not do it.\n\n\
+                  Start with `overstore new > example.toml`.",
+    max_term_width = 100
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+
+    /// Print the result as JSON (its schema: `overstore schema`).
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands, in the order of `--help`.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Set the store up: do what is missing, then check the result.
+    ///
+    /// Observes the machine, makes the directories, the upper database and the OverlayFS mount
+    /// that are missing, and checks the result. Run again, it changes nothing and says so. Killed
+    /// at any point, the next run finishes the work.
+    Up(Up),
+    /// Unmount what `up` mounted, and nothing else.
+    ///
+    /// The objects, the upper database and all directories stay. When processes still use the
+    /// mount, they are listed and nothing is unmounted.
+    Down(Down),
+    /// Print what `up` would do, step by step, and do nothing.
+    Plan(Plan),
+    /// Check everything about the store, and change nothing.
+    Check(Check),
+    /// Print the store URL.
+    Url(Url),
+    /// Run a command in a private set-up of the store, without leaving a mount behind.
+    ///
+    /// The store is set up in a private mount namespace (without root, in a user namespace too)
+    /// and COMMAND runs there with Nix told to use the store. overstore becomes the command: its
+    /// signals and its exit code are the command's own. overstore's own failures are 125 (set-up
+    /// failed), 126 (the command cannot be run) and 127 (the command was not found).
+    Exec(Exec),
+    /// Make the kernel forget what it cached of the layers, after one changed underneath.
+    ///
+    /// This is what Nix's `remount-hook` needs. Nix passes a hook only the merged store
+    /// directory, so the same program called as `overstore-remount DIRECTORY` does this too.
+    Remount(Remount),
+    /// Print a commented configuration file to start from.
+    New,
+    /// Print the JSON schema of the configuration file, or of a JSON output.
+    Schema(Schema),
+    /// Print a completion script for a shell.
+    Completions(Completions),
+    /// Write the manual pages to a directory.
+    Manual(Manual),
+}
+
+/// The store a command is about.
+#[derive(Debug, Clone, Args)]
+pub struct StoreArgument {
+    /// A name (read from /etc/overstore/NAME.toml) or a path to a TOML file.
+    #[arg(value_name = "STORE")]
+    pub store: OsString,
+}
+
+/// Working on a system that is not running.
+#[derive(Debug, Clone, Args)]
+pub struct RootArgument {
+    /// Work on the system that will be booted from DIR: every path is taken below it, and the
+    /// mount's recorded text has no DIR in it, so that Nix's check passes after the switch of root.
+    #[arg(long, value_name = "DIR")]
+    pub root: Option<PathBuf>,
+}
+
+/// Arguments of `up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub root: RootArgument,
+    /// Give existing directories the owner and mode that Nix would give them.
+    #[arg(long)]
+    pub fix_permissions: bool,
+}
+
+/// Arguments of `down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub root: RootArgument,
+    /// Detach the mount although it is in use: it goes when its last user does.
+    #[arg(long)]
+    pub lazy: bool,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub root: RootArgument,
+    /// Plan as `up --fix-permissions` would.
+    #[arg(long)]
+    pub fix_permissions: bool,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct Check {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub root: RootArgument,
+    /// Also look at every name in the lower store directory. Costs what the lower store holds.
+    #[arg(long)]
+    pub lower: bool,
+    /// Also have the `nix` on PATH open the store. Nix may then write where Nix writes: in the
+    /// state directory, and in a lower store that is not read-only.
+    #[arg(long)]
+    pub nix: bool,
+}
+
+/// Arguments of `url`.
+#[derive(Debug, Args)]
+pub struct Url {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    /// How to print it.
+    #[arg(long, value_enum, default_value_t = UrlFormat::Url)]
+    pub format: UrlFormat,
+    /// Print the URL that users of the store's daemon need, instead of the daemon's own.
+    #[arg(long)]
+    pub client: bool,
+    /// With --client: the daemon's socket, if it is not the system's own.
+    #[arg(long, value_name = "SOCKET", requires = "client")]
+    pub socket: Option<PathBuf>,
+    /// Encode for this version of Nix (such as 2.26.3) instead of for all supported ones.
+    #[arg(long, value_name = "VERSION")]
+    pub nix_version: Option<String>,
+}
+
+/// How `url` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum UrlFormat {
+    /// The URL alone.
+    Url,
+    /// A variable for systemd's `EnvironmentFile=`.
+    Env,
+    /// Lines for nix.conf. Only for single-user stores: every Nix on the machine would use it.
+    #[value(name = "nix.conf")]
+    NixConf,
+    /// JSON.
+    Json,
+}
+
+/// Arguments of `exec`.
+#[derive(Debug, Args)]
+pub struct Exec {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    /// The command and its arguments.
+    #[arg(value_name = "COMMAND", required = true, last = true)]
+    pub command: Vec<OsString>,
+}
+
+/// Arguments of `remount`.
+#[derive(Debug, Args)]
+pub struct Remount {
+    /// A store (a name, or a path to a TOML file), or the merged store directory itself.
+    #[arg(value_name = "STORE-or-DIRECTORY")]
+    pub target: OsString,
+}
+
+/// Arguments of `schema`.
+#[derive(Debug, Args)]
+pub struct Schema {
+    /// Which schema.
+    #[arg(value_enum, default_value_t = SchemaName::Configuration)]
+    pub name: SchemaName,
+}
+
+/// The JSON schemas there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum SchemaName {
+    /// The configuration file.
+    Configuration,
+    /// The output of `up`, `down`, `plan` and `check`.
+    Report,
+    /// The output of `url`.
+    Url,
+}
+
+/// Arguments of `completions`.
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// The shell.
+    pub shell: clap_complete::Shell,
+}
+
+/// Arguments of `manual`.
+#[derive(Debug, Args)]
+pub struct Manual {
+    /// The directory, which has to exist.
+    #[arg(value_name = "DIR")]
+    pub directory: PathBuf,
+}

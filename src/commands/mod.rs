@@ -1,0 +1,83 @@
+//! One file a command: from its arguments to its exit code.
+
+mod check;
+mod down;
+mod exec;
+mod generate;
+mod load;
+mod new;
+mod plan;
+mod remount;
+mod schema;
+mod up;
+mod url;
+
+use std::process::ExitCode;
+
+use crate::cli::{Cli, Command};
+
+pub use load::Loaded;
+
+/// Why a command stopped. Its text goes to standard error as it is.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The command line or the configuration is wrong: exit code 2.
+    #[error("{0}")]
+    Refused(String),
+    /// The machine would not do it: exit code 3.
+    #[error("{0}")]
+    Machine(String),
+    /// The result could not be printed: exit code 3, and silent where the reader went away.
+    #[error("cannot write the result: {0}")]
+    Output(#[from] std::io::Error),
+}
+
+impl Failure {
+    /// The exit code that says so.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Failure::Refused(_) => 2,
+            Failure::Machine(_) | Failure::Output(_) => 3,
+        }
+    }
+}
+
+/// Runs a command line.
+///
+/// # Errors
+/// See [`Failure`]; what the command found out about the store is not an error but its result.
+pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    let json = cli.json;
+    match cli.command {
+        Command::Up(arguments) => up::run(&arguments, json),
+        Command::Down(arguments) => down::run(&arguments, json),
+        Command::Plan(arguments) => plan::run(&arguments, json),
+        Command::Check(arguments) => check::run(&arguments, json),
+        Command::Url(arguments) => url::run(&arguments, json),
+        Command::Exec(arguments) => exec::run(&arguments),
+        Command::Remount(arguments) => remount::run(&arguments),
+        Command::New => new::run(),
+        Command::Schema(arguments) => schema::run(&arguments),
+        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::Manual(arguments) => generate::manual(&arguments),
+    }
+}
+
+pub use remount::hook as remount_hook;
+
+impl Failure {
+    /// Prints the failure to standard error, for people, and gives the exit code that says so. A
+    /// reader of standard output that went away is no reason to complain.
+    pub fn report(self) -> ExitCode {
+        use std::io::Write;
+        if let Failure::Output(error) = &self
+            && error.kind() == std::io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
+        let style = anstyle::AnsiColor::Red.on_default().bold();
+        // Nothing is left to tell it to if standard error cannot be written to.
+        let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {self}");
+        ExitCode::from(self.exit_code())
+    }
+}

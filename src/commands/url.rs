@@ -1,0 +1,10 @@
+//! `overstore url`.
+
+use std::process::ExitCode;
+
+use super::Failure;
+use crate::cli;
+
+pub(super) fn run(_arguments: &cli::Url, _json: bool) -> Result<ExitCode, Failure> {
+    Err(Failure::Machine("not written yet".to_owned()))
+}

@@ -1,0 +1,159 @@
+//! The validated description of one local-overlay store.
+//!
+//! Everything here is decided: defaults are filled in, `auto` is resolved, paths are absolute and
+//! free of `.` and `..`. The words are those of the Nix manual's "Local Overlay Store".
+
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use crate::nix::url::StoreReference;
+
+/// One local-overlay store, as described by one TOML file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Store {
+    /// The store's name: the file's name without `.toml`. Used in units, records and messages.
+    pub name: String,
+    /// `root`: the directory that holds the merged store and its state, if one was given.
+    pub root: Option<PathBuf>,
+    /// The merged store directory: where OverlayFS is mounted. Default `${root}/nix/store`.
+    pub real: Setting<PathBuf>,
+    /// The state directory, which holds the upper database. Default `${root}/nix/var/nix`.
+    pub state: Setting<PathBuf>,
+    /// The log directory. Default `${root}/nix/var/log/nix`.
+    pub log: Setting<PathBuf>,
+    /// The store directory, as it is named inside store paths. Default `/nix/store`.
+    pub store: Setting<PathBuf>,
+    /// The lower store.
+    pub lower: Lower,
+    /// `upper-layer`: the directory that takes the new objects.
+    pub upper_layer: PathBuf,
+    /// `workdir`: OverlayFS's work directory.
+    pub workdir: PathBuf,
+    /// Whether Nix is to check the mount itself when it opens the store.
+    pub check_mount: Setting<bool>,
+    /// The program that Nix runs to remount the merged store, or `None` if it was turned off.
+    pub remount_hook: Option<PathBuf>,
+    /// `mount.options`: further options of OverlayFS, in the order given.
+    pub mount_options: Vec<MountOption>,
+    /// `permissions.build-users-group`: the group that owns the store directory, if it exists.
+    /// `None` when it was set to the empty string.
+    pub build_users_group: Option<String>,
+    /// `database.use-sqlite-wal`: whether the upper database uses a write-ahead log.
+    pub use_sqlite_wal: bool,
+    /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
+    pub parameters: Vec<(String, String)>,
+}
+
+/// A value, and whether the configuration gave it or it follows from another key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Setting<T> {
+    /// The value in force.
+    pub value: T,
+    /// Whether the configuration file gave it. Nix is told only of those that were given.
+    pub given: bool,
+}
+
+impl<T> std::ops::Deref for Setting<T> {
+    type Target = T;
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+/// One option of the OverlayFS mount, `name` or `name=value`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct MountOption {
+    /// The option's name, such as `index`.
+    pub name: String,
+    /// Its value, such as `on`, if it has one.
+    pub value: Option<String>,
+}
+
+/// The lower store: any store that has its store directory in this machine's file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lower {
+    /// How the configuration wrote it.
+    pub given: String,
+    /// What Nix is told: `given` with `auto` resolved and the settings of `[lower]` added.
+    pub reference: StoreReference,
+    /// The lower store directory, OverlayFS's `lowerdir`.
+    pub real: PathBuf,
+    /// How its metadata is read.
+    pub source: MetadataSource,
+}
+
+/// How the metadata of a lower store is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum MetadataSource {
+    /// A local store's SQLite database, `${state}/db/db.sqlite`.
+    Database {
+        /// The lower store's state directory.
+        state: PathBuf,
+        /// Whether Nix is told `read-only=true`: it then neither locks nor writes it.
+        read_only: bool,
+    },
+    /// A daemon behind a socket.
+    Daemon {
+        /// The Unix domain socket.
+        socket: PathBuf,
+    },
+    /// Another local-overlay store: its upper database, then its lower store.
+    Overlay {
+        /// The middle store's state directory.
+        state: PathBuf,
+        /// The middle store's upper layer.
+        upper_layer: PathBuf,
+        /// Whether Nix is told `read-only=true` of the middle store.
+        read_only: bool,
+        /// The middle store's lower store.
+        lower: Box<Lower>,
+    },
+    /// A daemon on another machine, whose objects are mounted here (`mounted-ssh-ng`).
+    Ssh {
+        /// The authority of its URL: `user@host`.
+        authority: String,
+    },
+}
+
+impl Store {
+    /// The upper database's file.
+    pub fn database(&self) -> PathBuf {
+        self.state.join("db").join("db.sqlite")
+    }
+
+    /// The directory of overstore's own memory of this store.
+    pub fn memory(&self) -> PathBuf {
+        self.state.join("overstore")
+    }
+}
+
+impl Lower {
+    /// Whether the metadata source is one that Nix itself opens for writing although it lies below:
+    /// a local or nested store that is not described as read-only.
+    pub fn written_by_nix(&self) -> bool {
+        match &self.source {
+            MetadataSource::Database { read_only, .. }
+            | MetadataSource::Overlay { read_only, .. } => !read_only,
+            MetadataSource::Daemon { .. } | MetadataSource::Ssh { .. } => false,
+        }
+    }
+
+    /// How many OverlayFS mounts lie below: 0 unless the lower store is an overlay itself.
+    pub fn depth(&self) -> usize {
+        match &self.source {
+            MetadataSource::Overlay { lower, .. } => 1 + lower.depth(),
+            _ => 0,
+        }
+    }
+
+    /// The directory of the metadata source's state, if it is in this machine's file system.
+    pub fn state(&self) -> Option<&Path> {
+        match &self.source {
+            MetadataSource::Database { state, .. } | MetadataSource::Overlay { state, .. } => {
+                Some(state)
+            }
+            MetadataSource::Daemon { .. } | MetadataSource::Ssh { .. } => None,
+        }
+    }
+}

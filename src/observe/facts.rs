@@ -1,0 +1,309 @@
+//! The machine as observed: values only, so that the rules over them are pure.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use crate::nix::mount_check;
+use crate::overlayfs::mountinfo::MountInfo;
+
+/// Everything that was looked at for one store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Observed {
+    /// Who is asking, and on which kernel.
+    pub machine: Machine,
+    /// The lower store.
+    pub lower: LowerFacts,
+    /// The upper layer.
+    pub upper_layer: LayerFacts,
+    /// The work directory.
+    pub workdir: LayerFacts,
+    /// The mount at the merged store directory.
+    pub mount: MountFacts,
+    /// The state directory and those below it that Nix makes, in the order of making.
+    pub state: Vec<Place>,
+    /// The upper database.
+    pub database: DatabaseFacts,
+    /// The remount hook, if the description has one: whether it is a program one can run.
+    pub hook_runs: Option<bool>,
+}
+
+/// Who is asking, and on which kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Machine {
+    /// The effective user.
+    pub uid: u32,
+    /// Whether this is a user namespace other than the first.
+    pub user_namespace: bool,
+    /// Whether mounting is permitted here (`CAP_SYS_ADMIN`).
+    pub can_mount: bool,
+    /// The kernel's release, as `uname -r` prints it.
+    pub kernel: String,
+    /// Whether the kernel has OverlayFS loaded already (it may still load it on demand).
+    pub overlay_loaded: bool,
+    /// The build users' group: its number, if the description names one and it exists.
+    pub build_users_gid: Option<u32>,
+}
+
+/// A path of the description, and what is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The path, as described.
+    pub path: PathBuf,
+    /// What is there.
+    pub found: Found,
+}
+
+/// What is at a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing. `nearest` is the deepest ancestor that exists.
+    Missing {
+        /// The deepest ancestor that exists.
+        nearest: PathBuf,
+    },
+    /// A directory.
+    Directory(Stat),
+    /// Something else: a file, a socket, ... in words.
+    Other(&'static str),
+    /// A component of the path (or its end) is a symbolic link where none may be.
+    Symlink {
+        /// The link.
+        component: PathBuf,
+        /// What it points to.
+        target: PathBuf,
+    },
+    /// Somebody else could replace a component of the path, so root cannot rely on it.
+    Unsafe {
+        /// The component that can be replaced.
+        component: PathBuf,
+        /// Who can, in words.
+        why: String,
+    },
+    /// It could not be looked at.
+    Unreachable {
+        /// The component at which it failed.
+        component: PathBuf,
+        /// The error number.
+        errno: i32,
+    },
+}
+
+impl Found {
+    /// The directory's facts, if it is one.
+    pub fn directory(&self) -> Option<&Stat> {
+        match self {
+            Found::Directory(stat) => Some(stat),
+            _ => None,
+        }
+    }
+}
+
+/// The facts of an existing directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stat {
+    /// Identity, first half: the device.
+    pub dev: u64,
+    /// Identity, second half: the inode.
+    pub ino: u64,
+    /// Permission bits, sticky and set-id bits included.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// The file system it is on.
+    pub fs: FileSystem,
+}
+
+/// A file system, as seen from one directory on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileSystem {
+    /// The name the kernel knows it by (`ext4`, `nfs4`, `overlay`), or its magic number in
+    /// hexadecimal where no name is known.
+    pub name: String,
+    /// `f_fsid` of statfs(2).
+    pub fsid: u64,
+    /// The mount's number, as in `/proc/self/mountinfo`.
+    pub mount_id: u64,
+    /// Whether it is read-only there, by the mount or by the superblock.
+    pub read_only: bool,
+}
+
+/// A layer directory of the overlay (upper layer or work directory).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayerFacts {
+    /// Where it is described to be, and what is there.
+    pub place: Place,
+    /// Whether the file system stores the extended attributes that OverlayFS needs. `None` if
+    /// that cannot be told without writing.
+    pub xattrs: Option<bool>,
+    /// Whether directory listings tell the type of entries. `None` where the directory is empty.
+    pub d_type: Option<bool>,
+    /// In the upper layer, the state of `.links`; in the work directory always `Missing`.
+    pub links: Links,
+    /// Names at the top that are no store paths and none of Nix's own. At most the first hundred.
+    pub strangers: Vec<OsString>,
+    /// Whether some overlay, of any mount namespace, uses the directory as its upper layer.
+    /// `None` if that was not or could not be probed.
+    pub in_use: Option<bool>,
+    /// The process that holds overstore's lock on the directory (`overstore exec`), if any does.
+    pub locked: bool,
+}
+
+/// The `.links` directory in the upper layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Links {
+    /// There is none: the lower store's entries show through, and the collector whites them out.
+    Missing,
+    /// A directory that is not opaque.
+    Transparent,
+    /// An opaque directory.
+    Opaque,
+    /// Not a directory.
+    Other,
+}
+
+/// The lower store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LowerFacts {
+    /// The lower store directory.
+    pub directory: Place,
+    /// Names at the top that are no store paths, if they were asked for. At most a hundred.
+    pub strangers: Option<Vec<OsString>>,
+    /// The metadata source.
+    pub source: SourceFacts,
+}
+
+/// The metadata source of the lower store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SourceFacts {
+    /// A local store's database.
+    Database {
+        /// What is at `${state}/db/db.sqlite`.
+        database: FileFacts,
+        /// Bytes in the write-ahead log, 0 if there is none.
+        log_bytes: u64,
+        /// The content of `${state}/db/schema`, if it can be read.
+        schema: Option<String>,
+        /// Whether the state directory is on a read-only file system.
+        read_only: bool,
+        /// Which of the directories that Nix wants to find are missing.
+        missing: Vec<PathBuf>,
+    },
+    /// A daemon's socket.
+    Daemon {
+        /// The daemon's version if it answered, or why it did not.
+        answer: Result<String, String>,
+    },
+    /// Another local-overlay store.
+    Overlay {
+        /// Its upper database.
+        upper: Box<SourceFacts>,
+        /// The mount at its merged store directory.
+        mount: Box<MountFacts>,
+        /// Its lower store.
+        lower: Box<LowerFacts>,
+    },
+    /// A daemon on another machine: not looked at.
+    Ssh,
+}
+
+/// A file that has to be there and readable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FileFacts {
+    /// It is not there.
+    Missing,
+    /// It is there.
+    File {
+        /// Permission bits.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+        /// Size in bytes.
+        size: u64,
+    },
+    /// Something else is there: in words.
+    Other(&'static str),
+    /// It could not be looked at: the error number.
+    Unreachable(i32),
+}
+
+/// The mount at a merged store directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MountFacts {
+    /// The merged store directory as it is now, mounted or not.
+    pub place: Place,
+    /// All mounts at exactly that path, topmost first.
+    pub stack: Vec<MountInfo>,
+    /// The overlay that is in effect there: the topmost mount, or the one that the topmost
+    /// read-only bind mount shows.
+    pub overlay: Option<OverlayFacts>,
+    /// What Nix's own text check will say.
+    pub nix_check: mount_check::Verdict,
+}
+
+/// The overlay in effect at the merged store directory.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OverlayFacts {
+    /// Its line of `mountinfo`.
+    pub info: MountInfo,
+    /// Whether it is reached through a bind mount of the same overlay on top of it.
+    pub under_bind: bool,
+    /// Whether it really shows the lower store directory that is described.
+    pub lower: Identity,
+    /// Whether it really writes to the upper layer that is described.
+    pub upper: Identity,
+    /// What `up` recorded of the lower store directory when it mounted, compared with now.
+    /// `None` where nothing was recorded for this mount.
+    pub recorded: Option<Recorded>,
+}
+
+/// The result of comparing what a mount shows with the directory it is described to show.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Identity {
+    /// It shows that directory: every sample agrees.
+    Same,
+    /// It shows something else: in words, which sample differs and how.
+    Different(String),
+    /// Nothing to compare: no sample (an empty directory).
+    Unknown,
+}
+
+/// The lower store directory when it was mounted, against now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Recorded {
+    /// The same device, inode, file system and mount.
+    Same,
+    /// Not the same: in words.
+    Different(String),
+}
+
+/// The upper database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseFacts {
+    /// `db.sqlite`.
+    pub file: FileFacts,
+    /// The content of the `schema` file, if it is there.
+    pub schema: Option<String>,
+    /// `big-lock`.
+    pub big_lock: FileFacts,
+    /// `reserved`.
+    pub reserved: FileFacts,
+    /// What is inside, if it was looked at (`check` does, `up` does not).
+    pub content: Option<Result<DatabaseContent, String>>,
+}
+
+/// What is inside a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DatabaseContent {
+    /// The schema, judged against what Nix makes.
+    pub schema: crate::nix::schema::Verdict,
+    /// SQLite's journal mode (`wal`, `truncate`, `delete`).
+    pub journal_mode: String,
+    /// What `pragma quick_check` says, `ok` left out.
+    pub quick_check: Vec<String>,
+    /// Violations of foreign keys: at most the first hundred, in words.
+    pub foreign_keys: Vec<String>,
+}

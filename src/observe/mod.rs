@@ -1,0 +1,5 @@
+//! What is there: everything that looks at the machine, and nothing that changes it.
+
+mod facts;
+
+pub use facts::*;

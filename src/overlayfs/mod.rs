@@ -1,0 +1,3 @@
+//! What OverlayFS reads and prints: option text, `mountinfo`. Pure.
+
+pub mod mountinfo;

@@ -1,0 +1,104 @@
+//! What a command tells: text for people, JSON for scripts.
+
+mod text;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::apply::StepReport;
+use crate::check::{Finding, Severity};
+
+/// The result of `up`, `down`, `plan` and `check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Report {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// The command: `up`, `down`, `plan` or `check`.
+    pub command: &'static str,
+    /// The store's name.
+    pub store: String,
+    /// How it went.
+    pub outcome: Outcome,
+    /// The steps: done (`up`, `down`) or to be done (`plan`).
+    pub steps: Vec<StepReport>,
+    /// What is not as it should be: grouped by part from below upwards, the worst of each first.
+    pub findings: Vec<Finding>,
+    /// Why the command stopped, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub failure: Option<String>,
+}
+
+/// How a command went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outcome {
+    /// What was asked for is done.
+    Done,
+    /// There was nothing to do.
+    Unchanged,
+    /// The store is not as described: at least one finding is an error.
+    NotAsDescribed,
+    /// The command line or the configuration is wrong.
+    Refused,
+    /// The machine would not do it.
+    Failed,
+}
+
+impl Outcome {
+    /// The exit code that says the same.
+    pub fn exit_code(self) -> u8 {
+        match self {
+            Outcome::Done | Outcome::Unchanged => 0,
+            Outcome::NotAsDescribed => 1,
+            Outcome::Refused => 2,
+            Outcome::Failed => 3,
+        }
+    }
+}
+
+impl Report {
+    /// A report of nothing so far.
+    pub fn new(command: &'static str, store: &str) -> Report {
+        Report {
+            version: 1,
+            command,
+            store: store.to_owned(),
+            outcome: Outcome::Unchanged,
+            steps: Vec::new(),
+            findings: Vec::new(),
+            failure: None,
+        }
+    }
+
+    /// Adds findings, in the order in which reports show them; an error among them makes the
+    /// outcome [`Outcome::NotAsDescribed`].
+    pub fn add_findings(&mut self, findings: Vec<Finding>) {
+        self.findings.extend(findings);
+        self.findings
+            .sort_by_key(|finding| (finding.part, std::cmp::Reverse(finding.severity)));
+        if self
+            .findings
+            .iter()
+            .any(|finding| finding.severity == Severity::Error)
+        {
+            self.outcome = Outcome::NotAsDescribed;
+        }
+    }
+
+    /// Prints the report to standard output, as JSON or as text.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn print(&self, json: bool) -> std::io::Result<()> {
+        use std::io::Write;
+        let mut out = anstream::stdout().lock();
+        if json {
+            serde_json::to_writer_pretty(&mut out, self)?;
+            writeln!(out)?;
+        } else {
+            text::write(&mut out, self)?;
+        }
+        out.flush()
+    }
+}

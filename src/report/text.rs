@@ -1,0 +1,118 @@
+//! Reports as text.
+
+use std::io::{self, Write};
+
+use anstyle::{AnsiColor, Style};
+
+use super::{Outcome, Report};
+use crate::check::{Finding, Part, Severity};
+
+/// Writes a report for people. Styles are written as ANSI sequences; the stream strips them where
+/// they are not wanted.
+pub(super) fn write(out: &mut impl Write, report: &Report) -> io::Result<()> {
+    for step in &report.steps {
+        let mark = if report.command == "plan" { "-" } else { "+" };
+        writeln!(out, "{mark} {}", step.text)?;
+    }
+    let mut part = None;
+    for finding in &report.findings {
+        if part != Some(finding.part) {
+            part = Some(finding.part);
+            writeln!(out, "{}", bold(part_name(finding.part)))?;
+        }
+        write_finding(out, finding)?;
+    }
+    writeln!(out, "{}", summary(report))
+}
+
+fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+    let style = severity_style(finding.severity);
+    writeln!(
+        out,
+        "  {style}{}{style:#} [{}] {}",
+        severity_name(finding.severity),
+        finding.code,
+        finding.subject
+    )?;
+    writeln!(out, "    expected: {}", finding.expected)?;
+    writeln!(out, "    found:    {}", finding.actual)?;
+    writeln!(out, "    remedy:   {}", finding.remedy)
+}
+
+/// The last line: what it all amounts to.
+fn summary(report: &Report) -> String {
+    let store = &report.store;
+    let count = |severity| {
+        report
+            .findings
+            .iter()
+            .filter(|finding| finding.severity == severity)
+            .count()
+    };
+    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
+    let counts = match (errors, warnings) {
+        (0, 0) => String::new(),
+        (0, warnings) => format!(" ({})", plural(warnings, "warning")),
+        (errors, 0) => format!(" ({})", plural(errors, "error")),
+        (errors, warnings) => format!(
+            " ({}, {})",
+            plural(errors, "error"),
+            plural(warnings, "warning")
+        ),
+    };
+    match (report.command, report.outcome) {
+        (_, Outcome::NotAsDescribed) => format!("{store}: not as described{counts}"),
+        (_, Outcome::Refused) => format!("{store}: refused{counts}"),
+        (_, Outcome::Failed) => format!("{store}: failed{counts}"),
+        ("plan", Outcome::Unchanged) => format!("{store}: nothing to do{counts}"),
+        ("plan", Outcome::Done) => {
+            format!("{store}: {}{counts}", plural(report.steps.len(), "step"))
+        }
+        ("check", _) => format!("{store}: as described{counts}"),
+        ("down", Outcome::Unchanged) => format!("{store}: was not mounted{counts}"),
+        ("down", Outcome::Done) => format!("{store}: unmounted{counts}"),
+        (_, Outcome::Unchanged) => format!("{store}: is up, nothing changed{counts}"),
+        (_, Outcome::Done) => format!("{store}: is up{counts}"),
+    }
+}
+
+fn plural(count: usize, noun: &str) -> String {
+    match count {
+        1 => format!("1 {noun}"),
+        _ => format!("{count} {noun}s"),
+    }
+}
+
+fn part_name(part: Part) -> &'static str {
+    match part {
+        Part::LowerStore => "lower store",
+        Part::UpperLayer => "upper layer",
+        Part::WorkDirectory => "work directory",
+        Part::Mount => "mount",
+        Part::State => "state",
+        Part::UpperDatabase => "upper database",
+        Part::Nix => "Nix",
+    }
+}
+
+fn severity_name(severity: Severity) -> &'static str {
+    match severity {
+        Severity::Error => "error",
+        Severity::Warning => "warning",
+        Severity::Note => "note",
+    }
+}
+
+fn severity_style(severity: Severity) -> Style {
+    let color = match severity {
+        Severity::Error => AnsiColor::Red,
+        Severity::Warning => AnsiColor::Yellow,
+        Severity::Note => AnsiColor::Cyan,
+    };
+    color.on_default().bold()
+}
+
+fn bold(text: &str) -> String {
+    let style = Style::new().bold();
+    format!("{style}{text}{style:#}")
+}
