@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod lower;
 pub mod nix;
 pub mod observe;
 pub mod overlayfs;

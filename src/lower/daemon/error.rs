@@ -1,0 +1,98 @@
+use std::io;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Why a daemon could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum DaemonError {
+    /// The socket cannot be connected to.
+    #[error(
+        "cannot connect to the daemon's socket {socket:?}: {source}; {}",
+        connect_remedy(source)
+    )]
+    Connect {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The other end did not answer, or stopped answering.
+    #[error(
+        "the daemon behind {socket:?} did not answer within {} s; see whether it is stuck or overloaded, and restart it if so",
+        .waited.as_secs_f32()
+    )]
+    Silent {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// How long we waited.
+        waited: Duration,
+    },
+    /// The other end hung up.
+    #[error(
+        "the daemon behind {socket:?} closed the connection; its own log says why (a daemon that cannot open its store, or that does not allow this user, does that)"
+    )]
+    Closed {
+        /// The daemon's socket.
+        socket: PathBuf,
+    },
+    /// The other end speaks something else than the worker protocol.
+    #[error(
+        "what answers on {socket:?} is not a Nix daemon: expected the magic number of the worker protocol, found {found:#x}"
+    )]
+    NotADaemon {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// The number found in place of the protocol's magic number.
+        found: u64,
+    },
+    /// The daemon speaks a version of the protocol that we do not.
+    #[error(
+        "the daemon behind {socket:?} speaks version {major}.{minor} of the worker protocol, expected 1.21 (Nix 2.1) or a later 1.x; use a newer Nix there"
+    )]
+    Version {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// The daemon's major version.
+        major: u64,
+        /// The daemon's minor version.
+        minor: u64,
+    },
+    /// The daemon answered with an error of its own.
+    #[error("the daemon behind {socket:?} reports: {message}")]
+    Remote {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// The daemon's message, without control characters.
+        message: String,
+    },
+    /// The daemon sent something that the protocol does not allow.
+    #[error("the daemon behind {socket:?} broke the worker protocol: {what}")]
+    Malformed {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// What was expected, and what was found.
+        what: String,
+    },
+    /// Another error while reading or writing.
+    #[error("cannot talk to the daemon behind {socket:?}: {source}")]
+    Io {
+        /// The daemon's socket.
+        socket: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn connect_remedy(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::NotFound => "start the lower store's daemon, or correct the path",
+        io::ErrorKind::ConnectionRefused => {
+            "nobody listens on it: start the lower store's daemon (`systemctl start nix-daemon.socket`)"
+        }
+        io::ErrorKind::PermissionDenied => {
+            "give this user access to the socket's directory (Debian: the group nix-users)"
+        }
+        io::ErrorKind::WouldBlock => "its queue of waiting connections is full",
+        _ => "see whether it is a socket that the lower store's daemon listens on",
+    }
+}
