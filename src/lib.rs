@@ -14,4 +14,5 @@ pub mod nix;
 pub mod observe;
 pub mod overlayfs;
 pub mod report;
+pub mod show;
 pub mod system;

@@ -1,0 +1,74 @@
+//! Bytes as text for people: paths are bytes, and a message or a terminal takes text.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// `bytes` as they are if they are printable UTF-8, otherwise escaped: `\n`, `\\`, `\xFF`, ...
+///
+/// Escaped and other texts can look alike; where that matters, keep the bytes.
+pub fn show(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().all(is_printable) => Cow::Borrowed(text),
+        _ => Cow::Owned(escape(bytes)),
+    }
+}
+
+/// [`show`] for a path.
+pub fn show_path(path: &Path) -> Cow<'_, str> {
+    show(path.as_os_str().as_bytes())
+}
+
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                _ if is_printable(character) => text.push(character),
+                _ => text.extend(character.escape_default()),
+            }
+        }
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02X}");
+        }
+    }
+    text
+}
+
+/// Neither a control character nor one that changes the direction or the place of those around it.
+fn is_printable(character: char) -> bool {
+    // `escape_debug` keeps exactly what Rust's tables call printable, and escapes these three.
+    matches!(character, '\\' | '\'' | '"') || character.escape_debug().len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn printable_text_stays() {
+        for text in ["", "/nix/store", "/mnt/größe 'a' \"b\"", r"C:\x"] {
+            assert_eq!(show(text.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn the_rest_is_escaped() {
+        assert_eq!(show(b"/a\nb"), r"/a\nb");
+        assert_eq!(show(b"/a\\b\x1b"), r"/a\\b\u{1b}");
+        assert_eq!(show(b"/\xc3\xa4\xff"), r"/ä\xFF");
+        assert_eq!(show("/a\u{202e}b".as_bytes()), r"/a\u{202e}b");
+        assert_eq!(show_path(Path::new("/a\tb")), r"/a\tb");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_printable(bytes: Vec<u8>) {
+            prop_assert!(show(&bytes).chars().all(is_printable));
+        }
+    }
+}
