@@ -13,6 +13,7 @@ pub mod lower;
 pub mod nix;
 pub mod observe;
 pub mod overlayfs;
+pub mod path_walk;
 pub mod report;
 pub mod show;
 pub mod system;
