@@ -50,6 +50,15 @@ impl System {
         })
     }
 
+    /// This machine with another `/run`.
+    #[cfg(test)]
+    pub(crate) fn with_run(run: &Path) -> io::Result<System> {
+        Ok(System {
+            run: open_directory(run)?,
+            ..System::here()?
+        })
+    }
+
     /// The directory given with `--root`, if one was.
     pub fn root(&self) -> Option<&Path> {
         self.root.as_deref()

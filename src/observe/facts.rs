@@ -69,8 +69,9 @@ pub enum Found {
     Symlink {
         /// The link.
         component: PathBuf,
-        /// What it points to.
-        target: PathBuf,
+        /// The whole path without symbolic links, where it leads anywhere: what the description
+        /// should say.
+        resolved: Option<PathBuf>,
     },
     /// Somebody else could replace a component of the path, so root cannot rely on it.
     Unsafe {
@@ -143,11 +144,22 @@ pub struct LayerFacts {
     pub links: Links,
     /// Names at the top that are no store paths and none of Nix's own. At most the first hundred.
     pub strangers: Vec<OsString>,
-    /// Whether some overlay, of any mount namespace, uses the directory as its upper layer.
-    /// `None` if that was not or could not be probed.
-    pub in_use: Option<bool>,
-    /// The process that holds overstore's lock on the directory (`overstore exec`), if any does.
-    pub locked: bool,
+    /// Whether another overlay than the one in effect at the merged store directory uses the
+    /// directory as its upper layer, in any mount namespace.
+    pub usage: Usage,
+}
+
+/// Who else uses a directory as an upper layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Usage {
+    /// It was not, or could not be, looked at.
+    Unknown,
+    /// Nobody else.
+    Free,
+    /// A process holds overstore's lock on it (`overstore exec`).
+    Locked,
+    /// Another overlay: what is known of it, in words.
+    Mounted(String),
 }
 
 /// The `.links` directory in the upper layer.
@@ -181,8 +193,8 @@ pub enum SourceFacts {
     Database {
         /// What is at `${state}/db/db.sqlite`.
         database: FileFacts,
-        /// Bytes in the write-ahead log, 0 if there is none.
-        log_bytes: u64,
+        /// The write-ahead log.
+        log: LogFacts,
         /// The content of `${state}/db/schema`, if it can be read.
         schema: Option<String>,
         /// Whether the state directory is on a read-only file system.
@@ -206,6 +218,17 @@ pub enum SourceFacts {
     },
     /// A daemon on another machine: not looked at.
     Ssh,
+}
+
+/// A write-ahead log beside a database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LogFacts {
+    /// There is none, or nothing in it that is not in the database too.
+    Empty,
+    /// So many pages in it are not in the database.
+    Pending(u64),
+    /// It could not be read: the error number.
+    Unreadable(i32),
 }
 
 /// A file that has to be there and readable.
