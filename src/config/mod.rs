@@ -3,4 +3,4 @@
 
 mod store;
 
-pub use store::{Lower, MetadataSource, MountOption, Setting, Store};
+pub use store::{Lower, MetadataSource, Setting, Store};

@@ -5,9 +5,8 @@
 
 use std::path::{Path, PathBuf};
 
-use serde::Serialize;
-
 use crate::nix::url::StoreReference;
+use crate::overlayfs::options::MountOption;
 
 /// One local-overlay store, as described by one TOML file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,15 +58,6 @@ impl<T> std::ops::Deref for Setting<T> {
     fn deref(&self) -> &T {
         &self.value
     }
-}
-
-/// One option of the OverlayFS mount, `name` or `name=value`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct MountOption {
-    /// The option's name, such as `index`.
-    pub name: String,
-    /// Its value, such as `on`, if it has one.
-    pub value: Option<String>,
 }
 
 /// The lower store: any store that has its store directory in this machine's file system.
