@@ -16,7 +16,7 @@ use std::process::ExitCode;
 
 use crate::cli::{Cli, Command};
 
-pub use load::Loaded;
+pub use load::{Loaded, load};
 
 /// Why a command stopped. Its text goes to standard error as it is.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +24,9 @@ pub enum Failure {
     /// The command line or the configuration is wrong: exit code 2.
     #[error("{0}")]
     Refused(String),
+    /// The configuration file is wrong, in ways that can be pointed at: exit code 2.
+    #[error(transparent)]
+    Configuration(#[from] crate::config::Errors),
     /// The machine would not do it: exit code 3.
     #[error("{0}")]
     Machine(String),
@@ -36,7 +39,7 @@ impl Failure {
     /// The exit code that says so.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Failure::Refused(_) => 2,
+            Failure::Refused(_) | Failure::Configuration(_) => 2,
             Failure::Machine(_) | Failure::Output(_) => 3,
         }
     }
@@ -77,7 +80,10 @@ impl Failure {
         }
         let style = anstyle::AnsiColor::Red.on_default().bold();
         // Nothing is left to tell it to if standard error cannot be written to.
-        let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {self}");
+        let _ = match &self {
+            Failure::Configuration(errors) => writeln!(anstream::stderr(), "{}", errors.styled()),
+            _ => writeln!(anstream::stderr(), "{style}error:{style:#} {self}"),
+        };
         ExitCode::from(self.exit_code())
     }
 }

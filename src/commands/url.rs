@@ -3,8 +3,16 @@
 use std::process::ExitCode;
 
 use super::Failure;
+use super::load::description;
 use crate::cli;
 
-pub(super) fn run(_arguments: &cli::Url, _json: bool) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+pub(super) fn run(arguments: &cli::Url, _json: bool) -> Result<ExitCode, Failure> {
+    let store = description(&arguments.store)?;
+    println!(
+        "{}",
+        store
+            .reference()
+            .render(crate::nix::url::UrlRules::Since2_34)
+    );
+    Ok(ExitCode::SUCCESS)
 }

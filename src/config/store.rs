@@ -40,8 +40,19 @@ pub struct Store {
     pub build_users_group: Option<String>,
     /// `database.use-sqlite-wal`: whether the upper database uses a write-ahead log.
     pub use_sqlite_wal: bool,
+    /// `daemon`: the daemon that serves this store, if one does.
+    pub daemon: Option<Daemon>,
     /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
     pub parameters: Vec<(String, String)>,
+}
+
+/// The daemon that serves a store.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Daemon {
+    /// Its Unix domain socket.
+    pub socket: PathBuf,
+    /// Whether it is the system's own nix-daemon.
+    pub system: bool,
 }
 
 /// A value, and whether the configuration gave it or it follows from another key.
@@ -49,7 +60,8 @@ pub struct Store {
 pub struct Setting<T> {
     /// The value in force.
     pub value: T,
-    /// Whether the configuration file gave it. Nix is told only of those that were given.
+    /// Whether the configuration file gave it, or a variable of overstore's environment did that
+    /// Nix may not see. Nix is told only of those that were given.
     pub given: bool,
 }
 

@@ -1,0 +1,108 @@
+//! The keys of the file, as written. Their doc comments are the descriptions in the JSON schema.
+
+use super::read::{At, ProgramOrFalse, Scalars, table};
+
+table! {
+    /// The description of one local-overlay store of Nix, for overstore.
+    ///
+    /// Paths are absolute and have no `..`.
+    RawStore {
+        /// The directory that holds the merged store and its state: `real`, `state` and `log` are
+        /// below it unless they are given. Without it they are the system's own.
+        #[schemars(example = "/mnt/example/merged-store")]
+        "root" root: String,
+        /// The merged store directory, where OverlayFS is mounted. Default: `${root}/nix/store`,
+        /// without `root` the same as `store`.
+        #[schemars(example = "/mnt/example/merged-store/nix/store")]
+        "real" real: String,
+        /// The state directory, which holds the upper database. Default: `${root}/nix/var/nix`,
+        /// without `root` the environment's NIX_STATE_DIR or `/nix/var/nix`.
+        "state" state: String,
+        /// The directory of build logs. Default: `${root}/nix/var/log/nix`, without `root` the
+        /// environment's NIX_LOG_DIR or `/nix/var/log/nix`.
+        "log" log: String,
+        /// The store directory, as store paths name it. Default: the environment's NIX_STORE_DIR,
+        /// or `/nix/store`.
+        "store" store: String,
+        /// The lower store: a path (a local store with that root), `local`, `daemon`, `auto`, or a
+        /// store URL: `local://`, `unix://`, `local-overlay://` or `mounted-ssh-ng://`.
+        #[schemars(required, example = "/mnt/example/store-a")]
+        "lower-store" lower_store: String,
+        /// The upper layer: the directory that takes the new store objects.
+        #[schemars(required, example = "/mnt/example/store-b")]
+        "upper-layer" upper_layer: String,
+        /// OverlayFS's work directory, on the same file system as the upper layer.
+        #[schemars(required, example = "/mnt/example/workdir")]
+        "workdir" workdir: String,
+        /// Whether Nix checks the mount when it opens the store. Default: `true`, unless a path has
+        /// a character that Nix's check cannot match.
+        "check-mount" check_mount: bool,
+        /// The program that Nix runs to have the merged store remounted, or `false` for none.
+        /// Default: `overstore-remount`, beside the running program.
+        "remount-hook" remount_hook: ProgramOrFalse,
+        /// What the URL in `lower-store` does not tell.
+        "lower" lower: RawLower,
+        /// The OverlayFS mount.
+        "mount" mount: RawMount,
+        /// Owners and modes.
+        "permissions" permissions: RawPermissions,
+        /// The upper database.
+        "database" database: RawDatabase,
+        /// The daemon that serves this store.
+        "daemon" daemon: RawDaemon,
+        /// Other settings of Nix's store, passed on in the store URL.
+        #[schemars(example = serde_json::json!({ "require-sigs": false }))]
+        "parameters" parameters: Scalars,
+    }
+}
+
+table! {
+    /// What the URL in `lower-store` does not tell.
+    RawLower {
+        /// The lower store directory. Default: what Nix takes it to be.
+        "real" real: String,
+        /// The lower store's state directory. Default: what Nix takes it to be.
+        "state" state: String,
+        /// Whether Nix is told that the lower store is read-only: it then neither locks nor writes
+        /// its database. Default: `false`.
+        "read-only" read_only: bool,
+    }
+}
+
+table! {
+    /// The OverlayFS mount.
+    RawMount {
+        /// Further mount options of OverlayFS, each `name` or `name=value`. Default: none.
+        #[schemars(example = ["index=on"])]
+        "options" options: Vec<At<String>>,
+    }
+}
+
+table! {
+    /// Owners and modes.
+    RawPermissions {
+        /// The group that owns the store directory if it exists, as Nix's setting of that name.
+        /// Empty for none. Default: `nixbld`.
+        "build-users-group" build_users_group: String,
+    }
+}
+
+table! {
+    /// The upper database.
+    RawDatabase {
+        /// Whether the upper database uses a write-ahead log, as Nix's setting of that name. Has to
+        /// be `false` on NFS. Default: `true`.
+        "use-sqlite-wal" use_sqlite_wal: bool,
+    }
+}
+
+table! {
+    /// The daemon that serves this store. Without `serve` and `socket` there is none.
+    RawDaemon {
+        /// Whether the system's own nix-daemon serves this store. Default: `false`.
+        "serve" serve: bool,
+        /// The socket of a nix-daemon of this store's own.
+        #[schemars(example = "/run/overstore/example/socket")]
+        "socket" socket: String,
+    }
+}

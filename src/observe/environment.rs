@@ -1,0 +1,106 @@
+//! What Nix takes from the environment, read off this machine.
+
+use std::ffi::OsStr;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use ::nix::sys::statvfs::{FsFlags, statvfs};
+use ::nix::unistd::{AccessFlags, Uid, access};
+
+use crate::config::{Auto, Environment};
+
+/// The name of the remount hook: a link to this program.
+const HOOK: &str = "overstore-remount";
+
+/// The environment of this process, on this machine.
+pub fn environment() -> Environment {
+    let mut environment = Environment {
+        state_dir: variable("NIX_STATE_DIR"),
+        log_dir: variable("NIX_LOG_DIR"),
+        store_dir: variable("NIX_STORE_DIR").or_else(|| variable("NIX_STORE")),
+        daemon_socket: variable("NIX_DAEMON_SOCKET_PATH"),
+        remount_hook: hook(),
+        ..Environment::default()
+    };
+    let (state, socket) = (environment.state_dir(), environment.socket());
+    environment.auto = auto(&state, &socket, Uid::current());
+    environment.auto_for_root = auto(&state, &socket, Uid::from_raw(0));
+    environment
+}
+
+/// The environment of a system that is not running: no variables, and everything is opened by root,
+/// for whom `auto` is the local store. Take the hook before the root directory is changed.
+pub fn environment_of_target(remount_hook: Option<PathBuf>) -> Environment {
+    Environment {
+        remount_hook,
+        ..Environment::default()
+    }
+}
+
+/// The remount hook beside the running program.
+pub fn hook() -> Option<PathBuf> {
+    Some(std::env::current_exe().ok()?.parent()?.join(HOOK))
+}
+
+/// A variable that is set and not empty.
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name)
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+}
+
+/// What `auto` is for a user, as Nix tells it: see [`Auto`].
+fn auto(state: &Path, socket: &Path, user: Uid) -> Auto {
+    if may_write(state, user) {
+        Auto::Local
+    } else if exists(socket) {
+        Auto::Daemon
+    } else if !exists(state) && !user.is_root() && !moved() {
+        home_store().map_or(Auto::Local, Auto::InHome)
+    } else {
+        Auto::Local
+    }
+}
+
+/// What `access(2)` says, or would say to root.
+fn may_write(directory: &Path, user: Uid) -> bool {
+    if user == Uid::current() {
+        return access(directory, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
+    }
+    exists(directory) && statvfs(directory).is_ok_and(|fs| !fs.flags().contains(FsFlags::ST_RDONLY))
+}
+
+fn exists(path: &Path) -> bool {
+    path.symlink_metadata().is_ok()
+}
+
+/// Whether a variable says where the system's store is.
+fn moved() -> bool {
+    let set = |name: &str| std::env::var_os(name).is_some();
+    set("NIX_STORE_DIR") || set("NIX_STATE_DIR")
+}
+
+/// The root of the store that Nix makes for a user without `/nix` and without a daemon.
+fn home_store() -> Option<PathBuf> {
+    let data = match (
+        std::env::var_os("NIX_DATA_HOME"),
+        std::env::var_os("XDG_DATA_HOME"),
+    ) {
+        (Some(data), _) => PathBuf::from(data),
+        (None, Some(data)) => Path::new(&data).join("nix"),
+        (None, None) => home()?.join(".local/share/nix"),
+    };
+    Some(data.join("root"))
+}
+
+/// The home directory as Nix finds it: `HOME`, unless it is somebody else's.
+fn home() -> Option<PathBuf> {
+    let user = Uid::effective();
+    let given = std::env::var_os("HOME").map(PathBuf::from).filter(|home| {
+        home.as_os_str() != OsStr::new("")
+            && home
+                .metadata()
+                .map_or(true, |metadata| metadata.uid() == user.as_raw())
+    });
+    given.or_else(|| Some(::nix::unistd::User::from_uid(user).ok()??.dir))
+}
