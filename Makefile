@@ -1,0 +1,12 @@
+.PHONY: help test lint
+
+help: ## Lists the targets
+	@sed -n 's/^\([a-z-]*\):.* ## /\1: /p' Makefile
+
+test: ## Installs what the tests need (as root), and runs them all
+	tests/setup
+	cargo test
+
+lint: ## Checks the formatting and looks for likely mistakes
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
