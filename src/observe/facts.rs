@@ -23,6 +23,9 @@ pub struct Observed {
     pub state: Vec<Place>,
     /// The upper database.
     pub database: DatabaseFacts,
+    /// How many overlays are stacked below the one described, as far as can be told. The kernel takes
+    /// one.
+    pub overlays_below: u32,
     /// The remount hook, if the description has one: whether it is a program one can run.
     pub hook_runs: Option<bool>,
 }
@@ -142,8 +145,9 @@ pub struct LayerFacts {
     pub d_type: Option<bool>,
     /// In the upper layer, the state of `.links`; in the work directory always `Missing`.
     pub links: Links,
-    /// Names at the top that are no store paths and none of Nix's own. At most the first hundred.
-    pub strangers: Vec<OsString>,
+    /// Names at the top at which Nix's collector stops: at most a hundred. `None` if they were not
+    /// (`up` does not) or could not be looked at.
+    pub strangers: Option<Vec<OsString>>,
     /// Whether another overlay than the one in effect at the merged store directory uses the
     /// directory as its upper layer, in any mount namespace.
     pub usage: Usage,
@@ -156,8 +160,8 @@ pub enum Usage {
     Unknown,
     /// Nobody else.
     Free,
-    /// A process holds overstore's lock on it (`overstore exec`).
-    Locked,
+    /// Other processes hold overstore's lock on it (`overstore exec`): those known.
+    Locked(Vec<u32>),
     /// Another overlay: what is known of it, in words.
     Mounted(String),
 }
@@ -173,6 +177,8 @@ pub enum Links {
     Opaque,
     /// Not a directory.
     Other,
+    /// It could not be told: without root, `trusted.overlay.*` does not show.
+    Unknown,
 }
 
 /// The lower store.
@@ -193,19 +199,21 @@ pub enum SourceFacts {
     Database {
         /// What is at `${state}/db/db.sqlite`.
         database: FileFacts,
-        /// The write-ahead log.
-        log: LogFacts,
+        /// The write-ahead log. `None` if it was not looked at: Nix reads the log of a store that is
+        /// not described as read-only, and `up` takes no time for a log without an index.
+        log: Option<LogFacts>,
         /// The content of `${state}/db/schema`, if it can be read.
         schema: Option<String>,
-        /// Whether the state directory is on a read-only file system.
-        read_only: bool,
+        /// The state directory.
+        state: Place,
         /// Which of the directories that Nix wants to find are missing.
         missing: Vec<PathBuf>,
     },
     /// A daemon's socket.
     Daemon {
-        /// The daemon's version if it answered, or why it did not.
-        answer: Result<String, String>,
+        /// The daemon's version if it answered, or why it did not. `None` if it was not asked: `up`
+        /// does not.
+        answer: Option<Result<String, String>>,
     },
     /// Another local-overlay store.
     Overlay {
@@ -260,6 +268,8 @@ pub struct MountFacts {
     pub place: Place,
     /// All mounts at exactly that path, topmost first.
     pub stack: Vec<MountInfo>,
+    /// Overlays at exactly that path that nobody sees: something was mounted over a directory above.
+    pub buried: Vec<MountInfo>,
     /// The overlay that is in effect there: the topmost mount, or the one that the topmost
     /// read-only bind mount shows.
     pub overlay: Option<OverlayFacts>,
@@ -278,6 +288,8 @@ pub struct OverlayFacts {
     pub lower: Identity,
     /// Whether it really writes to the upper layer that is described.
     pub upper: Identity,
+    /// Whether its work directory is the one that is described, if that is known.
+    pub workdir: Identity,
     /// What `up` recorded of the lower store directory when it mounted, compared with now.
     /// `None` where nothing was recorded for this mount.
     pub recorded: Option<Recorded>,
@@ -323,8 +335,9 @@ pub struct DatabaseFacts {
 pub struct DatabaseContent {
     /// The schema, judged against what Nix makes.
     pub schema: crate::nix::schema::Verdict,
-    /// SQLite's journal mode (`wal`, `truncate`, `delete`).
-    pub journal_mode: String,
+    /// Whether it is in WAL mode. The other journal modes do not show in a database: each process
+    /// chooses one for itself.
+    pub wal: bool,
     /// What `pragma quick_check` says, `ok` left out.
     pub quick_check: Vec<String>,
     /// Violations of foreign keys: at most the first hundred, in words.

@@ -1,8 +1,142 @@
 //! What is there: everything that looks at the machine, and nothing that changes it.
 
+mod database;
 mod environment;
 mod facts;
+mod identity;
+mod layer;
+mod log;
+mod lower;
+mod machine;
+mod mounts;
+mod names;
+mod namespaces;
+mod place;
 pub mod record;
+mod usage;
+
+use std::io;
+use std::path::Path;
+
+use rustix::fs::{Access, AtFlags, CWD};
 
 pub use environment::{environment, environment_of_target, hook};
 pub use facts::*;
+
+use crate::config::Store;
+use crate::path_walk::Symlinks;
+use crate::system::System;
+use mounts::{Expected, Mounts};
+use place::Visited;
+
+/// How closely to look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Depth {
+    /// As `up` needs it: few system calls, whatever the size of the store.
+    Up,
+    /// As `check` does: into the upper database, at every name in the upper layer, at other mount
+    /// namespaces, at the daemon.
+    Check {
+        /// Whether to look at every name in the lower store directory too.
+        lower_names: bool,
+    },
+}
+
+/// Looks at everything about a store.
+///
+/// # Errors
+/// When `/proc` or the group database cannot be read. What is wrong with the store is no error but
+/// part of the result.
+pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Observed> {
+    let machine = machine::observe(system, store)?;
+    let mounts = Mounts::read(system)?;
+    let lower = lower::visit(&store.lower, &mounts);
+    let upper = layer::visit(&store.upper_layer, &mounts);
+    let workdir = layer::visit(&store.workdir, &mounts);
+    let real = place::visit(&store.real, Symlinks::Refuse, &mounts);
+    let expected = Expected {
+        real: &real,
+        lower: &lower,
+        upper_layer: &upper,
+        workdir: Some(&workdir),
+    };
+    let mount = mounts.at(system, &expected, depth);
+    let mut upper_layer = layer::observe(&upper, &machine, depth);
+    upper_layer.usage = upper_usage(system, &mounts, &upper, mount.overlay.as_ref(), depth);
+    let state = visit_state(&store.state, &mounts);
+    let overlays_below = [&lower, &upper]
+        .into_iter()
+        .filter_map(|layer| layer.reached.as_ref())
+        .map(|layer| mounts.overlays_at(layer))
+        .max();
+    Ok(Observed {
+        lower: lower::observe(system, &mounts, &store.lower, &lower, depth),
+        upper_layer,
+        workdir: layer::observe(&workdir, &machine, Depth::Up),
+        mount,
+        database: database::observe(&state.db, store.use_sqlite_wal, depth),
+        state: state.into_places(),
+        overlays_below: overlays_below.unwrap_or(0),
+        hook_runs: store.remount_hook.as_deref().map(runs),
+        machine,
+    })
+}
+
+/// The state directory, and those in it that Nix makes.
+struct State {
+    top: Visited,
+    db: Visited,
+    others: Vec<Visited>,
+}
+
+impl State {
+    fn into_places(self) -> Vec<Place> {
+        [self.top, self.db]
+            .into_iter()
+            .chain(self.others)
+            .map(|visited| visited.place)
+            .collect()
+    }
+}
+
+fn visit_state(state: &Path, mounts: &Mounts) -> State {
+    let top = place::visit(state, Symlinks::Refuse, mounts);
+    let db = place::visit_below(&top, "db", mounts);
+    let mut others = Vec::new();
+    for name in ["gcroots", "profiles"] {
+        let directory = place::visit_below(&top, name, mounts);
+        let per_user = place::visit_below(&directory, "per-user", mounts);
+        others.extend([directory, per_user]);
+    }
+    others.push(place::visit_below(&top, "temproots", mounts));
+    State { top, db, others }
+}
+
+fn upper_usage(
+    system: &System,
+    mounts: &Mounts,
+    upper: &Visited,
+    overlay: Option<&OverlayFacts>,
+    depth: Depth,
+) -> Usage {
+    let Some(directory) = &upper.reached else {
+        return Usage::Unknown;
+    };
+    // An overlay over something else does not use our upper layer.
+    let in_effect = overlay.filter(|overlay| !matches!(overlay.upper, Identity::Different(_)));
+    let info = in_effect.map(|overlay| &overlay.info);
+    usage::observe(system, directory, in_effect.is_some(), || {
+        mounts
+            .other_writer(directory, info)
+            .or_else(|| match depth {
+                Depth::Up => None,
+                Depth::Check { .. } => mounts.other_writer_elsewhere(system, directory, info),
+            })
+    })
+}
+
+/// Whether a path is that of a program that this process may run.
+fn runs(program: &Path) -> bool {
+    let is_file = std::fs::metadata(program).is_ok_and(|found| found.is_file());
+    is_file && rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
+}

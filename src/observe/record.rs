@@ -108,6 +108,17 @@ impl DirectoryIdentity {
     }
 }
 
+impl std::fmt::Display for DirectoryIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (major, minor) = (rustix::fs::major(self.dev), rustix::fs::minor(self.dev));
+        write!(
+            f,
+            "inode {} of device {major}:{minor} (file system {:x})",
+            self.ino, self.fsid
+        )
+    }
+}
+
 /// `f_fsid` of the file system that a descriptor is on.
 ///
 /// # Errors

@@ -1,0 +1,162 @@
+//! The upper database. It belongs to this store, so SQLite may lock it; nothing is written to it.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{Mode, OFlags};
+
+use super::place::{self, Visited};
+use super::{DatabaseContent, DatabaseFacts, Depth, FileFacts, LogFacts, log};
+use crate::nix::schema;
+
+/// How long somebody who writes may keep us waiting.
+const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many violations a finding can use; more are not collected.
+const MAXIMUM_VIOLATIONS: usize = 100;
+
+/// Looks at the upper database in the directory `db`, which was visited.
+pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> DatabaseFacts {
+    let Some(directory) = &db.reached else {
+        let file = match &db.place.found {
+            super::Found::Missing { .. } => FileFacts::Missing,
+            super::Found::Unreachable { errno, .. } => FileFacts::Unreachable(*errno),
+            _ => FileFacts::Other("behind something that is not a safe directory"),
+        };
+        return DatabaseFacts {
+            big_lock: file.clone(),
+            reserved: file.clone(),
+            file,
+            schema: None,
+            content: None,
+        };
+    };
+    let file = place::file(directory, "db.sqlite");
+    let look_inside = matches!(depth, Depth::Check { .. })
+        && matches!(&file, FileFacts::File { size, .. } if *size > 0);
+    DatabaseFacts {
+        schema: read_small(directory, "schema"),
+        big_lock: place::file(directory, "big-lock"),
+        reserved: place::file(directory, "reserved"),
+        content: look_inside.then(|| {
+            content(&directory.path().join("db.sqlite"), use_sqlite_wal)
+                .map_err(|error| error.to_string())
+        }),
+        file,
+    }
+}
+
+fn read_small(directory: impl std::os::fd::AsFd, name: &str) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
+    let mut text = String::new();
+    File::from(file).take(64).read_to_string(&mut text).ok()?;
+    Some(text.trim_end().to_owned())
+}
+
+/// Why a database could not be looked into.
+#[derive(Debug, thiserror::Error)]
+enum Unreadable {
+    #[error("{0}")]
+    Io(#[from] io::Error),
+    #[error("{0}")]
+    Sqlite(#[from] rusqlite::Error),
+}
+
+fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, Unreadable> {
+    let wal = is_wal(path)?;
+    let connection = open(path, wal, use_sqlite_wal)?;
+    connection.busy_timeout(BUSY_TIMEOUT)?;
+    Ok(DatabaseContent {
+        schema: schema::Verdict,
+        wal,
+        quick_check: quick_check(&connection)?,
+        foreign_keys: foreign_keys(&connection)?,
+    })
+}
+
+/// Whether the header says that the database has a write-ahead log.
+/// <https://sqlite.org/fileformat2.html#the_database_header>, offset 18.
+fn is_wal(path: &Path) -> io::Result<bool> {
+    let mut header = [0; 20];
+    File::open(path)?.read_exact(&mut header)?;
+    Ok(header[18] == 2)
+}
+
+/// Opens the database for reading, in the way that leaves the fewest traces.
+fn open(path: &Path, wal: bool, use_sqlite_wal: bool) -> Result<Connection, Unreadable> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_URI;
+    let mut uri = b"file:".to_vec();
+    percent_encode(path.as_os_str().as_bytes(), &mut uri);
+    let name = String::from_utf8_lossy(&uri).into_owned();
+    if wal && is_at_rest(path)? {
+        // Nobody has it open, and SQLite would make a log and its index just for us.
+        let name = format!("{name}?immutable=1");
+        return Ok(Connection::open_with_flags(name, flags)?);
+    }
+    // As Nix opens it: the locks of one way do not hold against those of the other.
+    Ok(match use_sqlite_wal {
+        true => Connection::open_with_flags(name, flags)?,
+        false => Connection::open_with_flags_and_vfs(name, flags, c"unix-dotfile")?,
+    })
+}
+
+/// Whether a database in WAL mode has neither content in its log nor the index that a process makes
+/// that opens it.
+fn is_at_rest(path: &Path) -> io::Result<bool> {
+    let beside = |suffix: &str| {
+        let mut path = path.as_os_str().to_owned();
+        path.push(suffix);
+        match File::open(&path) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    if beside("-shm")?.is_some() {
+        return Ok(false);
+    }
+    let log = beside("-wal")?;
+    let judged = log::judge(&File::open(path)?, log.as_ref(), None, true)?;
+    Ok(judged == Some(LogFacts::Empty))
+}
+
+/// Writes a path into a `file:` URI.
+fn percent_encode(path: &[u8], uri: &mut Vec<u8>) {
+    for &byte in path {
+        match byte {
+            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(byte),
+            _ => uri.extend(format!("%{byte:02x}").into_bytes()),
+        }
+    }
+}
+
+fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let sql = format!("pragma quick_check({MAXIMUM_VIOLATIONS})");
+    let mut statement = connection.prepare(&sql)?;
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let mut lines = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    lines.retain(|line| line != "ok");
+    Ok(lines)
+}
+
+fn foreign_keys(connection: &Connection) -> rusqlite::Result<Vec<String>> {
+    let mut statement = connection.prepare("pragma foreign_key_check")?;
+    let rows = statement.query_map([], |row| {
+        let table: String = row.get(0)?;
+        let rowid: Option<i64> = row.get(1)?;
+        let parent: String = row.get(2)?;
+        Ok(match rowid {
+            Some(rowid) => format!("row {rowid} of {table} refers to a missing row of {parent}"),
+            None => format!("a row of {table} refers to a missing row of {parent}"),
+        })
+    })?;
+    rows.take(MAXIMUM_VIOLATIONS).collect()
+}

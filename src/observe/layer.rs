@@ -1,0 +1,103 @@
+//! The upper layer and the work directory.
+
+use std::ffi::CStr;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::mounts::Mounts;
+use super::place::{self, Visited};
+use super::{Depth, LayerFacts, Links, Machine, Usage, names};
+use crate::path_walk::{Reached, Symlinks};
+
+/// File systems known to store the extended attributes that OverlayFS needs, `trusted.*` and
+/// `user.*` alike.
+const WITH_XATTRS: &[&str] = &["ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "bcachefs"];
+
+/// File systems known not to, or refused by OverlayFS as an upper layer for another reason
+/// (`Documentation/filesystems/overlayfs.rst`, "Upper and Lower"): those of networks revalidate
+/// their entries.
+const WITHOUT_XATTRS: &[&str] = &[
+    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "vfat", "msdos", "exfat", "hfs", "hfsplus",
+    "iso9660", "squashfs", "erofs", "cramfs", "romfs", "proc", "sysfs", "ramfs",
+];
+
+/// Looks at a layer directory.
+pub(super) fn observe(visited: &Visited, machine: &Machine, depth: Depth) -> LayerFacts {
+    let directory = visited.reached.as_ref();
+    let strangers = match (depth, directory) {
+        (Depth::Check { .. }, Some(directory)) => names::strangers(directory).ok(),
+        _ => None,
+    };
+    LayerFacts {
+        place: visited.place.clone(),
+        xattrs: visited
+            .place
+            .found
+            .directory()
+            .and_then(|stat| stores_xattrs(&stat.fs.name, machine.user_namespace)),
+        d_type: directory.and_then(tells_types),
+        links: directory.map_or(Links::Missing, |directory| links(directory, machine)),
+        strangers,
+        usage: Usage::Unknown,
+    }
+}
+
+/// Walks to a layer directory.
+pub(super) fn visit(path: &std::path::Path, mounts: &Mounts) -> Visited {
+    place::visit(path, Symlinks::Refuse, mounts)
+}
+
+/// Whether a file system of this name stores the attributes; `None` if the name does not tell.
+fn stores_xattrs(name: &str, userxattr: bool) -> Option<bool> {
+    match name {
+        // `user.*` came to it with Linux 6.6, and can be left out of a kernel.
+        "tmpfs" => (!userxattr).then_some(true),
+        _ if WITH_XATTRS.contains(&name) => Some(true),
+        _ if WITHOUT_XATTRS.contains(&name) => Some(false),
+        _ => None,
+    }
+}
+
+/// Whether listings of a directory tell the type of its entries. `.` and `..` prove nothing.
+fn tells_types(directory: &Reached) -> Option<bool> {
+    let names = names::first(directory, 1, |_| true).ok()?;
+    names.first().map(|name| name.kind != FileType::Unknown)
+}
+
+fn links(upper_layer: &Reached, machine: &Machine) -> Links {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let links = match rustix::fs::openat(upper_layer, ".links", flags, Mode::empty()) {
+        Ok(links) => links,
+        Err(Errno::NOENT) => return Links::Missing,
+        Err(Errno::NOTDIR | Errno::LOOP) => return Links::Other,
+        Err(_) => return Links::Unknown,
+    };
+    // Only `user.*` can be set in a user namespace, where overstore mounts with `userxattr`.
+    let name: &CStr = match machine.user_namespace {
+        true => c"user.overlay.opaque",
+        false => c"trusted.overlay.opaque",
+    };
+    let mut value = [0; 16];
+    match rustix::fs::fgetxattr(&links, name, &mut value) {
+        Ok(1) if value[0] == b'y' => Links::Opaque,
+        // The kernel hides `trusted.*` from those who may not read it, as if it were not there.
+        Err(Errno::NODATA) if !machine.user_namespace && !machine.can_mount => Links::Unknown,
+        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Links::Transparent,
+        Err(_) => Links::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn file_systems_are_judged_by_their_names() {
+        assert_eq!(stores_xattrs("ext4", true), Some(true));
+        assert_eq!(stores_xattrs("nfs4", false), Some(false));
+        assert_eq!(stores_xattrs("tmpfs", false), Some(true));
+        assert_eq!(stores_xattrs("tmpfs", true), None);
+        assert_eq!(stores_xattrs("fuse.sshfs", false), None);
+    }
+}

@@ -1,0 +1,205 @@
+//! The lower store. Nothing here writes to it, locks it or opens one of its files for writing: its
+//! files are read as plain files.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::mounts::{Expected, Mounts};
+use super::place::{self, Visited};
+use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, log, names};
+use crate::config::{Lower, MetadataSource};
+use crate::lower::daemon;
+use crate::path_walk::{self, Obstacle, Symlinks};
+use crate::system::System;
+
+/// How long a daemon may take to answer: it opens its store first.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// More than any `schema` file has.
+const MAXIMUM_SCHEMA_SIZE: u64 = 64;
+
+/// The directories that Nix wants to find in the state directory of a local store.
+const STATE_DIRECTORIES: [&str; 4] = ["db", "profiles/per-user", "gcroots/per-user", "temproots"];
+
+/// Walks to the lower store directory.
+pub(super) fn visit(lower: &Lower, mounts: &Mounts) -> Visited {
+    place::visit(&lower.real, Symlinks::Follow, mounts)
+}
+
+/// Looks at a lower store, whose directory was visited.
+pub(super) fn observe(
+    system: &System,
+    mounts: &Mounts,
+    lower: &Lower,
+    visited: &Visited,
+    depth: Depth,
+) -> LowerFacts {
+    let strangers = match (depth, &visited.reached) {
+        (Depth::Check { lower_names: true }, Some(directory)) => names::strangers(directory).ok(),
+        _ => None,
+    };
+    LowerFacts {
+        directory: visited.place.clone(),
+        strangers,
+        source: source(system, mounts, lower, visited, depth),
+    }
+}
+
+fn source(
+    system: &System,
+    mounts: &Mounts,
+    lower: &Lower,
+    visited: &Visited,
+    depth: Depth,
+) -> SourceFacts {
+    match &lower.source {
+        MetadataSource::Database { state, read_only } => {
+            database(mounts, &lower.real, state, *read_only, depth)
+        }
+        MetadataSource::Daemon { socket } => SourceFacts::Daemon {
+            answer: matches!(depth, Depth::Check { .. }).then(|| ask(socket)),
+        },
+        MetadataSource::Overlay {
+            state,
+            upper_layer,
+            read_only,
+            lower: below,
+        } => {
+            let visited_below = visit(below, mounts);
+            let expected = Expected {
+                real: visited,
+                lower: &visited_below,
+                upper_layer: &place::visit(upper_layer, Symlinks::Follow, mounts),
+                workdir: None,
+            };
+            SourceFacts::Overlay {
+                upper: Box::new(database(mounts, &lower.real, state, *read_only, depth)),
+                mount: Box::new(mounts.at(system, &expected, depth)),
+                lower: Box::new(observe(system, mounts, below, &visited_below, depth)),
+            }
+        }
+        MetadataSource::Ssh { .. } => SourceFacts::Ssh,
+    }
+}
+
+/// Asks a daemon for its version.
+fn ask(socket: &Path) -> Result<String, String> {
+    match daemon::probe(socket, ANSWER_TIMEOUT) {
+        Ok(info) => Ok(info
+            .nix_version
+            .unwrap_or_else(|| format!("protocol {}.{}", info.protocol.0, info.protocol.1))),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn database(
+    mounts: &Mounts,
+    real: &Path,
+    state: &Path,
+    read_only: bool,
+    depth: Depth,
+) -> SourceFacts {
+    let path = state.join("db/db.sqlite");
+    let (database, file) = match open(&path) {
+        Ok(file) => (file_facts(&file), Some(file)),
+        Err(Unopened::Other(kind)) => (FileFacts::Other(kind), None),
+        Err(Unopened::Errno(Errno::NOENT | Errno::NOTDIR)) => (FileFacts::Missing, None),
+        Err(Unopened::Errno(errno)) => (FileFacts::Unreachable(errno.raw_os_error()), None),
+    };
+    let log = file
+        .filter(|_| read_only)
+        .and_then(|file| log_facts(&file, &path, depth));
+    SourceFacts::Database {
+        database,
+        log,
+        schema: schema(&state.join("db/schema")),
+        state: place::visit(state, Symlinks::Follow, mounts).place,
+        missing: missing(real, state),
+    }
+}
+
+/// What the log beside a database that is read as read-only has that the database has not.
+fn log_facts(database: &File, path: &Path, depth: Depth) -> Option<LogFacts> {
+    let beside = |suffix: &str| {
+        let mut path = path.as_os_str().to_owned();
+        path.push(suffix);
+        match open(Path::new(&path)) {
+            Ok(file) => Ok(Some(file)),
+            Err(Unopened::Errno(Errno::NOENT)) => Ok(None),
+            Err(Unopened::Errno(errno)) => Err(io::Error::from(errno)),
+            Err(Unopened::Other(_)) => Err(Errno::INVAL.into()),
+        }
+    };
+    let thorough = matches!(depth, Depth::Check { .. });
+    let judged = beside("-wal").and_then(|log| {
+        // Without its index, the log still tells everything itself.
+        let index = beside("-shm").unwrap_or_default();
+        log::judge(database, log.as_ref(), index.as_ref(), thorough)
+    });
+    judged.unwrap_or_else(|error| {
+        Some(LogFacts::Unreadable(
+            error.raw_os_error().unwrap_or_default(),
+        ))
+    })
+}
+
+fn schema(path: &Path) -> Option<String> {
+    let mut text = String::new();
+    let file = open(path).ok()?;
+    file.take(MAXIMUM_SCHEMA_SIZE)
+        .read_to_string(&mut text)
+        .ok()?;
+    Some(text.trim_end().to_owned())
+}
+
+/// Which of the directories that Nix wants to find are not there.
+fn missing(real: &Path, state: &Path) -> Vec<PathBuf> {
+    let mut paths = vec![real.join(".links")];
+    paths.extend(STATE_DIRECTORIES.map(|name| state.join(name)));
+    // Walked one by one, since each may be behind links of its own. What cannot be reached for
+    // another reason may be there.
+    paths.retain(|path| {
+        matches!(
+            path_walk::directory(path, Symlinks::Follow),
+            Err(Obstacle::Missing { .. } | Obstacle::NotDirectory { .. })
+        )
+    });
+    paths
+}
+
+/// Why a file was not opened.
+enum Unopened {
+    /// It is no regular file: in words.
+    Other(&'static str),
+    /// The kernel's reason.
+    Errno(Errno),
+}
+
+/// Opens a regular file of the lower store for reading. Its owner may have put links in the way.
+fn open(path: &Path) -> Result<File, Unopened> {
+    let reached = path_walk::walk(path, Symlinks::Follow).map_err(|obstacle| match obstacle {
+        Obstacle::Missing { .. } => Unopened::Errno(Errno::NOENT),
+        Obstacle::NotDirectory { .. } => Unopened::Errno(Errno::NOTDIR),
+        Obstacle::Unreachable { errno, .. } => Unopened::Errno(Errno::from_raw_os_error(errno)),
+        Obstacle::Symlink { .. } | Obstacle::Unsafe { .. } => Unopened::Errno(Errno::PERM),
+    })?;
+    // Looked at before it is opened: opening a device or a pipe does something.
+    if reached.status().kind != FileType::RegularFile {
+        return Err(Unopened::Other(place::kind_name(reached.status().kind)));
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::open(reached.path(), flags, Mode::empty()).map_err(Unopened::Errno)?;
+    Ok(File::from(file))
+}
+
+fn file_facts(file: &File) -> FileFacts {
+    match rustix::fs::fstat(file) {
+        Ok(stat) => place::file_facts(&stat),
+        Err(errno) => FileFacts::Unreachable(errno.raw_os_error()),
+    }
+}

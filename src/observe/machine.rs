@@ -1,0 +1,64 @@
+//! Who is asking, and on which kernel.
+
+use std::io;
+
+use rustix::thread::CapabilitySet;
+
+use super::Machine;
+use crate::config::Store;
+use crate::system::System;
+
+/// Looks at the process and the kernel.
+///
+/// # Errors
+/// When `/proc` or the group database cannot be read.
+pub(super) fn observe(system: &System, store: &Store) -> io::Result<Machine> {
+    let build_users_gid = match &store.build_users_group {
+        Some(name) => system.group(name)?,
+        None => None,
+    };
+    Ok(Machine {
+        uid: rustix::process::geteuid().as_raw(),
+        user_namespace: is_partly_mapped(&system.read_proc("self/uid_map")?),
+        can_mount: rustix::thread::capabilities(None)?
+            .effective
+            .contains(CapabilitySet::SYS_ADMIN),
+        kernel: String::from_utf8_lossy(rustix::system::uname().release().to_bytes()).into_owned(),
+        overlay_loaded: knows_overlay(&system.read_proc("filesystems")?),
+        build_users_gid,
+    })
+}
+
+/// Whether a `uid_map` (user_namespaces(7)) is that of a user namespace other than the first.
+fn is_partly_mapped(uid_map: &[u8]) -> bool {
+    let fields: Vec<&[u8]> = uid_map
+        .split(|byte| byte.is_ascii_whitespace())
+        .filter(|field| !field.is_empty())
+        .collect();
+    fields != [&b"0"[..], b"0", b"4294967295"]
+}
+
+/// Whether `/proc/filesystems` names OverlayFS.
+fn knows_overlay(filesystems: &[u8]) -> bool {
+    filesystems
+        .split(|byte| *byte == b'\n')
+        .any(|line| line.ends_with(b"\toverlay"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_user_namespace_maps_everybody() {
+        assert!(!is_partly_mapped(b"         0          0 4294967295\n"));
+        assert!(is_partly_mapped(b"      1000       1000          1\n"));
+        assert!(is_partly_mapped(b""));
+    }
+
+    #[test]
+    fn overlay_is_found_by_its_whole_name() {
+        assert!(knows_overlay(b"nodev\tproc\nnodev\toverlay\n\text4\n"));
+        assert!(!knows_overlay(b"nodev\tproc\n\toverlayfs\n"));
+    }
+}
