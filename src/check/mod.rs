@@ -2,6 +2,7 @@
 //! clock, no environment. One file an area.
 
 mod code;
+pub mod description;
 mod finding;
 
 pub use code::Code;

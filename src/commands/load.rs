@@ -58,7 +58,15 @@ pub fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded, Failur
 /// # Errors
 /// When there is none, or it is wrong.
 pub fn description(store: &StoreArgument) -> Result<Store, Failure> {
-    read(store, &observe::environment())
+    Ok(description_and_environment(store)?.0)
+}
+
+/// [`description`], and the environment that it was read in.
+pub(super) fn description_and_environment(
+    store: &StoreArgument,
+) -> Result<(Store, Environment), Failure> {
+    let environment = observe::environment();
+    Ok((read(store, &environment)?, environment))
 }
 
 fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {

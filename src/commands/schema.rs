@@ -1,10 +1,38 @@
 //! `overstore schema`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
-use super::Failure;
-use crate::cli;
+use schemars::{Schema, schema_for};
 
-pub(super) fn run(_arguments: &cli::Schema) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+use super::Failure;
+use crate::cli::{self, SchemaName};
+use crate::config;
+use crate::report::{Report, UrlReport};
+
+pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
+    let text =
+        serde_json::to_string_pretty(&schema(arguments.name)).map_err(std::io::Error::from)?;
+    writeln!(std::io::stdout(), "{text}")?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn schema(name: SchemaName) -> Schema {
+    match name {
+        SchemaName::Configuration => config::schema(),
+        SchemaName::Report => schema_for!(Report),
+        SchemaName::Url => schema_for!(UrlReport),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn schemas_do_not_change_by_accident() {
+        insta::assert_json_snapshot!("configuration", schema(SchemaName::Configuration));
+        insta::assert_json_snapshot!("url", schema(SchemaName::Url));
+        insta::assert_json_snapshot!("report", schema(SchemaName::Report));
+    }
 }

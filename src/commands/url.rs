@@ -1,18 +1,160 @@
 //! `overstore url`.
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use super::Failure;
-use super::load::description;
-use crate::cli;
+use super::load::description_and_environment;
+use crate::check::{Code, description};
+use crate::cli::{self, UrlFormat};
+use crate::config::Store;
+use crate::nix::url::{StoreReference, UrlRules};
+use crate::nix::version::NixVersion;
+use crate::report::{self, UrlByVersion, UrlReport};
+use crate::show::show_path;
 
-pub(super) fn run(arguments: &cli::Url, _json: bool) -> Result<ExitCode, Failure> {
-    let store = description(&arguments.store)?;
-    println!(
-        "{}",
-        store
-            .reference()
-            .render(crate::nix::url::UrlRules::Since2_34)
-    );
+/// The variable in the `env` format.
+const VARIABLE: &str = "OVERSTORE_URL";
+
+pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure> {
+    let rules = match &arguments.nix_version {
+        Some(version) => Some(rules(version)?),
+        None => None,
+    };
+    let (store, environment) = description_and_environment(&arguments.store)?;
+    let report = if arguments.client {
+        let socket = arguments.socket.as_deref();
+        if let Some(socket) = socket.filter(|socket| !socket.is_absolute()) {
+            return Err(Failure::Refused(format!(
+                "`--socket`: expected an absolute path, found `{}`\nremedy: begin it with `/`",
+                show_path(socket)
+            )));
+        }
+        report(
+            &store,
+            &store.client_reference(socket, &environment.socket()),
+            rules,
+        )
+    } else {
+        report_of_store(&store, rules)
+    };
+    let format = if json {
+        UrlFormat::Json
+    } else {
+        arguments.format
+    };
+    if format != UrlFormat::Json {
+        report::warn(&report.findings);
+    }
+    let text = match format {
+        UrlFormat::Url => format!("{}\n", report.url),
+        UrlFormat::Env => format!("{VARIABLE}={}\n", quote(&report.url)),
+        UrlFormat::NixConf => nix_conf(&store, &report, arguments.client),
+        UrlFormat::Json => format!(
+            "{}\n",
+            serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?
+        ),
+    };
+    std::io::stdout().write_all(text.as_bytes())?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn rules(version: &str) -> Result<UrlRules, Failure> {
+    let version: NixVersion = version.parse().map_err(|error| {
+        Failure::Refused(format!(
+            "`--nix-version`: {error}\nremedy: give what `nix --version` prints last"
+        ))
+    })?;
+    Ok(UrlRules::from(version))
+}
+
+/// The report of the store's own URL, with all that goes with it.
+fn report_of_store(store: &Store, rules: Option<UrlRules>) -> UrlReport {
+    let mut report = report(store, &store.reference(), rules);
+    report.experimental_features = store.experimental_features();
+    report.findings = description::findings(store);
+    if rules.is_some() {
+        // The version is known, so nothing depends on it.
+        report
+            .findings
+            .retain(|finding| finding.code != Code::UrlDependsOnVersion);
+    }
+    report
+}
+
+fn report(store: &Store, reference: &StoreReference, rules: Option<UrlRules>) -> UrlReport {
+    let (url, by_version) = match (rules, reference.render_for_all()) {
+        (Some(rules), _) => (reference.render(rules), None),
+        (None, Ok(url)) => (url, None),
+        (None, Err(texts)) => {
+            let (before_2_34, since_2_34) = (texts.before_2_34, texts.since_2_34);
+            (
+                since_2_34.clone(),
+                Some(UrlByVersion {
+                    before_2_34,
+                    since_2_34,
+                }),
+            )
+        }
+    };
+    UrlReport {
+        version: 1,
+        store: store.name.clone(),
+        url,
+        by_version,
+        experimental_features: Vec::new(),
+        findings: Vec::new(),
+    }
+}
+
+/// A value in double quotes, read alike by systemd's `EnvironmentFile=` (which expands nothing, but
+/// takes a backslash before these four characters away) and by a shell that sources the file.
+fn quote(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('"');
+    for character in value.chars() {
+        if matches!(character, '"' | '\\' | '`' | '$') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    quoted
+}
+
+fn nix_conf(store: &Store, report: &UrlReport, client: bool) -> String {
+    let name = &store.name;
+    let mut text = if client {
+        format!("# For the users of the daemon that serves the store {name}.\n")
+    } else {
+        format!(
+            "# For a machine whose only user is the one of the store {name}: with this line in\n\
+             # nix.conf, every Nix that reads the file opens the store itself, its daemon too. Where a\n\
+             # daemon serves the store, run it as `nix-daemon --store URL`, and set here what\n\
+             # `overstore url --client --format nix.conf {name}` prints.\n"
+        )
+    };
+    text.push_str(&format!("store = {}\n", report.url));
+    if !report.experimental_features.is_empty() {
+        let features = report.experimental_features.join(" ");
+        text.push_str(&format!("extra-experimental-features = {features}\n"));
+    }
+    if !client && !store.use_sqlite_wal {
+        text.push_str("use-sqlite-wal = false\n");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::quote;
+
+    #[test]
+    fn quotes_what_a_shell_would_expand() {
+        assert_eq!(
+            quote("unix:///run/s?root=/a'b!c"),
+            r#""unix:///run/s?root=/a'b!c""#
+        );
+        assert_eq!(quote(r#"/$x/`y`"\"#), r#""/\$x/\`y\`\"\\""#);
+    }
 }

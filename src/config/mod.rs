@@ -17,11 +17,21 @@ mod validate;
 use toml::de::DeTable;
 
 use problem::Problem;
-use raw::RawStore;
+use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore};
 
 pub use environment::{Auto, Environment};
 pub use problem::Errors;
 pub use store::{Daemon, Lower, MetadataSource, Setting, Store};
+
+/// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
+pub const KEYS: [(&str, &[&str]); 6] = [
+    ("", RawStore::KEYS),
+    ("lower", RawLower::KEYS),
+    ("mount", RawMount::KEYS),
+    ("permissions", RawPermissions::KEYS),
+    ("database", RawDatabase::KEYS),
+    ("daemon", RawDaemon::KEYS),
+];
 
 /// Reads a description. `name` is the store's name, `label` what messages call the file.
 ///
@@ -44,6 +54,41 @@ pub fn parse(
     match store {
         Some(store) if problems.is_empty() => Ok(store),
         _ => Err(Errors::new(label, text, problems)),
+    }
+}
+
+/// The JSON schema of the file.
+pub fn schema() -> schemars::Schema {
+    let mut schema = schemars::schema_for!(RawStore);
+    schema.insert("title".to_owned(), "overstore configuration".into());
+    schemars::transform::transform_subschemas(&mut NoNull, &mut schema);
+    schema
+}
+
+/// Takes `null` away: a key of a TOML file is there or not.
+struct NoNull;
+
+impl schemars::transform::Transform for NoNull {
+    fn transform(&mut self, schema: &mut schemars::Schema) {
+        schemars::transform::transform_subschemas(self, schema);
+        let null = serde_json::json!({ "type": "null" });
+        if let Some(serde_json::Value::Array(types)) = schema.get_mut("type") {
+            types.retain(|name| name != "null");
+            if let [only] = types.as_slice() {
+                let only = only.clone();
+                schema.insert("type".to_owned(), only);
+            }
+        }
+        if let Some(serde_json::Value::Array(choices)) = schema.get_mut("anyOf") {
+            choices.retain(|choice| *choice != null);
+            if let [serde_json::Value::Object(only)] = choices.as_slice() {
+                let only = only.clone();
+                schema.remove("anyOf");
+                for (key, value) in only {
+                    schema.insert(key, value);
+                }
+            }
+        }
     }
 }
 

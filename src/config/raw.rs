@@ -58,6 +58,7 @@ table! {
 
 table! {
     /// What the URL in `lower-store` does not tell.
+    #[schemars(rename = "Lower")]
     RawLower {
         /// The lower store directory. Default: what Nix takes it to be.
         "real" real: String,
@@ -71,6 +72,7 @@ table! {
 
 table! {
     /// The OverlayFS mount.
+    #[schemars(rename = "Mount")]
     RawMount {
         /// Further mount options of OverlayFS, each `name` or `name=value`. Default: none.
         #[schemars(example = ["index=on"])]
@@ -80,6 +82,7 @@ table! {
 
 table! {
     /// Owners and modes.
+    #[schemars(rename = "Permissions")]
     RawPermissions {
         /// The group that owns the store directory if it exists, as Nix's setting of that name.
         /// Empty for none. Default: `nixbld`.
@@ -89,6 +92,7 @@ table! {
 
 table! {
     /// The upper database.
+    #[schemars(rename = "Database")]
     RawDatabase {
         /// Whether the upper database uses a write-ahead log, as Nix's setting of that name. Has to
         /// be `false` on NFS. Default: `true`.
@@ -98,6 +102,7 @@ table! {
 
 table! {
     /// The daemon that serves this store. Without `serve` and `socket` there is none.
+    #[schemars(rename = "Daemon")]
     RawDaemon {
         /// Whether the system's own nix-daemon serves this store. Default: `false`.
         "serve" serve: bool,

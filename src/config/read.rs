@@ -26,8 +26,8 @@ pub(super) trait Read: Sized {
 /// Declares a table of the file: its keys, their types, how they are read and their JSON schema.
 macro_rules! table {
     ($(#[$table_attribute:meta])* $name:ident { $($(#[$attribute:meta])* $key:literal $field:ident: $type:ty,)+ }) => {
-        $(#[$table_attribute])*
         #[derive(Debug, Default, schemars::JsonSchema)]
+        $(#[$table_attribute])*
         #[schemars(deny_unknown_fields)]
         pub(super) struct $name {
             $($(#[$attribute])* #[schemars(rename = $key)]

@@ -1,17 +1,8 @@
 //! Keys that there are not, and the ones that may have been meant.
 
+use super::KEYS;
 use super::problem::{Problem, Span};
-use super::raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore};
-
-/// Tables other than the top one, with their keys.
-const TABLES: &[(&str, &[&str])] = &[
-    ("lower", RawLower::KEYS),
-    ("mount", RawMount::KEYS),
-    ("permissions", RawPermissions::KEYS),
-    ("database", RawDatabase::KEYS),
-    ("daemon", RawDaemon::KEYS),
-    ("parameters", super::url::PASSED_ON),
-];
+use super::raw::RawStore;
 
 /// Words from elsewhere (mount options, other tools' settings) for what has a key here.
 const OTHER_WORDS: &[(&str, &str)] = &[
@@ -59,9 +50,9 @@ fn suggestion(key: &str, prefix: &str, known: &[&str]) -> Option<(String, String
             format!("move `{spelled}` to the top of the file, before the first line in brackets"),
         ));
     }
-    if let Some((table, _)) = TABLES
-        .iter()
-        .find(|(_, keys)| keys.contains(&spelled.as_str()))
+    let passed_on = ("parameters", super::url::PASSED_ON);
+    let mut tables = KEYS.into_iter().skip(1).chain([passed_on]);
+    if let Some((table, _)) = tables.find(|(_, keys)| keys.contains(&spelled.as_str()))
         && !known.contains(&spelled.as_str())
     {
         return Some(moved(table, &spelled));

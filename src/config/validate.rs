@@ -41,7 +41,7 @@ pub(super) fn validate(
 ) -> Option<Store> {
     let given = Given::read(raw, problems);
     let daemon = daemon(raw.daemon.as_ref(), environment, problems);
-    let store = directory(
+    let mut store = directory(
         given.store,
         None,
         "",
@@ -49,6 +49,8 @@ pub(super) fn validate(
         STORE_DIR,
         problems,
     );
+    // Nix need not be told what it is built with.
+    store.given &= store.value != Path::new(STORE_DIR) || environment.store_dir.is_some();
     let lower = raw.lower_store.as_ref().and_then(|lower_store| {
         let mut resolver = Resolver {
             environment,

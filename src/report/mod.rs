@@ -1,12 +1,15 @@
 //! What a command tells: text for people, JSON for scripts.
 
 mod text;
+mod url;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::apply::StepReport;
 use crate::check::{Finding, Severity};
+
+pub use url::{UrlByVersion, UrlReport};
 
 /// The result of `up`, `down`, `plan` and `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -100,5 +103,14 @@ impl Report {
             text::write(&mut out, self)?;
         }
         out.flush()
+    }
+}
+
+/// Prints findings to standard error: for commands whose result is something else.
+pub fn warn(findings: &[Finding]) {
+    let mut out = anstream::stderr().lock();
+    for finding in findings {
+        // Nothing is left to tell it to if standard error cannot be written to.
+        let _ = text::write_finding(&mut out, finding);
     }
 }

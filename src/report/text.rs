@@ -25,7 +25,7 @@ pub(super) fn write(out: &mut impl Write, report: &Report) -> io::Result<()> {
     writeln!(out, "{}", summary(report))
 }
 
-fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+pub(super) fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
     let style = severity_style(finding.severity);
     writeln!(
         out,

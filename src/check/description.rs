@@ -1,0 +1,81 @@
+//! What can be said of a store from its description alone.
+
+use super::{Code, Finding, Part, Severity};
+use crate::config::Store;
+
+/// Mount options that risk store objects, each with its value if only that one does, and why.
+const RISKY: &[(&str, Option<&str>, &str)] = &[
+    (
+        "volatile",
+        None,
+        "the kernel then writes nothing out to the upper layer: after a power cut its objects may be \
+         damaged, and the overlay cannot be mounted again before somebody removes `work/incompat` \
+         from the work directory",
+    ),
+    (
+        "fsync",
+        Some("volatile"),
+        "the kernel then writes nothing out to the upper layer: after a power cut its objects may be \
+         damaged, and the overlay cannot be mounted again before somebody removes `work/incompat` \
+         from the work directory",
+    ),
+    (
+        "metacopy",
+        Some("on"),
+        "a file of the upper layer can then be without its data, which only the lower store has: the \
+         upper layer is no longer whole without this very mount, and Nix works on it directly",
+    ),
+    (
+        "redirect_dir",
+        Some("on"),
+        "a directory of the upper layer can then be a mere pointer to one in the lower store: the \
+         upper layer is no longer whole without this very mount, and Nix works on it directly",
+    ),
+];
+
+/// Everything there is to say.
+pub fn findings(store: &Store) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    findings.extend(url_depends_on_version(store));
+    findings.extend(risky_options(store));
+    findings
+}
+
+/// The URL cannot be written in one way for all versions of Nix.
+fn url_depends_on_version(store: &Store) -> Option<Finding> {
+    let texts = store.reference().render_for_all().err()?;
+    Some(Finding {
+        code: Code::UrlDependsOnVersion,
+        severity: Severity::Warning,
+        part: Part::Nix,
+        subject: "lower-store".to_owned(),
+        expected: "one store URL that every version of Nix reads alike".to_owned(),
+        actual: format!(
+            "Nix 2.33 and before need {}, Nix 2.34 and later {}",
+            texts.before_2_34, texts.since_2_34
+        ),
+        remedy: format!(
+            "use `overstore url --nix-version VERSION {}` wherever the URL goes, or name the lower \
+             store without `%`, `&`, `#`, `?` and characters outside ASCII",
+            store.name
+        ),
+    })
+}
+
+/// Mount options that risk the data.
+fn risky_options(store: &Store) -> impl Iterator<Item = Finding> {
+    store.mount_options.iter().filter_map(|option| {
+        let (_, _, why) = RISKY.iter().find(|(name, value, _)| {
+            *name == option.name && value.is_none_or(|value| option.value.as_deref() == Some(value))
+        })?;
+        Some(Finding {
+            code: Code::MountOptionRisky,
+            severity: Severity::Warning,
+            part: Part::Mount,
+            subject: option.to_string(),
+            expected: "mount options that keep the upper layer safe and whole by itself".to_owned(),
+            actual: (*why).to_owned(),
+            remedy: format!("remove \"{option}\" from `mount.options`, and mount the store again"),
+        })
+    })
+}
