@@ -81,6 +81,30 @@ fn the_outcome_of_a_command_is_its_own() {
 }
 
 #[test]
+fn a_world_has_the_file_systems_that_stores_lie_on() {
+    let Some(world) = World::trixie() else { return };
+    world.write("/mnt/content/file", "text");
+    for kind in ["squashfs", "erofs"] {
+        let at = format!("/mnt/{kind}");
+        if world.image(kind, "/mnt/content", &at) {
+            assert_eq!(world.read(at + "/file"), b"text");
+        }
+    }
+    for kind in ["ext4", "xfs", "btrfs"] {
+        let at = format!("/mnt/{kind}");
+        if world.disk(kind, &at) {
+            assert_eq!(
+                world
+                    .ok(["findmnt", "--noheadings", "--output", "FSTYPE", &at])
+                    .trim(),
+                kind
+            );
+            world.write(at + "/file", "text");
+        }
+    }
+}
+
+#[test]
 fn a_snapshot_sees_every_kind_of_change() {
     let Some(world) = World::trixie() else { return };
     for change in [

@@ -17,11 +17,13 @@
     reason = "each test file uses a part of this"
 )]
 
+mod lower;
 mod snapshot;
 pub mod trace;
 mod tree;
 mod world;
 
+pub use lower::LowerStore;
 pub use snapshot::Snapshot;
 pub use tree::{Tree, skip};
 pub use world::{Daemon, Outcome, Run, World};

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::Tree;
+use super::{Tree, skip};
 
 /// The experimental features that a test's Nix has on.
 const FEATURES: &str =
@@ -142,6 +142,58 @@ impl World {
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         names.sort();
         names
+    }
+
+    /// Mounts a new, empty file system of this `kind` (`ext4`, `xfs`, `btrfs`) on the directory `at`,
+    /// which is made. `false` (reported with [`skip`]) where the kernel or the machine lacks it.
+    pub fn disk(&self, kind: &str, at: &str) -> bool {
+        let image = format!("{at}.{kind}");
+        self.write(&image, "");
+        let path = self.path(&image);
+        fs::OpenOptions::new()
+            .write(true)
+            .open(&path)
+            .and_then(|file| file.set_len(512 << 20))
+            .expect("a sparse file on tmpfs");
+        let program = format!("mkfs.{kind}");
+        match Command::new(&program).arg("-q").arg(&path).output() {
+            Err(error) => {
+                skip(
+                    kind,
+                    &format!("{program}: {error}; tests/setup installs it"),
+                );
+                false
+            }
+            Ok(made) => {
+                let said = String::from_utf8_lossy(&made.stderr);
+                assert!(made.status.success(), "{program}: {said}");
+                self.mount_image(kind, &image, at)
+            }
+        }
+    }
+
+    /// Mounts a read-only file system of this `kind` (`squashfs`, `erofs`) with what the directory
+    /// `from` holds on the directory `at`, which is made. `false` (reported with [`skip`]) where the
+    /// kernel does not have it.
+    pub fn image(&self, kind: &str, from: &str, at: &str) -> bool {
+        let image = format!("{at}.{kind}");
+        match kind {
+            "squashfs" => self.ok(["mksquashfs", from, &image, "-quiet", "-no-progress"]),
+            "erofs" => self.ok(["mkfs.erofs", "--quiet", &image, from]),
+            _ => panic!("{kind} is not a file system of images"),
+        };
+        self.mount_image(kind, &image, at)
+    }
+
+    fn mount_image(&self, kind: &str, image: &str, at: &str) -> bool {
+        self.mkdir(at);
+        let mounted = self.run(["mount", "-o", "loop", "-t", kind, image, at]);
+        let unknown = mounted.stderr().contains("unknown filesystem type");
+        assert!(mounted.status.success() || unknown, "{mounted}");
+        if unknown {
+            skip(kind, "the kernel does not have it");
+        }
+        !unknown
     }
 
     /// A command (its first word is looked up in the World's `PATH`), to be changed and run.

@@ -1,0 +1,78 @@
+//! The small real lower store of `fixtures/`.
+
+use std::fs;
+use std::path::Path;
+
+use super::World;
+
+/// The lower store of `fixtures/lower-store`, unpacked in a [`World`]. Its README says what is in it.
+pub struct LowerStore {
+    /// Nix's `root` for it.
+    pub root: String,
+    names: Vec<String>,
+}
+
+impl World {
+    /// Unpacks the lower store at the directory `root`, which is made. It belongs to root, also where
+    /// `root` is `/`, which makes it the system's own.
+    pub fn lower_store(&self, root: &str) -> LowerStore {
+        let archive =
+            Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/lower-store/lower-store.tar.xz");
+        let archive = fs::read(&archive).unwrap_or_else(|error| panic!("{archive:?}: {error}"));
+        self.mkdir(root);
+        self.command([
+            "tar",
+            "--extract",
+            "--xz",
+            "--same-owner",
+            "--directory",
+            root,
+        ])
+        .stdin(archive)
+        .ok();
+        let names = self.list(Path::new(root).join("nix/store"));
+        let names = names
+            .into_iter()
+            .map(|name| name.into_string().expect("store paths are ASCII"));
+        LowerStore {
+            root: root.to_owned(),
+            names: names.collect(),
+        }
+    }
+}
+
+impl LowerStore {
+    /// The lower store directory.
+    pub fn real(&self) -> String {
+        Path::new(&self.root)
+            .join("nix/store")
+            .display()
+            .to_string()
+    }
+
+    /// The state directory.
+    pub fn state(&self) -> String {
+        Path::new(&self.root)
+            .join("nix/var/nix")
+            .display()
+            .to_string()
+    }
+
+    /// The store path (`/nix/store/HASH-NAME`) of the store object with this name.
+    pub fn path(&self, name: &str) -> String {
+        let object = self
+            .names
+            .iter()
+            .find(|object| object.get(33..) == Some(name));
+        format!(
+            "/nix/store/{}",
+            object.unwrap_or_else(|| panic!("the fixture has no {name}"))
+        )
+    }
+
+    /// All store paths, sorted.
+    pub fn paths(&self) -> Vec<String> {
+        let objects = self.names.iter().filter(|name| *name != ".links");
+        objects.map(|name| format!("/nix/store/{name}")).collect()
+    }
+}
