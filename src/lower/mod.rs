@@ -1,7 +1,54 @@
 //! Lower metadata sources: how the metadata of a lower store is read.
 //!
-//! Everything here is read-only by construction: no function of this module
-//! writes to a lower store, takes a lock on it, or opens one of its files for
-//! writing.
+//! Everything here is read-only by construction: no function of this module writes to a lower
+//! store, takes a lock on it, or opens one of its files for writing.
 
 pub mod daemon;
+mod error;
+mod info;
+mod open;
+mod overlay;
+pub mod sqlite;
+
+pub use error::LowerError;
+pub use info::{PathInfo, RawPathInfo, StoreDirectory};
+pub use open::{open, read};
+pub use overlay::OverlaySource;
+
+use crate::nix::store_path::StorePath;
+
+/// Where the metadata of store objects is read from.
+///
+/// Questions and answers are apart so that a source with a long way to it can have several under
+/// way: up to [`window`](Self::window) questions may be open, and answers come in their order.
+pub trait Source {
+    /// Asks for the metadata of one object.
+    ///
+    /// # Errors
+    /// When the source cannot be asked.
+    fn ask(&mut self, path: &StorePath) -> Result<(), LowerError>;
+
+    /// The answer to the oldest open question: `None` when the path is not valid there.
+    ///
+    /// # Errors
+    /// When the source cannot be read, or has something that no store has.
+    fn answer(&mut self) -> Result<Option<PathInfo>, LowerError>;
+
+    /// How many questions may be open at once, at least 1.
+    fn window(&self) -> usize;
+
+    /// Hands every valid path to `each`. No question may be open.
+    ///
+    /// # Errors
+    /// When the source cannot be read, has something that no store has, or `each` fails.
+    fn all_paths(
+        &mut self,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError>;
+
+    /// Proves that all that was read so far belongs to one state of the source.
+    ///
+    /// # Errors
+    /// When it does not, or when that cannot be told: what was read is to be thrown away.
+    fn confirm(&mut self) -> Result<(), LowerError>;
+}

@@ -1,5 +1,6 @@
 //! What Nix makes of a store: URLs, store paths, the database, its mount check. Pure.
 
+pub mod hash;
 pub mod mount_check;
 mod percent;
 pub mod schema;

@@ -3,7 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::error::DaemonError;
-use super::stream::Stream;
+use super::stream::{Deadline, Stream};
 use super::wire::{self, WireError};
 
 const CLIENT_MAGIC: u64 = 0x6e69_7863;
@@ -70,12 +70,16 @@ pub(super) struct Connection {
 impl Connection {
     /// Connects to `socket` and agrees on a version, all within `timeout`.
     pub(super) fn open(socket: &Path, timeout: Duration) -> Result<Self, DaemonError> {
-        let writer = Stream::connect(socket, Instant::now() + timeout).map_err(|source| {
+        let stream = Stream::connect(socket, Instant::now() + timeout).map_err(|source| {
             DaemonError::Connect {
                 socket: socket.to_owned(),
                 source,
             }
         })?;
+        Self::begin(socket, stream, timeout)
+    }
+
+    fn begin(socket: &Path, writer: Stream, timeout: Duration) -> Result<Self, DaemonError> {
         let reader = writer.try_clone().map_err(|source| DaemonError::Io {
             socket: socket.to_owned(),
             source,
@@ -93,6 +97,22 @@ impl Connection {
         };
         connection.handshake()?;
         Ok(connection)
+    }
+
+    /// From now on gives up after `timeout` without a byte, instead of at a fixed end.
+    pub(super) fn set_idle_timeout(&mut self, timeout: Duration) {
+        self.timeout = timeout;
+        self.writer.set_deadline(Deadline::Idle(timeout));
+        self.reader.get_mut().set_deadline(Deadline::Idle(timeout));
+    }
+
+    pub(super) fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Whether reading would wait for the daemon.
+    pub(super) fn has_nothing_to_read(&self) -> bool {
+        self.reader.buffer().is_empty()
     }
 
     fn handshake(&mut self) -> Result<(), DaemonError> {

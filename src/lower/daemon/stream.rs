@@ -10,11 +10,20 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 /// Most bytes of a socket's path that fit into an address.
 const LONGEST_ADDRESS: usize = 107;
 
-/// A stream socket whose reads and writes end at a deadline.
+/// A stream socket whose reads and writes do not wait for ever.
 #[derive(Debug)]
 pub(super) struct Stream {
     socket: UnixStream,
-    deadline: Instant,
+    deadline: Deadline,
+}
+
+/// When a read or a write has taken too long.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Deadline {
+    /// All of them together, by this moment.
+    Total(Instant),
+    /// Each of them, after this long without a byte.
+    Idle(Duration),
 }
 
 impl Stream {
@@ -40,7 +49,15 @@ impl Stream {
         }
         let socket = UnixStream::from(socket);
         socket.set_nonblocking(false)?;
-        Ok(Self { socket, deadline })
+        Ok(Self::new(socket, Deadline::Total(deadline)))
+    }
+
+    pub(super) fn new(socket: UnixStream, deadline: Deadline) -> Self {
+        Self { socket, deadline }
+    }
+
+    pub(super) fn set_deadline(&mut self, deadline: Deadline) {
+        self.deadline = deadline;
     }
 
     /// A second handle on the same connection, with the same deadline.
@@ -52,7 +69,10 @@ impl Stream {
     }
 
     fn remaining(&self) -> io::Result<Duration> {
-        let remaining = self.deadline.saturating_duration_since(Instant::now());
+        let remaining = match self.deadline {
+            Deadline::Total(end) => end.saturating_duration_since(Instant::now()),
+            Deadline::Idle(wait) => wait,
+        };
         if remaining.is_zero() {
             Err(io::ErrorKind::TimedOut.into())
         } else {

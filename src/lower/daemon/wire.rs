@@ -62,3 +62,9 @@ pub(super) fn read_count(from: &mut impl Read, most: u64) -> Result<u64, WireErr
 pub(super) fn write_u64(to: &mut Vec<u8>, number: u64) {
     to.extend_from_slice(&number.to_le_bytes());
 }
+
+pub(super) fn write_bytes(to: &mut Vec<u8>, bytes: &[u8]) {
+    write_u64(to, bytes.len() as u64);
+    to.extend_from_slice(bytes);
+    to.resize(to.len().next_multiple_of(8), 0);
+}

@@ -1,0 +1,86 @@
+use std::path::{Path, PathBuf};
+
+use super::daemon::DaemonError;
+use super::sqlite::SnapshotError;
+use crate::nix::store_path::StorePath;
+use crate::show::show_path;
+
+/// Why a lower store's metadata could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerError {
+    /// Its database cannot be read as it is.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotError),
+    /// Its daemon cannot be asked.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// SQLite cannot make sense of its database.
+    #[error(
+        "cannot read the database {}: {source}; if it is damaged, `nix-store --verify` on that store tells",
+        show_path(path)
+    )]
+    Sqlite {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+    /// A table is missing, or is none that Nix makes.
+    #[error(
+        "{} is not a database of Nix: expected the table {table}, as Nix makes it",
+        show_path(path)
+    )]
+    NotNix {
+        /// The database.
+        path: PathBuf,
+        /// The table.
+        table: String,
+    },
+    /// A table has something that no store has.
+    #[error(
+        "the database {} is damaged or was tampered with: {what}",
+        show_path(path)
+    )]
+    Table {
+        /// The database.
+        path: PathBuf,
+        /// What was expected, and what was found.
+        what: String,
+    },
+    /// The metadata of a path is not what Nix could have written.
+    #[error(
+        "the metadata of {path} in {origin} is wrong: {what}; \
+             `nix-store --verify` on that store tells more"
+    )]
+    Row {
+        /// The database or the socket.
+        origin: String,
+        /// The path.
+        path: StorePath,
+        /// What was expected, and what was found.
+        what: String,
+    },
+    /// The daemon is on another machine.
+    #[error(
+        "the metadata of a lower store at ssh://{authority} cannot be read from here; \
+         ask Nix itself, or use a daemon's socket"
+    )]
+    Ssh {
+        /// The authority of its URL: `user@host`.
+        authority: String,
+    },
+}
+
+impl LowerError {
+    /// Whether another try can succeed: somebody wrote meanwhile.
+    pub fn is_transient(&self) -> bool {
+        matches!(self, Self::Snapshot(error) if error.is_transient())
+    }
+
+    pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
+        Self::Sqlite {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

@@ -1,0 +1,133 @@
+//! A local store's SQLite database, read while others may use it.
+//!
+//! SQLite itself cannot read such a database without touching it: its `mode=ro` opens the
+//! write-ahead log and its index for writing and locks them, and fails where it may not;
+//! `immutable=1` does neither, but does not see what is only in the log. A private copy of database
+//! and log is right but costs what the store holds: half a gigabyte for a million paths, each time
+//! anything is asked. So SQLite is given a file system of our own (`vfs`), in which the
+//! database and the committed part of its log look like one file that never changes (`snapshot`,
+//! `log`). Only the log is read beforehand, and four bytes are kept for each of its pages.
+//!
+//! Nothing stops others from writing meanwhile. What they append to the log is not seen. When they
+//! move the log into the database, a later look ([`Database::confirm`]) finds the database's
+//! modification time, size or header, or the log's header, changed: what was read is then to be
+//! thrown away and read again.
+
+mod log;
+mod snapshot;
+mod source;
+mod vfs;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use rusqlite::Connection;
+use rusqlite::config::DbConfig;
+use rusqlite::limits::Limit;
+
+pub use snapshot::SnapshotError;
+pub use source::SqliteSource;
+
+use super::LowerError;
+use snapshot::Snapshot;
+use vfs::Exported;
+
+/// Longest text of a row, in bytes: what is longer is an error, not memory.
+const LONGEST_ROW: i32 = 1 << 20;
+
+/// One state of a lower store's database, to be attached to a connection.
+#[derive(Debug)]
+pub struct Database {
+    path: PathBuf,
+    // Before the snapshot is let go, SQLite can no longer open it.
+    exported: Exported,
+    snapshot: Arc<Snapshot>,
+}
+
+impl Database {
+    /// Takes the present state of the database at `path` (`${state}/db/db.sqlite`).
+    ///
+    /// # Errors
+    /// When the database cannot be read as it is; see [`SnapshotError`].
+    pub fn open(path: &Path) -> Result<Self, LowerError> {
+        let snapshot = Arc::new(Snapshot::take(path)?);
+        let exported = Exported::new(Arc::clone(&snapshot))
+            .map_err(|error| LowerError::sqlite(path, error))?;
+        Ok(Self {
+            path: path.to_owned(),
+            exported,
+            snapshot,
+        })
+    }
+
+    /// Attaches it, read-only, as `name`, and sees that it has Nix's tables. The connection has to
+    /// be one that takes URIs; afterwards it trusts no schema and takes no huge values.
+    ///
+    /// # Errors
+    /// When SQLite refuses, or when the tables are not Nix's.
+    pub fn attach(&self, connection: &Connection, name: &str) -> Result<(), LowerError> {
+        let sqlite = |error| LowerError::sqlite(&self.path, error);
+        connection
+            .set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_ROW)
+            .map_err(sqlite)?;
+        for (setting, value) in [
+            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
+            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
+            (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
+        ] {
+            connection.set_db_config(setting, value).map_err(sqlite)?;
+        }
+        connection
+            .execute(&format!("attach ? as {name}"), [self.exported.uri()])
+            .map_err(sqlite)?;
+        for table in ["ValidPaths", "Refs"] {
+            self.expect_table(connection, name, table)?;
+        }
+        Ok(())
+    }
+
+    /// Proves that all that was read since [`open`](Self::open) is one state of the database.
+    ///
+    /// # Errors
+    /// [`SnapshotError::Changed`] when it is not.
+    pub fn confirm(&self) -> Result<(), LowerError> {
+        Ok(self.snapshot.confirm()?)
+    }
+
+    /// How many pages (of mostly 4 KiB) are committed in the write-ahead log and not known to be
+    /// in the database: 0 means that readers who ignore the log miss nothing.
+    pub fn pages_in_log(&self) -> usize {
+        self.snapshot.changed_pages()
+    }
+
+    /// The database's file.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// An ordinary table without computed columns: nothing in it runs when it is read.
+    fn expect_table(
+        &self,
+        connection: &Connection,
+        schema: &str,
+        table: &str,
+    ) -> Result<(), LowerError> {
+        let ordinary = connection
+            .query_row(
+                "select count(*) from pragma_table_list l \
+                 where l.schema = ?1 and l.name = ?2 and l.type = 'table' and not exists \
+                 (select * from pragma_table_xinfo(?2, ?1) where hidden != 0)",
+                (schema, table),
+                |row| row.get::<_, i64>(0),
+            )
+            .map_err(|error| LowerError::sqlite(&self.path, error))?;
+        if ordinary == 1 {
+            Ok(())
+        } else {
+            Err(LowerError::NotNix {
+                path: self.path.clone(),
+                table: table.to_owned(),
+            })
+        }
+    }
+}

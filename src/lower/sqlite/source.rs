@@ -1,0 +1,189 @@
+use std::collections::VecDeque;
+use std::path::Path;
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::super::info::quote;
+use super::super::{LowerError, PathInfo, RawPathInfo, Source, StoreDirectory};
+use super::Database;
+use crate::nix::store_path::StorePath;
+
+const BY_PATH: &str = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
+                       from lower.ValidPaths where path = ?";
+const REFERENCES: &str = "select path from lower.Refs join lower.ValidPaths on id = reference \
+                          where referrer = ? order by path";
+/// In the order of the row ids, so that a damaged tree that leads in a circle is noticed.
+const ALL: &str = "select id, path from lower.ValidPaths order by id";
+
+/// A local store's database as a source.
+#[derive(Debug)]
+pub struct SqliteSource {
+    // The connection goes before what it has attached.
+    connection: Connection,
+    database: Database,
+    store: StoreDirectory,
+    asked: VecDeque<StorePath>,
+}
+
+impl SqliteSource {
+    /// Opens the database at `path` in its present state.
+    ///
+    /// # Errors
+    /// When it cannot be read as it is, or is not Nix's.
+    pub fn open(path: &Path, store: StoreDirectory) -> Result<Self, LowerError> {
+        let database = Database::open(path)?;
+        // The connection's own database is in memory and stays empty.
+        let connection =
+            Connection::open_in_memory().map_err(|error| LowerError::sqlite(path, error))?;
+        database.attach(&connection, "lower")?;
+        Ok(Self {
+            connection,
+            database,
+            store,
+            asked: VecDeque::new(),
+        })
+    }
+
+    /// Whether a path has a row here.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn is_valid(&self, path: &StorePath) -> Result<bool, LowerError> {
+        let whole = self.store.print(path);
+        self.connection
+            .prepare_cached("select 1 from lower.ValidPaths where path = ?")
+            .and_then(|mut statement| statement.exists([String::from_utf8_lossy(&whole)]))
+            .map_err(|error| LowerError::sqlite(self.database.path(), error))
+    }
+
+    fn read(&self, path: &StorePath) -> Result<Option<PathInfo>, LowerError> {
+        let sqlite = |error| LowerError::sqlite(self.database.path(), error);
+        let whole = self.store.print(path);
+        let whole = String::from_utf8_lossy(&whole);
+        let mut statement = self.connection.prepare_cached(BY_PATH).map_err(sqlite)?;
+        let Some((id, info)) = statement
+            .query_row([&whole], |row| {
+                Ok((row.get::<_, i64>(0), read_row(row, 1, &self.store)))
+            })
+            .optional()
+            .map_err(sqlite)?
+        else {
+            return Ok(None);
+        };
+        let wrong_row = |what| LowerError::Row {
+            origin: quote(self.database.path().as_os_str().as_encoded_bytes()),
+            path: path.clone(),
+            what,
+        };
+        let id = id.map_err(|_| wrong_row("expected an integer as its row id".to_owned()))?;
+        let mut info = info.map_err(wrong_row)?;
+        let mut statement = self.connection.prepare_cached(REFERENCES).map_err(sqlite)?;
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let reference = text(row, 0).and_then(|path| self.store.parse(path));
+            info.references.push(reference.map_err(wrong_row)?);
+        }
+        Ok(Some(info))
+    }
+}
+
+impl Source for SqliteSource {
+    fn ask(&mut self, path: &StorePath) -> Result<(), LowerError> {
+        self.asked.push_back(path.clone());
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Result<Option<PathInfo>, LowerError> {
+        match self.asked.pop_front() {
+            Some(path) => self.read(&path),
+            None => Ok(None),
+        }
+    }
+
+    fn window(&self) -> usize {
+        1
+    }
+
+    fn all_paths(
+        &mut self,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        let sqlite = |error| LowerError::sqlite(self.database.path(), error);
+        let mut statement = self.connection.prepare(ALL).map_err(sqlite)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let id = row.get::<_, i64>(0).map_err(sqlite)?;
+            let path = text(row, 1)
+                .and_then(|path| self.store.parse(path))
+                .map_err(|what| LowerError::Table {
+                    path: self.database.path().to_owned(),
+                    what,
+                })?;
+            if last.replace(id).is_some_and(|last| last >= id) {
+                return Err(LowerError::Table {
+                    path: self.database.path().to_owned(),
+                    what: format!("row {id} of ValidPaths is not in its place"),
+                });
+            }
+            each(path)?;
+        }
+        Ok(())
+    }
+
+    fn confirm(&mut self) -> Result<(), LowerError> {
+        self.database.confirm()
+    }
+}
+
+/// Reads the columns hash, registrationTime, deriver, narSize, ultimate, sigs and ca of a row,
+/// the first of them at `first`.
+///
+/// # Errors
+/// What is wrong, in words.
+pub(in crate::lower) fn read_row(
+    row: &Row<'_>,
+    first: usize,
+    store: &StoreDirectory,
+) -> Result<PathInfo, String> {
+    RawPathInfo {
+        nar_hash: text(row, first)?,
+        registration_time: integer(row, first + 1)?,
+        deriver: text(row, first + 2)?,
+        nar_size: integer(row, first + 3)?,
+        // As Nix reads it: everything but 1 is no.
+        ultimate: integer(row, first + 4)? == 1,
+        signatures: text(row, first + 5)?,
+        content_address: text(row, first + 6)?,
+    }
+    .normalize(store)
+}
+
+/// A column of text; nothing reads as empty.
+pub(in crate::lower) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], String> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Text(text)) => Ok(text),
+        Ok(ValueRef::Null) => Ok(b""),
+        Ok(other) => Err(wrong_type(row, column, "text", &other)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A column of integers; nothing reads as 0.
+fn integer(row: &Row<'_>, column: usize) -> Result<i64, String> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Integer(number)) => Ok(number),
+        Ok(ValueRef::Null) => Ok(0),
+        Ok(other) => Err(wrong_type(row, column, "an integer", &other)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn wrong_type(row: &Row<'_>, column: usize, expected: &str, found: &ValueRef<'_>) -> String {
+    let name = row.as_ref().column_name(column).unwrap_or("a column");
+    format!(
+        "expected {expected} in {name}, found {}",
+        found.data_type().to_string().to_lowercase()
+    )
+}
