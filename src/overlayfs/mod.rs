@@ -1,5 +1,5 @@
 //! What OverlayFS reads and prints: option text, `mountinfo`. Pure.
 
 pub mod mountinfo;
-mod octal;
+pub(crate) mod octal;
 pub mod options;
