@@ -2,6 +2,9 @@
 
 use super::{Code, Finding, Part, Severity};
 use crate::config::Store;
+use crate::nix::mount_check::Unmatchable;
+use crate::show::show_path;
+use std::path::Path;
 
 /// Mount options that risk store objects, each with its value if only that one does, and why.
 const RISKY: &[(&str, Option<&str>, &str)] = &[
@@ -36,9 +39,37 @@ const RISKY: &[(&str, Option<&str>, &str)] = &[
 /// Everything there is to say.
 pub fn findings(store: &Store) -> Vec<Finding> {
     let mut findings = Vec::new();
+    findings.extend(mount_check_impossible(store));
     findings.extend(url_depends_on_version(store));
     findings.extend(risky_options(store));
     findings
+}
+
+/// Nix's text check cannot match a path, however the overlay is mounted.
+fn mount_check_impossible(store: &Store) -> Vec<Finding> {
+    // Whoever turned the check off knows.
+    if store.check_mount.given && !store.check_mount.value {
+        return Vec::new();
+    }
+    let asked_for = store.check_mount.value;
+    let finding = |(key, path, why): (&str, &Path, Unmatchable)| {
+        Finding {
+        code: Code::MountCheckImpossible,
+        severity: if asked_for { Severity::Error } else { Severity::Warning },
+        part: Part::Nix,
+        subject: show_path(path).into_owned(),
+        expected: format!("a path for `{key}` that Nix's own mount check can match"),
+        actual: format!("Nix's check never passes with this path: {why}"),
+        remedy: if asked_for {
+            "remove `check-mount = true`, or use a path of letters, digits, `/`, `-`, `_` and `.`"
+        } else {
+            "none is needed: the store URL says `check-mount=false`, and overstore's own check covers \
+             the mount; for Nix's check as well, use a path of letters, digits, `/`, `-`, `_` and `.`"
+        }
+        .to_owned(),
+    }
+    };
+    store.unmatchable_paths().into_iter().map(finding).collect()
 }
 
 /// The URL cannot be written in one way for all versions of Nix.

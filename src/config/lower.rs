@@ -36,8 +36,12 @@ impl Resolver<'_> {
         let mut reference = match StoreReference::parse(given) {
             Ok(reference) => reference,
             Err(error) => {
-                let problem =
-                    Problem::new("`lower-store` cannot be used").at(&self.span, error.to_string());
+                let error = error.to_string();
+                let problem = Problem::new("`lower-store` cannot be used");
+                let problem = match error.split_once("; ") {
+                    Some((wrong, help)) => problem.at(&self.span, wrong).help(help),
+                    None => problem.at(&self.span, error),
+                };
                 self.problems.push(problem);
                 return None;
             }

@@ -14,7 +14,7 @@ mod unknown;
 mod url;
 mod validate;
 
-use toml::de::DeTable;
+use toml::de::{DeTable, DeValue};
 
 use problem::Problem;
 use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore};
@@ -44,12 +44,20 @@ pub fn parse(
     environment: &Environment,
 ) -> Result<Store, Errors> {
     let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut problems: Vec<Problem> = syntax
-        .iter()
-        .map(|error| syntax_problem(error, text))
-        .collect();
-    let whole = syntax.iter().all(is_duplicate);
+    let mut problems = Vec::new();
     let raw = RawStore::from_table(table.get_ref(), "", &mut problems);
+    let mut lost = syntax.iter().filter(|error| !is_duplicate(error));
+    let lost = lost.find_map(toml::de::Error::span).map(|span| span.start);
+    let whole = syntax.iter().all(is_duplicate);
+    // After an error of syntax the reader may have taken a key for one of another table.
+    problems.retain(|problem| {
+        !(problem.unknown_key && lost.is_some_and(|lost| problem.start() > lost))
+    });
+    problems.extend(
+        syntax
+            .iter()
+            .map(|error| syntax_problem(error, &table, text)),
+    );
     let store = validate::validate(name, &raw, environment, whole, &mut problems);
     match store {
         Some(store) if problems.is_empty() => Ok(store),
@@ -97,13 +105,35 @@ fn is_duplicate(error: &toml::de::Error) -> bool {
     error.message().starts_with("duplicate key")
 }
 
-fn syntax_problem(error: &toml::de::Error, text: &str) -> Problem {
+fn syntax_problem(
+    error: &toml::de::Error,
+    table: &toml::Spanned<DeTable<'_>>,
+    text: &str,
+) -> Problem {
     let span = error.span().unwrap_or(text.len()..text.len());
-    if is_duplicate(error) {
-        let key = text.get(span.clone()).unwrap_or_default();
-        return Problem::new(format!("`{key}` is given twice"))
-            .at(&span, "given again here")
-            .help("keep one of the two");
+    if !is_duplicate(error) {
+        return Problem::new("this is not TOML").at(&span, error.message());
     }
-    Problem::new("this is not TOML").at(&span, error.message())
+    let key = text.get(span.clone()).unwrap_or_default();
+    let problem = Problem::new(format!("`{key}` is given twice"))
+        .at(&span, "given again here")
+        .help("keep one of the two");
+    match first_use(table.get_ref(), key, span.start) {
+        Some(first) => problem.at(&first, "first given here"),
+        None => problem,
+    }
+}
+
+/// The last place before `end` where a key of this name stands: where a key that is there twice was
+/// given first.
+fn first_use(table: &DeTable<'_>, key: &str, end: usize) -> Option<problem::Span> {
+    let below = table
+        .iter()
+        .filter_map(|(name, value)| match value.get_ref() {
+            DeValue::Table(inner) => first_use(inner, key, end),
+            _ => (name.get_ref() == key).then(|| name.span()),
+        });
+    below
+        .filter(|span| span.start < end)
+        .max_by_key(|span| span.start)
 }

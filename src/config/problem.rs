@@ -22,6 +22,10 @@ pub(super) struct Problem {
     notes: Vec<String>,
     /// What to write instead.
     help: Option<String>,
+    /// For an unknown key, the key that seems to be meant.
+    pub(super) meant: Option<String>,
+    /// Whether it is about an unknown key.
+    pub(super) unknown_key: bool,
 }
 
 impl Problem {
@@ -33,6 +37,8 @@ impl Problem {
             context: Vec::new(),
             notes: Vec::new(),
             help: None,
+            meant: None,
+            unknown_key: false,
         }
     }
 
@@ -57,7 +63,8 @@ impl Problem {
         self
     }
 
-    fn start(&self) -> usize {
+    /// Where it is; the end of the file for what is not in it.
+    pub(super) fn start(&self) -> usize {
         self.place
             .as_ref()
             .map_or(usize::MAX, |(span, _)| span.start)

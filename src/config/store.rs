@@ -3,8 +3,10 @@
 //! Everything here is decided: defaults are filled in, `auto` is resolved, paths are absolute and
 //! free of `.` and `..`. The words are those of the Nix manual's "Local Overlay Store".
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::nix::mount_check::{self, CheckedPath, Unmatchable};
 use crate::nix::url::StoreReference;
 use crate::overlayfs::options::MountOption;
 
@@ -119,6 +121,21 @@ pub enum MetadataSource {
 }
 
 impl Store {
+    /// The paths that Nix's own mount check can never match, each with its key and the reason.
+    pub fn unmatchable_paths(&self) -> Vec<(&'static str, &Path, Unmatchable)> {
+        let paths = [
+            (CheckedPath::Real, "real", self.real.as_path()),
+            (CheckedPath::Lower, "lower.real", &self.lower.real),
+            (CheckedPath::Upper, "upper-layer", &self.upper_layer),
+            (CheckedPath::Work, "workdir", &self.workdir),
+        ];
+        let bad = paths.into_iter().filter_map(|(part, key, path)| {
+            let why = mount_check::unmatchable(part, path.as_os_str().as_bytes())?;
+            Some((key, path, why))
+        });
+        bad.collect()
+    }
+
     /// The upper database's file.
     pub fn database(&self) -> PathBuf {
         self.state.join("db").join("db.sqlite")

@@ -7,7 +7,6 @@ use super::raw::RawStore;
 /// Words from elsewhere (mount options, other tools' settings) for what has a key here.
 const OTHER_WORDS: &[(&str, &str)] = &[
     ("lowerdir", "lower-store"),
-    ("lower", "lower-store"),
     ("upperdir", "upper-layer"),
     ("upper", "upper-layer"),
     ("work", "workdir"),
@@ -22,9 +21,13 @@ const OTHER_WORDS: &[(&str, &str)] = &[
 
 /// An unknown key in the table with this prefix (`lower.`, or nothing) and these keys.
 pub(super) fn unknown_key(key: &str, span: &Span, prefix: &str, known: &[&str]) -> Problem {
-    let problem = Problem::new(format!("unknown key `{}{}`", prefix, key.escape_debug()));
+    let mut problem = Problem::new(format!("unknown key `{}{}`", prefix, key.escape_debug()));
+    problem.unknown_key = true;
     match suggestion(key, prefix, known) {
-        Some((label, help)) => problem.at(span, label).help(help),
+        Some(Suggestion { key, label, help }) => {
+            problem.meant = Some(key);
+            problem.at(span, label).help(help)
+        }
         None => problem
             .at(span, "no such key")
             .help(match prefix.strip_suffix('.') {
@@ -34,48 +37,68 @@ pub(super) fn unknown_key(key: &str, span: &Span, prefix: &str, known: &[&str]) 
     }
 }
 
-/// What to say at the key, and what to write instead.
-fn suggestion(key: &str, prefix: &str, known: &[&str]) -> Option<(String, String)> {
-    let moved = |table: &str, name: &str| {
-        (
-            format!("`{name}` is a key of `[{table}]`"),
-            format!("move it below the line `[{table}]`"),
-        )
-    };
+/// A key that may have been meant.
+struct Suggestion {
+    key: String,
+    /// What to say at the wrong key.
+    label: String,
+    /// What to write instead.
+    help: String,
+}
+
+fn suggestion(key: &str, prefix: &str, known: &[&str]) -> Option<Suggestion> {
     let spelled = key.to_lowercase().replace('_', "-");
+    let similar = |name: &str| format!("a key with a similar name exists: `{name}`");
+    let suggest = |key: &str, label: String, help: String| {
+        Some(Suggestion {
+            key: key.to_owned(),
+            label,
+            help,
+        })
+    };
+    let to_the_top = |name: &str| {
+        format!("move `{name}` to the top of the file, before the first line in brackets")
+    };
     // A key after a table's header belongs to that table: the usual mistake with TOML.
     if !prefix.is_empty() && RawStore::KEYS.contains(&spelled.as_str()) {
-        return Some((
-            format!("`{spelled}` is not a key of this table"),
-            format!("move `{spelled}` to the top of the file, before the first line in brackets"),
-        ));
+        let label = format!("`{spelled}` is not a key of this table");
+        return suggest(&spelled, label, to_the_top(&spelled));
+    }
+    if let Some(name) = nearest(&spelled, known).filter(|name| *name == spelled) {
+        return suggest(
+            name,
+            similar(&format!("{prefix}{name}")),
+            format!("write `{name}`"),
+        );
     }
     let passed_on = ("parameters", super::url::PASSED_ON);
     let mut tables = KEYS.into_iter().skip(1).chain([passed_on]);
-    if let Some((table, _)) = tables.find(|(_, keys)| keys.contains(&spelled.as_str()))
-        && !known.contains(&spelled.as_str())
-    {
-        return Some(moved(table, &spelled));
+    if let Some((table, _)) = tables.find(|(_, keys)| keys.contains(&spelled.as_str())) {
+        let label = format!("`{spelled}` is a key of `[{table}]`");
+        return suggest(
+            &spelled,
+            label,
+            format!("move it below the line `[{table}]`"),
+        );
     }
-    let similar = |name: &str| format!("a key with a similar name exists: `{prefix}{name}`");
     if prefix.is_empty()
         && let Some((_, name)) = OTHER_WORDS.iter().find(|(word, _)| *word == spelled)
     {
-        return Some((
+        return suggest(
+            name,
             format!("overstore calls this `{name}`"),
             format!("write `{name}`"),
-        ));
+        );
     }
     if let Some(name) = nearest(&spelled, known) {
-        return Some((similar(name), format!("write `{name}`")));
+        return suggest(
+            name,
+            similar(&format!("{prefix}{name}")),
+            format!("write `{name}`"),
+        );
     }
     let name = nearest(&spelled, RawStore::KEYS)?;
-    (!prefix.is_empty()).then(|| {
-        (
-            format!("a key with a similar name exists: `{name}`"),
-            format!("move `{name}` to the top of the file, before the first line in brackets"),
-        )
-    })
+    suggest(name, similar(name), to_the_top(name))
 }
 
 /// The known word that is most like `word`, if one is at all.

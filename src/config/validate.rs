@@ -108,7 +108,7 @@ pub(super) fn validate(
         LOG_DIR,
         problems,
     );
-    let store = Store {
+    let mut store = Store {
         name: name.to_owned(),
         root: given.root,
         real,
@@ -139,6 +139,10 @@ pub(super) fn validate(
         daemon,
         parameters,
     };
+    // Otherwise Nix would never open the store; a finding says so.
+    if !store.check_mount.given && !store.unmatchable_paths().is_empty() {
+        store.check_mount.value = false;
+    }
     let places = places(raw)?;
     parts::check(&store, &places, problems);
     stacking(&store, &places.lower_store, problems);
@@ -383,7 +387,10 @@ fn missing(raw: &RawStore, problems: &mut Vec<Problem>) {
              = \"/mnt/example/workdir\"`",
         ),
     ] {
-        if !present {
+        let misspelled = problems
+            .iter()
+            .any(|problem| problem.meant.as_deref() == Some(key));
+        if !present && !misspelled {
             problems
                 .push(Problem::new(format!("`{key}` is missing")).help(format!("{example}{help}")));
         }
