@@ -1,6 +1,7 @@
 //! What Nix makes of a store: URLs, store paths, the database, its mount check. Pure.
 
 pub mod hash;
+pub mod layout;
 pub mod mount_check;
 mod percent;
 pub mod schema;

@@ -6,12 +6,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, Row};
 use rustix::fs::{Mode, OFlags};
 
 use super::place::{self, Visited};
 use super::{DatabaseContent, DatabaseFacts, Depth, FileFacts, LogFacts, log};
-use crate::nix::schema;
+use crate::nix::schema::{self, SchemaObject};
 
 /// How long somebody who writes may keep us waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -72,11 +72,40 @@ fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, Unreada
     let connection = open(path, wal, use_sqlite_wal)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
     Ok(DatabaseContent {
-        schema: schema::Verdict,
+        schema: judge_schema(&connection)?,
         wal,
         quick_check: quick_check(&connection)?,
         foreign_keys: foreign_keys(&connection)?,
     })
+}
+
+fn judge_schema(connection: &Connection) -> rusqlite::Result<schema::Verdict> {
+    // Text that is not UTF-8 is foreign, and shown so.
+    let text = |row: &Row, column: usize| -> rusqlite::Result<Option<String>> {
+        let bytes = row.get_ref(column)?.as_bytes_or_null()?;
+        Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
+    };
+    let objects = connection
+        .prepare("select type, name, sql from sqlite_master")?
+        .query_map([], |row| {
+            Ok(SchemaObject {
+                kind: text(row, 0)?.unwrap_or_default(),
+                name: text(row, 1)?.unwrap_or_default(),
+                sql: text(row, 2)?,
+            })
+        })?
+        .collect::<rusqlite::Result<Vec<_>>>()?;
+    let has_migrations = objects
+        .iter()
+        .any(|it| it.kind == "table" && it.name == "SchemaMigrations");
+    let migrations = match has_migrations {
+        false => Vec::new(),
+        true => connection
+            .prepare("select migration from SchemaMigrations")?
+            .query_map([], |row| Ok(text(row, 0)?.unwrap_or_default()))?
+            .collect::<rusqlite::Result<Vec<_>>>()?,
+    };
+    Ok(schema::judge(&objects, &migrations))
 }
 
 /// Whether the header says that the database has a write-ahead log.

@@ -14,6 +14,7 @@ use super::place::{self, Visited};
 use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, log, names};
 use crate::config::{Lower, MetadataSource};
 use crate::lower::daemon;
+use crate::nix::layout;
 use crate::path_walk::{self, Obstacle, Symlinks};
 use crate::system::System;
 
@@ -22,9 +23,6 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// More than any `schema` file has.
 const MAXIMUM_SCHEMA_SIZE: u64 = 64;
-
-/// The directories that Nix wants to find in the state directory of a local store.
-const STATE_DIRECTORIES: [&str; 4] = ["db", "profiles/per-user", "gcroots/per-user", "temproots"];
 
 /// Walks to the lower store directory.
 pub(super) fn visit(lower: &Lower, mounts: &Mounts) -> Visited {
@@ -159,8 +157,8 @@ fn schema(path: &Path) -> Option<String> {
 
 /// Which of the directories that Nix wants to find are not there.
 fn missing(real: &Path, state: &Path) -> Vec<PathBuf> {
-    let mut paths = vec![real.join(".links")];
-    paths.extend(STATE_DIRECTORIES.map(|name| state.join(name)));
+    let mut paths = vec![real.join(layout::LINKS)];
+    paths.extend(layout::WANTED_BELOW.iter().map(|name| state.join(name)));
     // Walked one by one, since each may be behind links of its own. What cannot be reached for
     // another reason may be there.
     paths.retain(|path| {
