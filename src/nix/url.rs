@@ -177,6 +177,9 @@ pub enum BadReference {
 }
 
 /// The two texts of a store that no single text describes to all versions of Nix.
+///
+/// 2.26 to 2.30 take some texts for 2.34 as well, since they are less strict about what they have
+/// decoded once more; 2.31 to 2.33 do not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("Nix before 2.34 and Nix since 2.34 read this store's URL differently")]
 pub struct VersionDependent {

@@ -137,7 +137,10 @@ fn what_is_foreign_is_named() {
 
 proptest! {
     #[test]
-    fn any_rows_are_judged(rows: Vec<(String, String, Option<String>)>, migrations: Vec<String>) {
+    fn any_rows_are_judged(
+        rows in prop::collection::vec((".{0,8}", ".{0,8}", prop::option::of(".{0,40}")), 0..6),
+        migrations in prop::collection::vec(".{0,8}", 0..3),
+    ) {
         let objects: Vec<_> = rows
             .into_iter()
             .map(|(kind, name, sql)| SchemaObject { kind, name, sql })
