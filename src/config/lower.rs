@@ -125,8 +125,8 @@ impl Resolver<'_> {
         problem = match reference.kind {
             StoreKind::MountedSsh { .. } => problem.help(format!("leave `lower.{name}` out")),
             _ => problem.help(format!(
-                "leave `lower.{name}` out, or write `lower-store = \"local\"` to read the database \
-                 without the daemon"
+                "leave `lower.{name}` out, or write the store as a local one (`local`, or its root) to \
+                 have its database read without the daemon"
             )),
         };
         self.problems.push(problem);

@@ -22,7 +22,8 @@ pub(super) struct Problem {
     notes: Vec<String>,
     /// What to write instead.
     help: Option<String>,
-    /// For an unknown key, the key that seems to be meant.
+    /// The key that seems to be meant, for an unknown key or a value that cannot be read: it is not
+    /// missing as well.
     pub(super) meant: Option<String>,
     /// Whether it is about an unknown key.
     pub(super) unknown_key: bool,

@@ -270,6 +270,7 @@ fn wrong_type<T>(
     {
         problem = problem.help(format!("write `{boolean}`, without quotes"));
     }
+    problem.meant = Some(key.to_owned());
     problems.push(problem);
     None
 }
