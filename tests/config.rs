@@ -1,5 +1,7 @@
 //! Descriptions: what is wrong with one, and what becomes of a right one.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! The manual says what the program does.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 
 use overstore::config::{self, Environment, KEYS};
