@@ -20,6 +20,35 @@ pub fn show_path(path: &Path) -> Cow<'_, str> {
     show(path.as_os_str().as_bytes())
 }
 
+/// A path as one word of a shell's command line.
+pub fn quote(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:,@%=".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(plain) {
+        return show(bytes).into_owned();
+    }
+    let text = show(bytes);
+    match text {
+        Cow::Borrowed(text) => format!("'{}'", text.replace('\'', "'\\''")),
+        // Bash and others read escapes in this form only.
+        Cow::Owned(_) => {
+            let mut word = String::from("$'");
+            for &byte in bytes {
+                match byte {
+                    b'\'' | b'\\' => word.extend(['\\', char::from(byte)]),
+                    b' '..=b'~' => word.push(char::from(byte)),
+                    _ => {
+                        // Writing to a String cannot fail.
+                        let _ = write!(word, "\\{byte:03o}");
+                    }
+                }
+            }
+            word.push('\'');
+            word
+        }
+    }
+}
+
 fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 8);
     for chunk in bytes.utf8_chunks() {
@@ -63,6 +92,14 @@ mod tests {
         assert_eq!(show(b"/\xc3\xa4\xff"), r"/ä\xFF");
         assert_eq!(show("/a\u{202e}b".as_bytes()), r"/a\u{202e}b");
         assert_eq!(show_path(Path::new("/a\tb")), r"/a\tb");
+    }
+
+    #[test]
+    fn a_path_is_quoted_for_a_shell() {
+        assert_eq!(quote(Path::new("/nix/store")), "/nix/store");
+        assert_eq!(quote(Path::new("/a b")), "'/a b'");
+        assert_eq!(quote(Path::new("/a'b")), r"'/a'\''b'");
+        assert_eq!(quote(Path::new("/a\n'b")), r"$'/a\012\'b'");
     }
 
     proptest! {

@@ -122,6 +122,8 @@ codes! {
     UrlDependsOnVersion = "url-depends-on-version",
     /// Nix did not open the store.
     NixRefuses = "nix-refuses",
+    /// Something that this user may not look at was not checked.
+    NotChecked = "not-checked",
     /// The build users' group does not exist.
     BuildUsersGroupMissing = "build-users-group-missing",
 }

@@ -1,0 +1,325 @@
+//! The lower store: its directory and its metadata source.
+
+use std::io;
+use std::path::Path;
+
+use super::place::{self, Named};
+use super::{Code, Finding, Part, Severity, mount};
+use crate::config::{Lower, MetadataSource, Store};
+use crate::observe::{
+    FileFacts, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, SourceFacts,
+};
+use crate::show::{quote, show, show_path};
+
+/// The version of Nix's database schema that all known versions of Nix use.
+const SCHEMA_VERSION: u32 = 10;
+
+pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let lower = Looked {
+        store,
+        lower: &store.lower,
+        facts: &observed.lower,
+        machine: &observed.machine,
+    };
+    lower.add(&mut findings);
+    findings
+}
+
+/// A lower store, described and observed.
+struct Looked<'a> {
+    store: &'a Store,
+    lower: &'a Lower,
+    facts: &'a LowerFacts,
+    machine: &'a Machine,
+}
+
+impl Looked<'_> {
+    fn add(&self, findings: &mut Vec<Finding>) {
+        let named = Named {
+            part: Part::LowerStore,
+            what: "the lower store directory",
+            key: "lower.real",
+            missing: (Code::LowerMissing, Severity::Error),
+            remedy: "mount or make the lower store, or correct `lower-store`".to_owned(),
+        };
+        findings.extend(place::finding(&self.facts.directory, &named, self.machine));
+        findings.extend(self.strangers());
+        match (&self.lower.source, &self.facts.source) {
+            (
+                MetadataSource::Database { state, read_only },
+                facts @ SourceFacts::Database { .. },
+            ) => self.add_database(state, *read_only, facts, findings),
+            (
+                MetadataSource::Daemon { socket },
+                SourceFacts::Daemon {
+                    answer: Some(Err(why)),
+                },
+            ) => findings.push(silent(socket, why)),
+            (
+                MetadataSource::Overlay {
+                    state,
+                    read_only,
+                    lower,
+                    ..
+                },
+                SourceFacts::Overlay {
+                    upper,
+                    mount,
+                    lower: facts,
+                },
+            ) => {
+                self.add_database(state, *read_only, upper, findings);
+                findings.extend(self.mount(mount));
+                let below = Looked {
+                    lower,
+                    facts,
+                    ..*self
+                };
+                below.add(findings);
+            }
+            _ => {}
+        }
+    }
+
+    fn add_database(
+        &self,
+        state: &Path,
+        read_only: bool,
+        facts: &SourceFacts,
+        findings: &mut Vec<Finding>,
+    ) {
+        let SourceFacts::Database {
+            database,
+            log,
+            schema,
+            state: state_place,
+            missing,
+        } = facts
+        else {
+            return;
+        };
+        let path = state.join("db/db.sqlite");
+        if let Some(finding) = self.database(&path, database) {
+            findings.push(finding);
+            return;
+        }
+        findings.extend(schema_unknown(&state.join("db/schema"), schema, read_only));
+        findings.extend(pending(&path, log.as_ref()));
+        let on_read_only = |place: &Place| {
+            place
+                .found
+                .directory()
+                .is_some_and(|stat| stat.fs.read_only)
+        };
+        let read_only_mount = on_read_only(&self.facts.directory) || on_read_only(state_place);
+        if read_only {
+            for path in missing {
+                findings.push(directory_missing(path, read_only_mount));
+            }
+        } else {
+            findings.push(self.written(read_only_mount));
+        }
+    }
+
+    fn database(&self, path: &Path, facts: &FileFacts) -> Option<Finding> {
+        let actual = match facts {
+            FileFacts::File { .. } => return None,
+            FileFacts::Missing => "nothing".to_owned(),
+            FileFacts::Other(kind) => (*kind).to_owned(),
+            FileFacts::Unreachable(errno) => {
+                let error = io::Error::from_raw_os_error(*errno);
+                if error.kind() == io::ErrorKind::PermissionDenied && self.machine.uid != 0 {
+                    let why = error.to_string();
+                    return Some(place::not_checked(Part::LowerStore, path, &why));
+                }
+                error.to_string()
+            }
+        };
+        Some(Finding {
+            code: Code::LowerDatabaseMissing,
+            severity: Severity::Error,
+            part: Part::LowerStore,
+            subject: show_path(path).into_owned(),
+            expected: "the lower store's database".to_owned(),
+            actual,
+            remedy: "name the lower store's state directory with `state` under `[lower]`; objects that \
+                     came without a database get one with `nix-store --store ROOT --load-db <REGISTRATION`"
+                .to_owned(),
+        })
+    }
+
+    /// Nix would write to the lower store, or fail to.
+    fn written(&self, read_only_mount: bool) -> Finding {
+        let nested = matches!(self.lower.source, MetadataSource::Overlay { .. });
+        let remedy = match nested {
+            true => "serve the nested store with a daemon, and name its socket: \
+                     `lower-store = \"unix://SOCKET\"` with `real` under `[lower]`"
+                .to_owned(),
+            false => "set `read-only = true` under `[lower]`; whoever publishes the store then runs \
+                      `pragma wal_checkpoint(truncate)` after each change"
+                .to_owned(),
+        };
+        let subject = show_path(&self.lower.real).into_owned();
+        let expected = "a lower store that Nix leaves alone".to_owned();
+        match read_only_mount {
+            true => Finding {
+                code: Code::LowerNotDescribedReadOnly,
+                severity: Severity::Error,
+                part: Part::LowerStore,
+                subject,
+                expected: "a lower store on a read-only mount described as read-only".to_owned(),
+                actual: "it is not, so Nix tries to make it writable, and fails".to_owned(),
+                remedy,
+            },
+            false => Finding {
+                code: Code::LowerWrittenByNix,
+                severity: Severity::Warning,
+                part: Part::LowerStore,
+                subject,
+                expected,
+                actual: match nested {
+                    true => "Nix copies metadata into the nested store's own upper database",
+                    false => "Nix opens its database for writing, and may change the owner of its \
+                              directory",
+                }
+                .to_owned(),
+                remedy,
+            },
+        }
+    }
+
+    fn strangers(&self) -> impl Iterator<Item = Finding> {
+        let names = self.facts.strangers.iter().flatten();
+        names.map(|name| Finding {
+            code: Code::LowerStranger,
+            severity: Severity::Warning,
+            part: Part::LowerStore,
+            subject: show_path(&self.lower.real.join(name)).into_owned(),
+            expected: "names of store paths only".to_owned(),
+            actual: format!(
+                "{}, at which Nix's garbage collector stops",
+                show(name.as_encoded_bytes())
+            ),
+            remedy: format!(
+                "hide it with a whiteout in the upper layer; the lower store stays as it is: rm -r {}",
+                quote(&self.store.real.join(name))
+            ),
+        })
+    }
+
+    /// The findings about a nested store's mount, as one kind: it is not ours to mend.
+    fn mount(&self, facts: &MountFacts) -> Vec<Finding> {
+        let remedy = "set the nested lower store up first, with its own description: overstore up STORE";
+        mount::wrong(&self.lower.real, facts, remedy)
+            .into_iter()
+            .map(|finding| Finding {
+                code: Code::LowerMountWrong,
+                severity: Severity::Error,
+                part: Part::LowerStore,
+                remedy: remedy.to_owned(),
+                ..finding
+            })
+            .collect()
+    }
+}
+
+fn silent(socket: &Path, why: &str) -> Finding {
+    let system = Path::new("/nix/var/nix/daemon-socket/socket");
+    Finding {
+        code: Code::LowerDaemonSilent,
+        severity: Severity::Error,
+        part: Part::LowerStore,
+        subject: show_path(socket).into_owned(),
+        expected: "the answer of a Nix daemon".to_owned(),
+        actual: why.to_owned(),
+        remedy: match socket == system {
+            true => "systemctl start nix-daemon.socket".to_owned(),
+            false => format!(
+                "start the daemon of the lower store on it: systemctl list-sockets {}",
+                quote(socket)
+            ),
+        },
+    }
+}
+
+fn schema_unknown(path: &Path, schema: &Option<String>, read_only: bool) -> Option<Finding> {
+    let version = schema.as_deref().map(str::parse::<u32>);
+    let (actual, remedy) = match version {
+        Some(Ok(SCHEMA_VERSION)) => return None,
+        Some(Ok(version)) if version > SCHEMA_VERSION => (
+            format!("version {version}"),
+            "use a version of Nix and of overstore that know it",
+        ),
+        // Nix makes or upgrades what it may write to.
+        Some(Ok(_)) | None if !read_only => return None,
+        Some(Ok(version)) => (
+            format!("version {version}, which Nix cannot upgrade in a read-only store"),
+            "have a newer Nix open the store once, where it can be written to",
+        ),
+        Some(Err(_)) => (
+            format!("`{}`", show(schema.as_deref().unwrap_or_default().as_bytes())),
+            "write the version that the database has to the file: 10 for every Nix since 2.0",
+        ),
+        None => (
+            "nothing that can be read".to_owned(),
+            "copy the file `schema` beside the database too when publishing the store",
+        ),
+    };
+    Some(Finding {
+        code: Code::LowerSchemaUnknown,
+        severity: Severity::Error,
+        part: Part::LowerStore,
+        subject: show_path(path).into_owned(),
+        expected: format!("schema version {SCHEMA_VERSION}"),
+        actual,
+        remedy: remedy.to_owned(),
+    })
+}
+
+fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
+    match log? {
+        LogFacts::Empty => None,
+        LogFacts::Pending(pages) => Some(Finding {
+            code: Code::LowerWalPending,
+            severity: Severity::Error,
+            part: Part::LowerStore,
+            subject: show_path(path).into_owned(),
+            expected: "everything in the database itself, since Nix reads a read-only store without \
+                       its write-ahead log"
+                .to_owned(),
+            actual: format!("{pages} pages that only the write-ahead log has"),
+            remedy: format!(
+                "where the lower store is published: sqlite3 {} 'pragma wal_checkpoint(truncate)'",
+                quote(path)
+            ),
+        }),
+        LogFacts::Unreadable(errno) => Some(place::not_checked(
+            Part::LowerStore,
+            path,
+            &format!(
+                "its write-ahead log: {}",
+                io::Error::from_raw_os_error(*errno)
+            ),
+        )),
+    }
+}
+
+fn directory_missing(path: &Path, read_only_mount: bool) -> Finding {
+    Finding {
+        code: Code::LowerDirectoryMissing,
+        severity: match read_only_mount {
+            true => Severity::Error,
+            false => Severity::Warning,
+        },
+        part: Part::LowerStore,
+        subject: show_path(path).into_owned(),
+        expected: "a directory, which Nix wants to find although the store is read-only".to_owned(),
+        actual: match read_only_mount {
+            true => "nothing, and Nix cannot make it on a read-only mount",
+            false => "nothing, so Nix makes it, in the lower store",
+        }
+        .to_owned(),
+        remedy: format!("where the lower store is published: mkdir -p {}", quote(path)),
+    }
+}
