@@ -11,8 +11,7 @@ use crate::observe::{
 };
 use crate::show::{quote, show, show_path};
 
-/// The version of Nix's database schema that all known versions of Nix use.
-const SCHEMA_VERSION: u32 = 10;
+use crate::nix::schema::VERSION as SCHEMA_VERSION;
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -70,7 +69,7 @@ impl Looked<'_> {
                 },
             ) => {
                 self.add_database(state, *read_only, upper, findings);
-                findings.extend(self.mount(mount));
+                findings.extend(self.mount(&lower.real, mount));
                 let below = Looked {
                     lower,
                     facts,
@@ -156,9 +155,11 @@ impl Looked<'_> {
             true => "serve the nested store with a daemon, and name its socket: \
                      `lower-store = \"unix://SOCKET\"` with `real` under `[lower]`"
                 .to_owned(),
-            false => "set `read-only = true` under `[lower]`; whoever publishes the store then runs \
+            false => {
+                "set `read-only = true` under `[lower]`; whoever publishes the store then runs \
                       `pragma wal_checkpoint(truncate)` after each change"
-                .to_owned(),
+                    .to_owned()
+            }
         };
         let subject = show_path(&self.lower.real).into_owned();
         let expected = "a lower store that Nix leaves alone".to_owned();
@@ -180,8 +181,10 @@ impl Looked<'_> {
                 expected,
                 actual: match nested {
                     true => "Nix copies metadata into the nested store's own upper database",
-                    false => "Nix opens its database for writing, and may change the owner of its \
-                              directory",
+                    false => {
+                        "Nix opens its database for writing, and may change the owner of its \
+                              directory"
+                    }
                 }
                 .to_owned(),
                 remedy,
@@ -209,9 +212,10 @@ impl Looked<'_> {
     }
 
     /// The findings about a nested store's mount, as one kind: it is not ours to mend.
-    fn mount(&self, facts: &MountFacts) -> Vec<Finding> {
-        let remedy = "set the nested lower store up first, with its own description: overstore up STORE";
-        mount::wrong(&self.lower.real, facts, remedy)
+    fn mount(&self, below: &Path, facts: &MountFacts) -> Vec<Finding> {
+        let remedy =
+            "set the nested lower store up first, with its own description: overstore up STORE";
+        mount::wrong(&self.lower.real, below, facts, remedy)
             .into_iter()
             .map(|finding| Finding {
                 code: Code::LowerMountWrong,
@@ -258,7 +262,10 @@ fn schema_unknown(path: &Path, schema: &Option<String>, read_only: bool) -> Opti
             "have a newer Nix open the store once, where it can be written to",
         ),
         Some(Err(_)) => (
-            format!("`{}`", show(schema.as_deref().unwrap_or_default().as_bytes())),
+            format!(
+                "`{}`",
+                show(schema.as_deref().unwrap_or_default().as_bytes())
+            ),
             "write the version that the database has to the file: 10 for every Nix since 2.0",
         ),
         None => (
@@ -285,9 +292,10 @@ fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
             severity: Severity::Error,
             part: Part::LowerStore,
             subject: show_path(path).into_owned(),
-            expected: "everything in the database itself, since Nix reads a read-only store without \
+            expected:
+                "everything in the database itself, since Nix reads a read-only store without \
                        its write-ahead log"
-                .to_owned(),
+                    .to_owned(),
             actual: format!("{pages} pages that only the write-ahead log has"),
             remedy: format!(
                 "where the lower store is published: sqlite3 {} 'pragma wal_checkpoint(truncate)'",
@@ -320,6 +328,9 @@ fn directory_missing(path: &Path, read_only_mount: bool) -> Finding {
             false => "nothing, so Nix makes it, in the lower store",
         }
         .to_owned(),
-        remedy: format!("where the lower store is published: mkdir -p {}", quote(path)),
+        remedy: format!(
+            "where the lower store is published: mkdir -p {}",
+            quote(path)
+        ),
     }
 }

@@ -2,8 +2,53 @@
 //! clock, no environment. One file an area.
 
 mod code;
+mod database;
 pub mod description;
 mod finding;
+mod layers;
+mod lower;
+mod mount;
+pub mod nix;
+mod place;
+mod state;
 
 pub use code::Code;
 pub use finding::{Finding, Part, Severity};
+
+use crate::config::Store;
+use crate::observe::Observed;
+use crate::show::quote;
+
+/// Everything that is not as it should be, as far as it was looked at.
+pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
+    let mut findings = description::findings(store);
+    findings.extend(lower::findings(store, observed));
+    findings.extend(layers::findings(store, observed));
+    findings.extend(mount::findings(store, observed));
+    findings.extend(state::findings(store, observed));
+    findings.extend(database::findings(store, observed));
+    findings.extend(nix::findings(store, observed));
+    findings
+}
+
+/// The command that sets the store up.
+fn up(store: &Store) -> String {
+    format!("overstore up {}", quote(store.name.as_ref()))
+}
+
+/// The command that mounts the store again.
+fn down_up(store: &Store) -> String {
+    format!(
+        "overstore down {} && {}",
+        quote(store.name.as_ref()),
+        up(store)
+    )
+}
+
+/// The command that mends owners and modes.
+fn fix_permissions(store: &Store) -> String {
+    format!(
+        "overstore up --fix-permissions {}",
+        quote(store.name.as_ref())
+    )
+}

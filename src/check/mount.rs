@@ -26,21 +26,20 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
             .flatten()
             .collect();
     }
-    let mut findings = wrong(&store.real, facts, &up(store));
+    let mut findings = wrong(&store.real, &store.lower.real, facts, &up(store));
     let Some(overlay) = &facts.overlay else {
         findings.extend(unsupported(observed));
         return findings;
     };
     let options = SuperOptions::parse(&overlay.info.super_options);
-    findings.extend(layers(store, overlay, &options));
-    findings.extend(differing_options(store, overlay, &options));
+    findings.extend(differing_options(store, &options));
     findings.extend(risky(store, &options));
     findings.extend(nix_check(store, facts));
     findings
 }
 
 /// What is wrong with a mount whatever its layers should be; as it applies to a nested store too.
-pub(super) fn wrong(real: &Path, facts: &MountFacts, up: &str) -> Vec<Finding> {
+pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> Vec<Finding> {
     let finding = |code, expected: &str, actual: String, remedy: String| Finding {
         code,
         severity: Severity::Error,
@@ -104,21 +103,166 @@ pub(super) fn wrong(real: &Path, facts: &MountFacts, up: &str) -> Vec<Finding> {
             ),
         ));
     }
-    if let (Identity::Different(how), up) = (&overlay.lower, up) {
-        findings.push(finding(
-            Code::LowerdirDiffers,
-            "an overlay over the lower store directory described",
-            how.clone(),
-            up.to_owned(),
-        ));
+    findings.extend(layers(real, lower, overlay, up));
+    findings
+}
+
+/// An overlay whose layers are not those described.
+fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Finding> {
+    let options = SuperOptions::parse(&overlay.info.super_options);
+    let finding = |code, expected: &str, actual: &str, remedy: String| Finding {
+        code,
+        severity: Severity::Error,
+        part: Part::Mount,
+        subject: show_path(real).into_owned(),
+        expected: expected.to_owned(),
+        actual: actual.to_owned(),
+        remedy,
+    };
+    let again = format!("umount {} && {up}", quote(real));
+    let mut findings = Vec::new();
+    let replaced = match (&overlay.lower, &overlay.recorded) {
+        (_, Some(Recorded::Different(how))) | (Identity::Different(how), _) => Some(how),
+        _ => None,
+    };
+    if let Some(how) = replaced {
+        // The option text is what was asked for when it was mounted.
+        findings.push(match options.lower == [lower] {
+            true => finding(
+                Code::LowerReplaced,
+                "the lower store directory that was there when the overlay was mounted",
+                how,
+                format!("put it back, or mount the store again over the new one: {again}"),
+            ),
+            false => finding(
+                Code::LowerdirDiffers,
+                "an overlay over the lower store directory described, and nothing else",
+                how,
+                again.clone(),
+            ),
+        });
     }
-    if let (Identity::Different(how), up) = (&overlay.upper, up) {
+    if let Identity::Different(how) = &overlay.upper {
         findings.push(finding(
             Code::UpperdirDiffers,
             "an overlay that writes to the upper layer described",
-            how.clone(),
-            up.to_owned(),
+            how,
+            again.clone(),
+        ));
+    }
+    if let Identity::Different(how) = &overlay.workdir {
+        findings.push(finding(
+            Code::WorkdirDiffers,
+            "an overlay with the work directory described",
+            how,
+            again,
         ));
     }
     findings
+}
+
+/// Options that are described and not in force. The kernel shows only those that differ from the
+/// defaults of its module, so one that is not shown is taken for a difference only if it is never
+/// the default.
+fn differing_options(store: &Store, options: &SuperOptions) -> Vec<Finding> {
+    let differing = store
+        .mount_options
+        .iter()
+        .filter(|option| !in_force(option, options));
+    differing
+        .map(|option| Finding {
+            code: Code::MountOptionsDiffer,
+            severity: Severity::Warning,
+            part: Part::Mount,
+            subject: show_path(&store.real).into_owned(),
+            expected: format!("an overlay mounted with {option}"),
+            actual: match options.value(&option.name) {
+                Some(value) => format!("{}={}", option.name, show(value)),
+                None => "one without that option".to_owned(),
+            },
+            remedy: down_up(store),
+        })
+        .collect()
+}
+
+fn in_force(option: &MountOption, shown: &SuperOptions) -> bool {
+    match (&option.value, shown.value(&option.name)) {
+        (Some(value), Some(shown)) => value.as_bytes() == shown,
+        (Some(value), None) if value == "volatile" => shown.is_volatile(),
+        // May be the default of the module, which is not shown.
+        (Some(_), None) => true,
+        (None, _) if option.name == "volatile" => shown.is_volatile(),
+        (None, _) => shown.has(&option.name) || option.name.ends_with("override_creds"),
+    }
+}
+
+/// An overlay that risks the data although its description does not ask for it.
+fn risky(store: &Store, options: &SuperOptions) -> Option<Finding> {
+    let described = |option: &MountOption| {
+        option.name == "volatile" || option.value.as_deref() == Some("volatile")
+    };
+    if !options.is_volatile() || store.mount_options.iter().any(described) {
+        return None;
+    }
+    Some(Finding {
+        code: Code::MountOptionRisky,
+        severity: Severity::Warning,
+        part: Part::Mount,
+        subject: show_path(&store.real).into_owned(),
+        expected: "mount options that keep the upper layer safe".to_owned(),
+        actual: "it is mounted with `volatile`: nothing in the upper layer is synced".to_owned(),
+        remedy: down_up(store),
+    })
+}
+
+/// Nix's own check will not pass, although the paths allow it.
+fn nix_check(store: &Store, facts: &MountFacts) -> Option<Finding> {
+    if !*store.check_mount || facts.nix_check == Verdict::Accepted {
+        return None;
+    }
+    let paths = [
+        (CheckedPath::Real, &*store.real),
+        (CheckedPath::Lower, &store.lower.real),
+        (CheckedPath::Upper, &store.upper_layer),
+        (CheckedPath::Work, &store.workdir),
+    ];
+    // Paths that can never pass are the description's matter.
+    let impossible = paths
+        .iter()
+        .any(|(part, path)| mount_check::unmatchable(*part, path.as_os_str().as_bytes()).is_some());
+    if impossible {
+        return None;
+    }
+    let actual = match &facts.nix_check {
+        Verdict::LowerDiffers { line } | Verdict::UpperDiffers { line } => show(line).into_owned(),
+        _ => "no line for an overlay whose source is called `overlay`".to_owned(),
+    };
+    Some(Finding {
+        code: Code::MountCheckFails,
+        severity: Severity::Error,
+        part: Part::Nix,
+        subject: show_path(&store.real).into_owned(),
+        expected: format!(
+            "in /proc/self/mounts, the source `overlay`, lowerdir={} and upperdir={}, which is what \
+             Nix looks for",
+            show_path(&store.lower.real),
+            show_path(&store.upper_layer)
+        ),
+        actual,
+        remedy: format!("umount {} && {}", quote(&store.real), up(store)),
+    })
+}
+
+/// No sign of OverlayFS in the kernel.
+fn unsupported(observed: &Observed) -> Option<Finding> {
+    (!observed.machine.overlay_loaded).then(|| Finding {
+        code: Code::OverlayUnsupported,
+        // Where modules can be loaded, mounting loads it.
+        severity: Severity::Warning,
+        part: Part::Mount,
+        subject: format!("Linux {}", observed.machine.kernel),
+        expected: "`overlay` in /proc/filesystems".to_owned(),
+        actual: "it is not there (mounting may still load the module)".to_owned(),
+        remedy: "modprobe overlay".to_owned(),
+    })
 }

@@ -37,14 +37,20 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
         Found::Missing { nearest } => finding(
             named.missing,
             &place.path,
-            format!("nothing: {} is the last directory of the path that exists", show_path(nearest)),
+            format!(
+                "nothing: {} is the last directory of the path that exists",
+                show_path(nearest)
+            ),
             named.remedy.clone(),
         ),
         Found::Other(kind) => finding(
             (named.missing.0, Severity::Error),
             &place.path,
             (*kind).to_owned(),
-            format!("name another path with `{}`, or move what is there away", named.key),
+            format!(
+                "name another path with `{}`, or move what is there away",
+                named.key
+            ),
         ),
         Found::Symlink {
             component,
@@ -59,7 +65,10 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
                     named.key,
                     show_path(resolved)
                 ),
-                None => format!("remove the link, which leads nowhere: rm {}", quote(component)),
+                None => format!(
+                    "remove the link, which leads nowhere: rm {}",
+                    quote(component)
+                ),
             },
         ),
         Found::Unsafe { component, why } => finding(

@@ -1,10 +1,68 @@
 //! `overstore check`.
 
-use std::process::ExitCode;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::process::{Command, ExitCode, Stdio};
 
-use super::Failure;
+use super::{Failure, load};
+use crate::check::{self, Finding};
 use crate::cli;
+use crate::config::Store;
+use crate::observe::{self, Depth};
+use crate::report::{Outcome, Report};
+use crate::show::show;
 
-pub(super) fn run(_arguments: &cli::Check, _json: bool) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failure> {
+    if arguments.nix && arguments.root.root.is_some() {
+        return Err(Failure::Refused(
+            "--nix and --root exclude each other: Nix would open the store of the system to be \
+             booted with this system's program and settings\n\
+             remedy: leave one of them out"
+                .to_owned(),
+        ));
+    }
+    let super::Loaded { store, system } = load::load(&arguments.store, &arguments.root)?;
+    let depth = Depth::Check {
+        lower_names: arguments.lower,
+    };
+    let observed = observe::observe(&system, &store, depth)
+        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let mut report = Report::new("check", &store.name);
+    report.add_findings(check::check(&store, &observed));
+    // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
+    if arguments.nix && report.outcome != Outcome::NotAsDescribed {
+        report.add_findings(open_with_nix(&store)?.into_iter().collect());
+    }
+    report.print(json)?;
+    Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Has the `nix` on `PATH` open the store.
+fn open_with_nix(store: &Store) -> Result<Option<Finding>, Failure> {
+    let url = store
+        .reference()
+        .render_for_all()
+        .unwrap_or_else(|texts| texts.since_2_34);
+    let features = store.experimental_features().join(" ");
+    let mut command = Command::new("nix");
+    command
+        .args(["store", "info", "--store"])
+        .arg(OsStr::from_bytes(url.as_bytes()))
+        .arg("--extra-experimental-features")
+        .arg(format!("nix-command {features}"))
+        .stdin(Stdio::null());
+    let output = command.output().map_err(|error| {
+        Failure::Machine(format!(
+            "cannot run nix: {error}\nremedy: put Nix on PATH, or leave --nix out"
+        ))
+    })?;
+    if output.status.success() {
+        return Ok(None);
+    }
+    let message = show(output.stderr.trim_ascii()).replace("\\n", "\n              ");
+    Ok(Some(check::nix::refuses(
+        store,
+        "nix store info --store URL",
+        &message,
+    )))
 }

@@ -17,7 +17,6 @@ use crate::system::System;
 pub(super) struct Mounts {
     all: Vec<MountInfo>,
     /// `/proc/self/mounts`, which Nix reads.
-    #[expect(dead_code, reason = "for the prediction of Nix's own check")]
     text: Vec<u8>,
 }
 
@@ -115,7 +114,12 @@ impl Mounts {
                 system, info, under_bind, merged, expected, depth,
             ))
         });
-        let nix_check = mount_check::Verdict::Accepted;
+        let nix_check = mount_check::predict(
+            &self.text,
+            path.as_os_str().as_bytes(),
+            expected.lower.place.path.as_os_str().as_bytes(),
+            expected.upper_layer.place.path.as_os_str().as_bytes(),
+        );
         MountFacts {
             place: expected.real.place.clone(),
             stack,

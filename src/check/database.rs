@@ -1,0 +1,268 @@
+//! The upper database.
+
+use super::{Code, Finding, Part, Severity, place, up};
+use crate::config::Store;
+use crate::nix::schema::{VERSION, Verdict};
+use crate::observe::{DatabaseContent, FileFacts, Observed};
+use crate::show::{quote, show, show_path};
+
+pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
+    let path = store.database();
+    let rule = Rule { store };
+    let facts = &observed.database;
+    let missing = |actual: &str| {
+        vec![rule.finding(
+            Code::DatabaseMissing,
+            Severity::Error,
+            "the upper database",
+            actual.to_owned(),
+            up(store),
+        )]
+    };
+    match &facts.file {
+        FileFacts::File { size: 0, .. } => return missing("an empty file"),
+        FileFacts::File { .. } => {}
+        FileFacts::Missing => return missing("nothing"),
+        FileFacts::Other(kind) => return vec![rule.unreadable((*kind).to_owned())],
+        FileFacts::Unreachable(errno) => {
+            let error = std::io::Error::from_raw_os_error(*errno).to_string();
+            return vec![match observed.machine.uid {
+                0 => rule.unreadable(error),
+                _ => place::not_checked(Part::UpperDatabase, &path, &error),
+            }];
+        }
+    }
+    let mut findings = Vec::new();
+    findings.extend(rule.version(facts.schema.as_deref()));
+    findings.extend(rule.permissions(observed));
+    match &facts.content {
+        None => {}
+        Some(Ok(content)) => findings.extend(rule.content(content)),
+        Some(Err(why)) if observed.machine.uid != 0 => {
+            findings.push(place::not_checked(Part::UpperDatabase, &path, why));
+        }
+        Some(Err(why)) => findings.push(rule.unreadable(why.clone())),
+    }
+    findings
+}
+
+struct Rule<'a> {
+    store: &'a Store,
+}
+
+impl Rule<'_> {
+    fn finding(
+        &self,
+        code: Code,
+        severity: Severity,
+        expected: &str,
+        actual: String,
+        remedy: String,
+    ) -> Finding {
+        Finding {
+            code,
+            severity,
+            part: Part::UpperDatabase,
+            subject: show_path(&self.store.database()).into_owned(),
+            expected: expected.to_owned(),
+            actual,
+            remedy,
+        }
+    }
+
+    /// A command line of the `sqlite3` program.
+    fn sqlite(&self, sql: &str) -> String {
+        format!("sqlite3 {} '{sql}'", quote(&self.store.database()))
+    }
+
+    /// A way back from a database that is lost: objects of the upper layer are registered anew.
+    fn restore(&self) -> String {
+        format!(
+            "restore it from a backup, or save what can be read: {}",
+            self.sqlite(".recover") + " | sqlite3 recovered.sqlite"
+        )
+    }
+
+    fn unreadable(&self, actual: String) -> Finding {
+        self.finding(
+            Code::DatabaseUnreadable,
+            Severity::Error,
+            "a database that SQLite can read",
+            actual,
+            self.restore(),
+        )
+    }
+
+    fn version(&self, schema: Option<&str>) -> Option<Finding> {
+        let (actual, remedy) = match schema.map(str::parse::<u32>) {
+            Some(Ok(version)) if version <= VERSION => return None,
+            Some(Ok(version)) => (
+                format!("version {version}"),
+                "use the version of Nix that made it, and an overstore that knows it".to_owned(),
+            ),
+            Some(Err(_)) => (
+                format!("`{}`", show(schema.unwrap_or_default().as_bytes())),
+                format!(
+                    "printf {VERSION} >{}",
+                    quote(&self.store.state.join("db/schema"))
+                ),
+            ),
+            None => (
+                "no schema file: its making was interrupted".to_owned(),
+                up(self.store),
+            ),
+        };
+        let code = match schema {
+            Some(_) => Code::SchemaUnknown,
+            None => Code::SchemaIncomplete,
+        };
+        Some(self.finding(
+            code,
+            Severity::Error,
+            &format!("schema version {VERSION} in the file `schema` beside it"),
+            actual,
+            remedy,
+        ))
+    }
+
+    fn permissions(&self, observed: &Observed) -> Vec<Finding> {
+        let facts = &observed.database;
+        let files = [
+            ("db.sqlite", &facts.file),
+            ("big-lock", &facts.big_lock),
+            ("reserved", &facts.reserved),
+        ];
+        let wrong = files.into_iter().filter_map(|(name, facts)| match facts {
+            FileFacts::File { mode, uid, .. } => {
+                let ours = *uid == 0 || *uid == observed.machine.uid;
+                (!ours || mode & 0o022 != 0).then_some((name, *uid, *mode))
+            }
+            _ => None,
+        });
+        wrong
+            .map(|(name, uid, mode)| {
+                let path = self.store.state.join("db").join(name);
+                Finding {
+                    subject: show_path(&path).into_owned(),
+                    ..self.finding(
+                        Code::DatabasePermissions,
+                        Severity::Error,
+                        "a file that only its owner, who runs the store, can write to",
+                        format!("owner {uid}, mode {mode:04o}"),
+                        format!(
+                            "chown {} {1} && chmod go-w {1}",
+                            observed.machine.uid,
+                            quote(&path)
+                        ),
+                    )
+                }
+            })
+            .collect()
+    }
+
+    fn content(&self, content: &DatabaseContent) -> Vec<Finding> {
+        let mut findings = self.schema(&content.schema);
+        if let Some(first) = content.quick_check.first() {
+            findings.push(self.finding(
+                Code::DatabaseDamaged,
+                Severity::Error,
+                "`ok` from SQLite's quick_check",
+                format!("{}{}", show(first.as_bytes()), more(&content.quick_check)),
+                self.restore(),
+            ));
+        }
+        if let Some(first) = content.foreign_keys.first() {
+            findings.push(self.finding(
+                Code::ForeignKeyViolated,
+                Severity::Error,
+                "rows that refer only to rows that are there",
+                format!("{first}{}", more(&content.foreign_keys)),
+                format!(
+                    "with the store down and the database saved, delete those rows: {}",
+                    self.sqlite(
+                        "delete from Refs where referrer not in (select id from ValidPaths) or \
+                         reference not in (select id from ValidPaths); delete from \
+                         DerivationOutputs where drv not in (select id from ValidPaths)"
+                    )
+                ),
+            ));
+        }
+        if content.wal != self.store.use_sqlite_wal {
+            let mode = |wal| match wal {
+                true => "wal",
+                false => "truncate",
+            };
+            findings.push(
+                self.finding(
+                    Code::JournalModeDiffers,
+                    Severity::Warning,
+                    match self.store.use_sqlite_wal {
+                        true => "a write-ahead log (`use-sqlite-wal` is true)",
+                        false => "no write-ahead log (`use-sqlite-wal` is false)",
+                    },
+                    match content.wal {
+                        true => "a database in WAL mode",
+                        false => "a database that is not in WAL mode",
+                    }
+                    .to_owned(),
+                    format!(
+                        "set `use-sqlite-wal` alike in nix.conf and under `[database]`, then {}",
+                        self.sqlite(&format!(
+                            "pragma journal_mode = {}",
+                            mode(self.store.use_sqlite_wal)
+                        ))
+                    ),
+                ),
+            );
+        }
+        findings
+    }
+
+    fn schema(&self, verdict: &Verdict) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        let lacking: Vec<String> = [&verdict.missing, &verdict.altered]
+            .into_iter()
+            .flatten()
+            .cloned()
+            .collect();
+        if !lacking.is_empty() {
+            findings.push(self.finding(
+                Code::SchemaIncomplete,
+                Severity::Error,
+                "everything that Nix makes in its database, as Nix makes it",
+                format!(
+                    "missing or different: {}",
+                    show(lacking.join(", ").as_bytes())
+                ),
+                self.restore(),
+            ));
+        }
+        if !verdict.foreign.is_empty() {
+            findings.push(self.finding(
+                Code::SchemaForeign,
+                Severity::Warning,
+                "nothing but what Nix makes in its database",
+                show(verdict.foreign.join(", ").as_bytes()).into_owned(),
+                format!("see what it is: {}", self.sqlite(".schema")),
+            ));
+        }
+        if !verdict.unknown_migrations.is_empty() {
+            findings.push(self.finding(
+                Code::SchemaForeign,
+                Severity::Note,
+                "migrations that overstore knows",
+                show(verdict.unknown_migrations.join(", ").as_bytes()).into_owned(),
+                "use a newer overstore to have them checked".to_owned(),
+            ));
+        }
+        findings
+    }
+}
+
+/// How many more there are than the one shown.
+fn more(lines: &[String]) -> String {
+    match lines.len() {
+        0 | 1 => String::new(),
+        count => format!(" (and {} more)", count - 1),
+    }
+}

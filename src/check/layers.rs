@@ -1,0 +1,235 @@
+//! The upper layer and the work directory.
+
+use super::place::{self, Named};
+use super::{Code, Finding, Part, Severity, down_up, fix_permissions, up};
+use crate::config::Store;
+use crate::nix::layout;
+use crate::observe::{Found, Links, Machine, Observed, Stat, Usage};
+use crate::show::{quote, show, show_path};
+
+pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let upper = Named {
+        part: Part::UpperLayer,
+        what: "the upper layer",
+        key: "upper-layer",
+        missing: (Code::UpperMissing, Severity::Error),
+        remedy: up(store),
+    };
+    let workdir = Named {
+        part: Part::WorkDirectory,
+        what: "the work directory",
+        key: "workdir",
+        missing: (Code::WorkdirMissing, Severity::Error),
+        remedy: up(store),
+    };
+    let machine = &observed.machine;
+    findings.extend(place::finding(&observed.upper_layer.place, &upper, machine));
+    findings.extend(place::finding(&observed.workdir.place, &workdir, machine));
+    findings.extend(too_deep(store, observed));
+    if let Found::Directory(stat) = &observed.upper_layer.place.found {
+        findings.extend(unfit(store, observed, stat));
+        findings.extend(in_use(store, &observed.upper_layer.usage));
+        findings.extend(permissions(store, machine, stat));
+        findings.extend(links(store, observed));
+        findings.extend(strangers(store, observed));
+        if let Found::Directory(work) = &observed.workdir.place.found {
+            findings.extend(elsewhere(store, stat, work));
+        }
+    }
+    findings
+}
+
+fn upper(store: &Store, code: Code, severity: Severity, expected: &str) -> Finding {
+    Finding {
+        code,
+        severity,
+        part: Part::UpperLayer,
+        subject: show_path(&store.upper_layer).into_owned(),
+        expected: expected.to_owned(),
+        actual: String::new(),
+        remedy: String::new(),
+    }
+}
+
+fn too_deep(store: &Store, observed: &Observed) -> Option<Finding> {
+    (observed.overlays_below > 1).then(|| Finding {
+        code: Code::StackingTooDeep,
+        severity: Severity::Error,
+        part: Part::Mount,
+        subject: show_path(&store.real).into_owned(),
+        expected: "at most one overlay below this one: the kernel stacks two".to_owned(),
+        actual: format!("{} overlays below it", observed.overlays_below),
+        remedy: "put the upper layer and the lower store directory on file systems that are not \
+                 overlays"
+            .to_owned(),
+    })
+}
+
+fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
+    let name = &stat.fs.name;
+    let actual = if stat.fs.read_only {
+        format!("{name}, which is read-only there")
+    } else if observed.upper_layer.xattrs == Some(false) {
+        format!("{name}, which has no extended attributes that OverlayFS can use")
+    } else if observed.upper_layer.d_type == Some(false) {
+        format!("{name}, whose listings do not tell the type of entries")
+    } else {
+        return None;
+    };
+    Some(Finding {
+        actual,
+        remedy: match stat.fs.read_only {
+            true => format!(
+                "see why it is, then make it writable: findmnt --target {}",
+                quote(&store.upper_layer)
+            ),
+            false => "put `upper-layer` and `workdir` on ext4, xfs (with ftype=1), btrfs or tmpfs"
+                .to_owned(),
+        },
+        ..upper(
+            store,
+            Code::UpperFileSystemUnfit,
+            Severity::Error,
+            "a writable file system with extended attributes that tells the type of entries",
+        )
+    })
+}
+
+fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
+    let (actual, remedy) = match usage {
+        Usage::Unknown | Usage::Free => return None,
+        Usage::Locked(pids) if pids.is_empty() => (
+            "a process holds overstore's lock on it".to_owned(),
+            format!("see which one: fuser -v {}", quote(&store.upper_layer)),
+        ),
+        Usage::Locked(pids) => {
+            let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
+            (
+                format!(
+                    "overstore's lock on it is held by process {}",
+                    pids.join(", ")
+                ),
+                format!(
+                    "wait for its end; see what it is: ps -fp {}",
+                    pids.join(",")
+                ),
+            )
+        }
+        Usage::Mounted(what) => (
+            format!("{what} writes to it too"),
+            format!(
+                "unmount that one, or give this store an `upper-layer` of its own; see who has it: \
+                 grep -l {} /proc/*/mountinfo",
+                quote(&store.upper_layer)
+            ),
+        ),
+    };
+    Some(Finding {
+        actual,
+        remedy,
+        ..upper(
+            store,
+            Code::UpperInUse,
+            Severity::Error,
+            "an upper layer that no other overlay uses",
+        )
+    })
+}
+
+fn permissions(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding> {
+    let group = machine.build_users_gid.filter(|_| !machine.user_namespace);
+    let mode = layout::store_directory_mode(group.is_some());
+    // Nobody but root makes a store for others.
+    let owner_fits = stat.uid == 0 || stat.uid == machine.uid;
+    let fits = owner_fits
+        && match group {
+            Some(gid) => stat.gid == gid && stat.mode == mode,
+            None => stat.mode & 0o002 == 0,
+        };
+    (!fits).then(|| Finding {
+        actual: format!(
+            "owner {}, group {}, mode {:04o}",
+            stat.uid, stat.gid, stat.mode
+        ),
+        remedy: fix_permissions(store),
+        ..upper(
+            store,
+            Code::UpperPermissions,
+            Severity::Warning,
+            &match group {
+                Some(gid) => format!("owner 0, group {gid}, mode {mode:04o}, as Nix makes it"),
+                None => format!("its owner's alone to write to (mode {mode:04o})"),
+            },
+        )
+    })
+}
+
+fn links(store: &Store, observed: &Observed) -> Option<Finding> {
+    let actual = match observed.upper_layer.links {
+        Links::Opaque | Links::Unknown => return None,
+        Links::Missing => "there is none",
+        Links::Transparent => "it is not opaque, so that the lower store's entries show",
+        Links::Other => "it is not a directory",
+    };
+    Some(Finding {
+        code: Code::LinksNotOpaque,
+        severity: Severity::Warning,
+        part: Part::UpperLayer,
+        subject: show_path(&store.upper_layer.join(".links")).into_owned(),
+        expected: "an opaque directory, so that the garbage collector leaves no whiteouts"
+            .to_owned(),
+        actual: actual.to_owned(),
+        remedy: match (observed.mount.overlay.is_some(), observed.upper_layer.links) {
+            (_, Links::Other) => format!(
+                "remove it while the store is down: overstore down {0} && rm {1} && {2}",
+                store.name,
+                quote(&store.upper_layer.join(".links")),
+                up(store)
+            ),
+            (true, _) => down_up(store),
+            (false, _) => up(store),
+        },
+    })
+}
+
+fn strangers(store: &Store, observed: &Observed) -> Vec<Finding> {
+    let names = observed.upper_layer.strangers.iter().flatten();
+    let mounted = observed.mount.overlay.is_some();
+    names
+        .map(|name| Finding {
+            code: Code::UpperStranger,
+            severity: Severity::Warning,
+            part: Part::UpperLayer,
+            subject: show_path(&store.upper_layer.join(name)).into_owned(),
+            expected: "names of store paths only".to_owned(),
+            actual: format!(
+                "{}, at which Nix's garbage collector stops",
+                show(name.as_encoded_bytes())
+            ),
+            remedy: match (name == "lost+found", mounted) {
+                (true, _) => {
+                    "use a directory of that file system as `upper-layer`, not its root".to_owned()
+                }
+                // Through the mount: a layer must not change below it.
+                (false, true) => format!("rm -r {}", quote(&store.real.join(name))),
+                (false, false) => format!("rm -r {}", quote(&store.upper_layer.join(name))),
+            },
+        })
+        .collect()
+}
+
+fn elsewhere(store: &Store, upper: &Stat, work: &Stat) -> Option<Finding> {
+    (upper.fs.mount_id != work.fs.mount_id).then(|| Finding {
+        code: Code::WorkdirElsewhere,
+        severity: Severity::Error,
+        part: Part::WorkDirectory,
+        subject: show_path(&store.workdir).into_owned(),
+        expected: format!(
+            "a directory on the mount of {}",
+            show_path(&store.upper_layer)
+        ),
+        actual: "it is on another mount, which OverlayFS refuses".to_owned(),
+        remedy: "set `workdir` to a directory beside the upper layer".to_owned(),
+    })
+}
