@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::ffi::CStr;
 
-use rustix::fs::{Dir, readlinkat};
+use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat};
 
 use crate::system::System;
 
@@ -23,11 +23,24 @@ fn namespace(system: &System, process: &str) -> Option<Vec<u8>> {
 }
 
 fn processes(system: &System) -> Vec<u32> {
-    let Ok(entries) = Dir::read_from(system.proc()) else {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(entries) = openat(system.proc(), ".", flags, Mode::empty()).and_then(Dir::new) else {
         return Vec::new();
     };
     let number = |name: &CStr| name.to_str().ok()?.parse().ok();
     entries
         .filter_map(|entry| number(entry.ok()?.file_name()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_process_is_among_those_there_are() {
+        let system = System::here().unwrap();
+        assert!(processes(&system).contains(&std::process::id()));
+        assert!(!others(&system).any(|process| process == std::process::id()));
+    }
 }
