@@ -1,0 +1,107 @@
+# What the scenarios share. A script begins with
+#
+#     . "$OVERSTORE_TEST/lib.sh"
+#
+# and runs as root under `sh -eu`: a command that fails ends it. It finds in its
+# environment
+#
+#     OVERSTORE_TEST           the directory of all scenarios
+#     OVERSTORE_TEST_MACHINE   the machine it runs on, for scenarios with two
+#     OVERSTORE_TEST_GUEST     the guest ("trixie", ...)
+#     OVERSTORE_TEST_REPORTED  a file: what `report` has told the driver so far
+#
+# and writes what it wants to know later to $STATE.
+# shellcheck shell=sh
+
+STATE=/var/lib/overstore-test
+mkdir -p "$STATE"
+
+# Says what has gone wrong, and ends the script.
+die() {
+    echo "FAILED: $*" >&2
+    exit 1
+}
+
+# Runs a command that has to fail; its output is printed.
+fails() {
+    if "$@"; then
+        die "succeeded, and should not have: $*"
+    fi
+}
+
+# is_equal EXPECTED FOUND WHAT
+is_equal() {
+    [ "$1" = "$2" ] || die "$3: expected '$1', found '$2'"
+}
+
+# contains TEXT PART: fails unless PART is in TEXT.
+contains() {
+    case $1 in
+    *"$2"*) ;;
+    *) die "expected '$2' in: $1" ;;
+    esac
+}
+
+# lacks TEXT PART: fails if PART is in TEXT.
+lacks() {
+    case $1 in
+    *"$2"*) die "did not expect '$2' in: $1" ;;
+    esac
+}
+
+is_there() { [ -e "$1" ] || [ -L "$1" ] || die "there is no $1"; }
+is_absent() { if [ -e "$1" ] || [ -L "$1" ]; then die "there is a $1"; fi; }
+is_active() { is_equal active "$(systemctl is-active "$1" || :)" "state of $1"; }
+is_failed() { is_equal failed "$(systemctl is-active "$1" || :)" "state of $1"; }
+
+# wait_until COMMAND...: until it succeeds, at most a minute.
+wait_until() {
+    tries=0
+    until "$@" >/dev/null 2>&1; do
+        tries=$((tries + 1))
+        [ "$tries" -lt 300 ] || die "did not become true: $*"
+        sleep 0.2
+    done
+}
+
+# Formats and mounts the disk NAME at DIRECTORY, with a line in /etc/fstab.
+# new_disk NAME DIRECTORY [TYPE]
+new_disk() {
+    device=/dev/disk/by-id/virtio-$1
+    udevadm wait --timeout=30 "$device"
+    type=${3-ext4}
+    "mkfs.$type" -q "$device"
+    mkdir -p "$2"
+    echo "$device $2 $type defaults 0 0" >>/etc/fstab
+    systemctl daemon-reload
+    mount "$2"
+}
+
+# Mounts a disk that new_disk has formatted in an earlier life of the machine.
+old_disk() {
+    device=/dev/disk/by-id/virtio-$1
+    udevadm wait --timeout=30 "$device"
+    mkdir -p "$2"
+    mount "$device" "$2"
+}
+
+# Tells the driver; what was told survives whatever happens to the guest.
+report() { echo "$*" >/dev/virtio-ports/overstore.report; }
+
+# Asks for a power cut. The driver is fast, but not as fast as to come before
+# the next line: what must not go on has to wait.
+cut_power() { report power-cut; }
+
+# Runs a command as an ordinary user.
+as_user() {
+    user=$1
+    shift
+    setpriv --reuid="$user" --regid="$user" --init-groups --reset-env "$@"
+}
+
+# The lower store that the image has, and what is in it ($lower_text, $lower_lib,
+# $lower_app, $lower_twice).
+LOWER=/srv/lower
+if [ -r "$LOWER/paths" ]; then
+    . "$LOWER/paths"
+fi

@@ -1,0 +1,332 @@
+//! A virtual machine as scenarios see it.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, bail};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde_json::json;
+
+use crate::accelerator::Accelerator;
+use crate::image::Boot;
+use crate::qemu::{self, Qemu};
+
+/// Where the payload is mounted in a guest; `OVERSTORE_TEST` for its scripts.
+pub const PAYLOAD: &str = "/run/overstore-test/payload";
+
+/// What a guest takes at most from its first instruction to a live agent.
+const BOOT_LIMIT: Duration = Duration::from_secs(180);
+
+/// What all machines of a guest start from.
+pub struct Origin {
+    /// What runs the instructions.
+    pub accelerator: Accelerator,
+    /// The kernel and initrd for real boots.
+    pub boot: Boot,
+    /// The root disk and the state of the booted guest, if it has been saved.
+    pub saved: Option<(PathBuf, PathBuf)>,
+}
+
+/// A disk besides the root one.
+pub struct Disk {
+    /// Its name: `/dev/disk/by-id/virtio-NAME` in the guest.
+    pub name: String,
+    /// The image file.
+    pub image: PathBuf,
+    /// Whether it is a raw image that is only read.
+    pub read_only: bool,
+}
+
+/// A cable between two machines.
+pub struct Cable {
+    /// The socket that both ends know.
+    pub socket: PathBuf,
+    /// Whether this end listens; the other one has to come later.
+    pub listens: bool,
+    /// This end's hardware address.
+    pub address: String,
+}
+
+/// What a program in the guest did.
+pub struct Outcome {
+    /// Its exit code.
+    pub code: i64,
+    /// Its standard output and standard error.
+    pub output: String,
+}
+
+/// A virtual machine: its disks, which outlive its QEMU, and the QEMU if it is
+/// running.
+pub struct Machine<'a> {
+    /// The name it has in its scenario.
+    pub name: String,
+    /// How often its kernel has been started.
+    pub boots: u32,
+    origin: &'a Origin,
+    directory: PathBuf,
+    disks: Vec<Disk>,
+    cable: Option<Cable>,
+    qemu: Option<Qemu>,
+}
+
+impl<'a> Machine<'a> {
+    /// A machine that is switched off. `directory` is its own, and exists.
+    pub fn new(
+        name: &str,
+        origin: &'a Origin,
+        directory: PathBuf,
+        disks: Vec<Disk>,
+        cable: Option<Cable>,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            boots: 0,
+            origin,
+            directory,
+            disks,
+            cable,
+            qemu: None,
+        }
+    }
+
+    fn root(&self) -> PathBuf {
+        self.directory.join("root.qcow2")
+    }
+
+    /// The console's log, of all its runs.
+    pub fn console(&self) -> String {
+        let text = fs::read(qemu::console_file(&self.directory)).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// What the guest has reported, of all its runs.
+    pub fn reported(&self) -> String {
+        let text = fs::read(qemu::report_file(&self.directory)).unwrap_or_default();
+        String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// Starts the machine from the saved guest, with a new copy of its root disk;
+    /// its other disks are as they were left.
+    pub fn restore(&mut self) -> Result<()> {
+        let (disk, state) = self
+            .origin
+            .saved
+            .as_ref()
+            .context("this guest has not been saved")?;
+        self.qemu = None;
+        qemu::overlay_image(disk, "qcow2", &self.root())?;
+        self.power_on(Some(state))?;
+        // The restored clock stands where the guest was saved.
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        self.succeed(&format!("date --set=@{now}")).map(drop)
+    }
+
+    /// Starts the machine from its root disk: a real boot.
+    pub fn start(&mut self) -> Result<()> {
+        self.power_on(None)?;
+        self.boots += 1;
+        self.wait_until_booted()
+    }
+
+    fn power_on(&mut self, saved: Option<&Path>) -> Result<()> {
+        self.qemu = None;
+        let mut qemu = Qemu::start(
+            self.origin.accelerator,
+            &self.origin.boot,
+            saved,
+            &self.root(),
+            &self.directory,
+        )?;
+        for disk in &self.disks {
+            qemu.plug_disk(&disk.name, &disk.image, disk.read_only)?;
+        }
+        if let Some(cable) = &self.cable {
+            qemu.plug_cable(&cable.socket, cable.listens, &cable.address)?;
+        }
+        qemu.resume()?;
+        qemu.agent.synchronise(BOOT_LIMIT)?;
+        self.qemu = Some(qemu);
+        Ok(())
+    }
+
+    /// Makes the root disk from an image and boots it, for the first time.
+    pub fn first_boot(&mut self, image: &Path) -> Result<()> {
+        qemu::overlay_image(image, "raw", &self.root())?;
+        self.start()
+    }
+
+    /// Saves the running machine as something to restore machines from: its root
+    /// disk and its state are moved into `place`.
+    pub fn save(mut self, place: &Path) -> Result<()> {
+        let qemu = self.qemu.take().context("a machine to save has to run")?;
+        qemu.save(&place.join("state"))?;
+        fs::copy(self.root(), place.join("root.qcow2"))?;
+        Ok(())
+    }
+
+    /// Waits until systemd has finished booting, whether or not a unit failed.
+    fn wait_until_booted(&mut self) -> Result<()> {
+        let outcome = self.execute("systemctl is-system-running --wait", BOOT_LIMIT)?;
+        match outcome.output.trim() {
+            "running" | "degraded" => Ok(()),
+            other => bail!("{}: booting ended in the state '{other}'", self.name),
+        }
+    }
+
+    fn qemu(&mut self) -> Result<&mut Qemu> {
+        let name = &self.name;
+        self.qemu
+            .as_mut()
+            .with_context(|| format!("the machine '{name}' is switched off"))
+    }
+
+    /// Whether the machine is switched on.
+    pub fn is_running(&self) -> bool {
+        self.qemu.is_some()
+    }
+
+    /// Starts a program without waiting for it; its output goes to `output`, a
+    /// file in the guest. Returns its process id.
+    pub fn spawn(&mut self, shell_command: &str, output: &str) -> Result<u64> {
+        let answer = self.qemu()?.agent.execute(
+            "guest-exec",
+            json!({
+                "path": "/bin/sh",
+                "arg": ["-c", format!("exec >{output} 2>&1 </dev/null; {shell_command}")],
+                "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"],
+            }),
+        )?;
+        answer["pid"]
+            .as_u64()
+            .context("guest-exec gave no process id")
+    }
+
+    /// The exit code of a program that was spawned, once it has ended.
+    pub fn exit_code(&mut self, pid: u64) -> Result<Option<i64>> {
+        let status = self
+            .qemu()?
+            .agent
+            .execute("guest-exec-status", json!({ "pid": pid }))?;
+        if status["exited"] != true {
+            return Ok(None);
+        }
+        // A program that a signal ended has no exit code; shells say 128 + signal.
+        let code = status["exitcode"].as_i64();
+        Ok(Some(code.unwrap_or_else(|| {
+            128 + status["signal"].as_i64().unwrap_or_default()
+        })))
+    }
+
+    /// A file of the guest.
+    pub fn read_file(&mut self, path: &str) -> Result<String> {
+        let agent = &mut self.qemu()?.agent;
+        let handle = agent.execute("guest-file-open", json!({ "path": path, "mode": "r" }))?;
+        let mut content = Vec::new();
+        loop {
+            let piece = agent.execute(
+                "guest-file-read",
+                json!({ "handle": handle, "count": 1 << 20 }),
+            )?;
+            content.extend(BASE64.decode(piece["buf-b64"].as_str().unwrap_or_default())?);
+            if piece["eof"] == true {
+                break;
+            }
+        }
+        agent.execute("guest-file-close", json!({ "handle": handle }))?;
+        Ok(String::from_utf8_lossy(&content).into_owned())
+    }
+
+    /// Writes a file in the guest.
+    pub fn copy_to(&mut self, content: &[u8], path: &str) -> Result<()> {
+        let agent = &mut self.qemu()?.agent;
+        let handle = agent.execute("guest-file-open", json!({ "path": path, "mode": "w" }))?;
+        for piece in content.chunks(1 << 20) {
+            agent.execute(
+                "guest-file-write",
+                json!({ "handle": handle, "buf-b64": BASE64.encode(piece) }),
+            )?;
+        }
+        agent.execute("guest-file-close", json!({ "handle": handle }))?;
+        Ok(())
+    }
+
+    /// Runs a shell command and waits for it.
+    pub fn execute(&mut self, shell_command: &str, limit: Duration) -> Result<Outcome> {
+        let output = "/run/overstore-test.output";
+        let pid = self.spawn(shell_command, output)?;
+        let deadline = Instant::now() + limit;
+        let mut pause = Duration::from_millis(10);
+        let code = loop {
+            if let Some(code) = self.exit_code(pid)? {
+                break code;
+            }
+            if Instant::now() > deadline {
+                let so_far = self.read_file(output).unwrap_or_default();
+                bail!(
+                    "{}: not done after {limit:?}: {shell_command}\n{so_far}",
+                    self.name
+                );
+            }
+            sleep(pause);
+            // Asking costs the guest time, too.
+            pause = (pause * 2).min(Duration::from_millis(200));
+        };
+        Ok(Outcome {
+            code,
+            output: self.read_file(output)?,
+        })
+    }
+
+    /// Runs a shell command that has to succeed; returns its output.
+    pub fn succeed(&mut self, shell_command: &str) -> Result<String> {
+        let outcome = self.execute(shell_command, Duration::from_secs(60))?;
+        if outcome.code != 0 {
+            bail!(
+                "{}: exit code {}: {shell_command}\n{}",
+                self.name,
+                outcome.code,
+                outcome.output
+            );
+        }
+        Ok(outcome.output)
+    }
+
+    /// Makes the payload, the read-only disk of that name, available at
+    /// [`PAYLOAD`].
+    pub fn mount_payload(&mut self) -> Result<()> {
+        let device = "/dev/disk/by-id/virtio-payload";
+        self.succeed(&format!(
+            "mkdir -p {PAYLOAD} && udevadm wait --timeout=30 {device} && \
+             mount -o ro,noload {device} {PAYLOAD}"
+        ))
+        .map(drop)
+    }
+
+    /// Boots again as a user would.
+    pub fn reboot(&mut self) -> Result<()> {
+        self.spawn("systemctl reboot", "/dev/null")?;
+        let qemu = self.qemu()?;
+        qemu.wait_for_reset(Duration::from_secs(120))?;
+        qemu.agent.synchronise(BOOT_LIMIT)?;
+        self.boots += 1;
+        self.wait_until_booted()
+    }
+
+    /// Switches off as a user would.
+    pub fn power_off(&mut self) -> Result<()> {
+        self.spawn("systemctl poweroff", "/dev/null")?;
+        self.qemu()?.wait(Duration::from_secs(120))?;
+        self.qemu = None;
+        Ok(())
+    }
+
+    /// Cuts the power.
+    pub fn crash(&mut self) -> Result<()> {
+        self.qemu()?.kill()?;
+        self.qemu = None;
+        Ok(())
+    }
+}

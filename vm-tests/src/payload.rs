@@ -1,0 +1,48 @@
+//! The read-only disk that brings the scenarios and the program into a guest.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Makes the disk in `directory`. On it are `scenarios` and, if there is one,
+/// `program`: what `make install DESTDIR=...` made, to be copied over the guest.
+pub fn make(scenarios: &Path, program: Option<&Path>, directory: &Path) -> Result<PathBuf> {
+    let tree = directory.join("payload");
+    copy_tree(scenarios, &tree.join("scenarios"))?;
+    if let Some(program) = program {
+        copy_tree(program, &tree.join("program"))?;
+    }
+    let image = directory.join("payload.raw");
+    let size = fs::File::create(&image).and_then(|file| file.set_len(256 << 20));
+    size.with_context(|| format!("making {}", image.display()))?;
+    let status = Command::new("mke2fs")
+        .args(["-q", "-t", "ext4", "-O", "^has_journal", "-d"])
+        .arg(&tree)
+        .arg(&image)
+        .status()
+        .context("running mke2fs (Debian: e2fsprogs)")?;
+    if !status.success() {
+        bail!("mke2fs: {status}");
+    }
+    fs::remove_dir_all(&tree)?;
+    Ok(image)
+}
+
+fn copy_tree(from: &Path, to: &Path) -> Result<()> {
+    fs::create_dir_all(to)?;
+    let status = Command::new("cp")
+        .args([
+            "--recursive",
+            "--preserve=mode,links",
+            "--no-target-directory",
+        ])
+        .args([from, to])
+        .status()
+        .context("running cp")?;
+    if !status.success() {
+        bail!("copying {}: {status}", from.display());
+    }
+    Ok(())
+}

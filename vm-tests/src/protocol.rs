@@ -1,0 +1,184 @@
+//! QEMU's two control channels: the monitor (QMP) and the guest agent. Both are
+//! lines of JSON over a socket.
+//!
+//! Only a dozen commands are needed, so they are written as JSON values; a crate
+//! with QEMU's whole schema would be most of this program's build time.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use serde_json::{Value, json};
+
+struct Lines {
+    stream: UnixStream,
+    received: Vec<u8>,
+}
+
+impl Lines {
+    fn connect(socket: &Path, limit: Duration) -> Result<Self> {
+        let deadline = Instant::now() + limit;
+        loop {
+            match UnixStream::connect(socket) {
+                Ok(stream) => {
+                    return Ok(Self {
+                        stream,
+                        received: Vec::new(),
+                    });
+                }
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error)
+                        .with_context(|| format!("connecting to {}", socket.display()));
+                }
+                Err(_) => sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+
+    fn send(&mut self, command: &str, arguments: &Value) -> Result<()> {
+        let mut line = json!({ "execute": command, "arguments": arguments }).to_string();
+        line.push('\n');
+        self.stream
+            .write_all(line.as_bytes())
+            .with_context(|| format!("sending {command}"))
+    }
+
+    /// The next line, or nothing if none came before the deadline.
+    fn receive(&mut self, deadline: Instant) -> Result<Option<Value>> {
+        loop {
+            if let Some(end) = self.received.iter().position(|&byte| byte == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                // The agent puts a byte 0xff before its answer to
+                // guest-sync-delimited; it is nowhere else in JSON.
+                let start = line
+                    .iter()
+                    .rposition(|&byte| byte == 0xff)
+                    .map_or(0, |position| position + 1);
+                match serde_json::from_slice(&line[start..]) {
+                    Ok(value) => return Ok(Some(value)),
+                    // The rest of an answer from before the last reset.
+                    Err(_) => continue,
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return Ok(None);
+            }
+            self.stream.set_read_timeout(Some(left))?;
+            let mut piece = [0; 65536];
+            match self.stream.read(&mut piece) {
+                Ok(0) => bail!("QEMU closed the connection"),
+                Ok(length) => self.received.extend_from_slice(&piece[..length]),
+                Err(error)
+                    if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) =>
+                {
+                    return Ok(None);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+}
+
+fn result(command: &str, mut answer: Value) -> Result<Value> {
+    match answer.get_mut("return") {
+        Some(value) => Ok(value.take()),
+        None => Err(anyhow!("{command}: {}", answer["error"]["desc"])),
+    }
+}
+
+/// QEMU's monitor.
+pub struct Monitor(Lines);
+
+impl Monitor {
+    const LIMIT: Duration = Duration::from_secs(60);
+
+    /// Connects to a QEMU that is starting.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        let mut monitor = Self(Lines::connect(socket, Duration::from_secs(10))?);
+        monitor
+            .0
+            .receive(Instant::now() + Self::LIMIT)?
+            .context("QEMU's monitor does not greet")?;
+        monitor.execute("qmp_capabilities", json!({}))?;
+        Ok(monitor)
+    }
+
+    /// Executes a command and returns what it returns.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.0.send(command, &arguments)?;
+        let deadline = Instant::now() + Self::LIMIT;
+        loop {
+            let answer = self
+                .0
+                .receive(deadline)?
+                .with_context(|| format!("{command}: no answer from QEMU's monitor"))?;
+            if answer.get("event").is_none() {
+                return result(command, answer);
+            }
+        }
+    }
+
+    /// Waits for an event that has not come yet.
+    pub fn wait_for_event(&mut self, event: &str, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while let Some(message) = self.0.receive(deadline)? {
+            if message["event"] == event {
+                return Ok(());
+            }
+        }
+        bail!("QEMU did not tell of {event} within {limit:?}")
+    }
+}
+
+/// The agent in the guest.
+pub struct Agent {
+    lines: Lines,
+    synchronisations: u64,
+}
+
+impl Agent {
+    /// How long a single request may take; programs are started by one and
+    /// asked after by others.
+    const LIMIT: Duration = Duration::from_secs(30);
+
+    /// Connects to the agent's socket; the agent itself may come later.
+    pub fn connect(socket: &Path) -> Result<Self> {
+        Ok(Self {
+            lines: Lines::connect(socket, Duration::from_secs(10))?,
+            synchronisations: 0,
+        })
+    }
+
+    /// Waits until the agent answers, and drops what is left of earlier
+    /// requests.
+    pub fn synchronise(&mut self, limit: Duration) -> Result<()> {
+        let deadline = Instant::now() + limit;
+        while Instant::now() < deadline {
+            self.synchronisations += 1;
+            let id = u64::from(std::process::id()) << 20 | self.synchronisations;
+            self.lines
+                .send("guest-sync-delimited", &json!({ "id": id }))?;
+            let wait = Instant::now() + Duration::from_secs(5);
+            while let Some(answer) = self.lines.receive(wait.min(deadline))? {
+                if answer["return"] == json!(id) {
+                    return Ok(());
+                }
+            }
+        }
+        bail!("the guest agent did not answer within {limit:?}")
+    }
+
+    /// Executes a command and returns what it returns.
+    pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
+        self.lines.send(command, &arguments)?;
+        let answer = self
+            .lines
+            .receive(Instant::now() + Self::LIMIT)?
+            .with_context(|| format!("{command}: no answer from the guest agent"))?;
+        result(command, answer)
+    }
+}

@@ -1,0 +1,367 @@
+//! Runs scenarios on guests.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::accelerator::Accelerator;
+use crate::cache::{Cache, Key};
+use crate::image::{Guest, Image};
+use crate::machine::{Cable, Disk, Machine, Origin, PAYLOAD};
+use crate::qemu;
+use crate::scenario::{Action, Power, Scenario, Step};
+
+/// What systemd prints on the console when something could not be unmounted, and
+/// when it had to break a cycle: no run of any scenario may have either.
+const NEVER_ON_CONSOLE: [&str; 3] = ["Failed unmounting", "Failed to unmount", "ordering cycle"];
+
+/// What a scenario came to.
+pub struct Run {
+    /// How long it took.
+    pub time: Duration,
+    /// How often a kernel was started in it.
+    pub boots: u32,
+    /// Why it failed, with what the machines can tell, if it did.
+    pub failure: Option<String>,
+}
+
+/// A guest that is ready to be restored.
+pub struct ReadyGuest {
+    /// Its name.
+    pub name: String,
+    /// What it runs: kernel, Nix, systemd.
+    pub versions: String,
+    /// How often it was booted to get there: not at all if that was kept from an
+    /// earlier run.
+    pub boots: u32,
+    origin: Origin,
+}
+
+/// Runs scenarios.
+pub struct Runner {
+    cache: Cache,
+    recipes: PathBuf,
+    scratch: PathBuf,
+    payload: PathBuf,
+    accelerator: Option<Accelerator>,
+}
+
+impl Runner {
+    /// `recipes` is the directory of the image scripts, `scratch` one for the
+    /// run's own files, `payload` the disk with scenarios and program.
+    pub fn new(cache: Cache, recipes: PathBuf, scratch: PathBuf, payload: PathBuf) -> Self {
+        Self {
+            cache,
+            recipes,
+            scratch,
+            payload,
+            accelerator: None,
+        }
+    }
+
+    /// Makes a guest's image unless it is there. The slow, failing part of
+    /// [`Self::prepare`], for guests that a run can go without.
+    pub fn image(&self, guest: &Guest) -> Result<Image> {
+        Image::get_or_make(&self.cache, &self.recipes, &guest.image)
+    }
+
+    /// What runs the guests' instructions: found out once.
+    pub fn accelerator(&mut self, guest: &Guest, image: &Image) -> Result<Accelerator> {
+        if let Some(known) = self.accelerator {
+            return Ok(known);
+        }
+        let found = Accelerator::find(&image.boot(&guest.boot))?;
+        self.accelerator = Some(found);
+        Ok(found)
+    }
+
+    /// Boots a guest and saves it, unless that has been done with this very image
+    /// and QEMU.
+    pub fn prepare(&mut self, name: &str, guest: &Guest, image: &Image) -> Result<ReadyGuest> {
+        let mut origin = Origin {
+            accelerator: self.accelerator(guest, image)?,
+            boot: image.boot(&guest.boot),
+            saved: None,
+        };
+        let key = Key::default()
+            .add(image.name.as_bytes())
+            .add(guest.boot.as_bytes())
+            .add(qemu::version()?.as_bytes())
+            .add(format!("{:?}", origin.accelerator).as_bytes())
+            // What the machine consists of.
+            .add(include_bytes!("qemu.rs"))
+            .finish();
+        let mut boots = 0;
+        let saved = self
+            .cache
+            .get_or_make(&format!("vm-booted-{name}-{key}"), |place| {
+                let directory = self.scratch.join(format!("boot-{name}"));
+                fs::create_dir(&directory)?;
+                let mut machine = Machine::new(name, &origin, directory, Vec::new(), None);
+                let booted = machine.first_boot(&image.disk());
+                boots = machine.boots;
+                booted
+                    .with_context(|| format!("{name}: console:\n{}", tail(&machine.console())))?;
+                machine.save(place)
+            })?;
+        origin.saved = Some((saved.join("root.qcow2"), saved.join("state")));
+        let found = image.versions()?;
+        let version = |key: &str| found.get(key).map_or("?", String::as_str);
+        Ok(ReadyGuest {
+            name: name.to_owned(),
+            versions: format!(
+                "Linux {}, Nix {}, systemd {}",
+                version(&format!("kernel-{}", guest.boot)),
+                version("nix"),
+                version("systemd")
+            ),
+            boots,
+            origin,
+        })
+    }
+
+    /// Runs a scenario on a guest. Failures of the scenario are in what is
+    /// returned.
+    pub fn run(&self, scenario: &Scenario, guest: &ReadyGuest) -> Run {
+        let started = Instant::now();
+        let directory = self
+            .scratch
+            .join(format!("{}-{}", guest.name, scenario.name));
+        let mut machines = BTreeMap::new();
+        let result = self.machines(scenario, guest, &directory).and_then(|made| {
+            machines = made;
+            play(scenario, guest, &mut machines)
+        });
+        let failure = result
+            .err()
+            .map(|error| format!("{error:#}\n{}", diagnose(&mut machines)));
+        let boots = machines.values().map(|machine| machine.boots).sum();
+        drop(machines);
+        // Gigabytes in the end, and nobody looks at them.
+        let _ = fs::remove_dir_all(&directory);
+        Run {
+            time: started.elapsed(),
+            boots,
+            failure,
+        }
+    }
+
+    fn machines<'g>(
+        &self,
+        scenario: &Scenario,
+        guest: &'g ReadyGuest,
+        directory: &Path,
+    ) -> Result<BTreeMap<String, Machine<'g>>> {
+        let mut machines = BTreeMap::new();
+        for (index, (name, disks)) in scenario.machines.iter().enumerate() {
+            let own = directory.join(name);
+            fs::create_dir_all(&own)?;
+            let mut plugged = vec![Disk {
+                name: "payload".to_owned(),
+                image: self.payload.clone(),
+                read_only: true,
+            }];
+            for disk in disks {
+                let image = own.join(format!("{disk}.qcow2"));
+                qemu::empty_image(&scenario.disks[disk], &image)?;
+                plugged.push(Disk {
+                    name: disk.clone(),
+                    image,
+                    read_only: false,
+                });
+            }
+            let cable = (scenario.machines.len() == 2).then(|| Cable {
+                socket: directory.join("cable"),
+                listens: index == 0,
+                address: format!("52:54:00:00:00:{index:02x}"),
+            });
+            ensure!(
+                scenario.machines.len() <= 2,
+                "a cable has two ends; {} has more machines",
+                scenario.name
+            );
+            machines.insert(
+                name.clone(),
+                Machine::new(name, &guest.origin, own, plugged, cable),
+            );
+        }
+        Ok(machines)
+    }
+}
+
+fn play(
+    scenario: &Scenario,
+    guest: &ReadyGuest,
+    machines: &mut BTreeMap<String, Machine>,
+) -> Result<()> {
+    for machine in machines.values_mut() {
+        restore(machine)?;
+    }
+    for step in scenario.steps(&guest.name) {
+        let machine = machines
+            .get_mut(&step.machine)
+            .context("the scenario has been checked to have this machine")?;
+        take(step, scenario, guest, machine)?;
+    }
+    for machine in machines.values() {
+        check_console(machine)?;
+    }
+    Ok(())
+}
+
+/// Starts a machine from the saved guest, with the program installed.
+fn restore(machine: &mut Machine) -> Result<()> {
+    machine.restore()?;
+    machine.mount_payload()?;
+    machine
+        .succeed(&format!(
+            "if test -d {PAYLOAD}/program; then cp -a {PAYLOAD}/program/. / && systemctl daemon-reload; fi"
+        ))
+        .map(drop)
+}
+
+fn take(step: &Step, scenario: &Scenario, guest: &ReadyGuest, machine: &mut Machine) -> Result<()> {
+    match &step.action {
+        Action::Run { script, arguments } => {
+            let command = script_command(script, arguments, machine, guest)?;
+            let outcome = machine.execute(&command, scenario.step_limit)?;
+            ensure!(
+                outcome.code == 0,
+                "{} on {}: exit code {}\n{}",
+                script.display(),
+                machine.name,
+                outcome.code,
+                outcome.output
+            );
+        }
+        Action::RunUntilPowerCut { script, arguments } => {
+            run_until_power_cut(script, arguments, scenario, guest, machine)?;
+        }
+        Action::Power(Power::Restore) => restore(machine)?,
+        Action::Power(Power::Reboot) => {
+            machine.reboot()?;
+            check_boot(machine)?;
+        }
+        Action::Power(Power::On) => {
+            machine.start()?;
+            check_boot(machine)?;
+        }
+        Action::Power(Power::Off) => {
+            machine.power_off()?;
+            check_console(machine)?;
+        }
+    }
+    Ok(())
+}
+
+/// The shell command that runs a script of a scenario. What the guest has
+/// reported so far is in the file `OVERSTORE_TEST_REPORTED`.
+fn script_command(
+    script: &Path,
+    arguments: &[String],
+    machine: &mut Machine,
+    guest: &ReadyGuest,
+) -> Result<String> {
+    let reported = "/run/overstore-test/reported";
+    machine.copy_to(machine.reported().as_bytes(), reported)?;
+    let arguments: String = arguments
+        .iter()
+        .map(|argument| format!(" '{}'", argument.replace('\'', r"'\''")))
+        .collect();
+    Ok(format!(
+        "export OVERSTORE_TEST={PAYLOAD}/scenarios OVERSTORE_TEST_MACHINE={} \
+         OVERSTORE_TEST_GUEST={} OVERSTORE_TEST_REPORTED={reported}; \
+         exec sh -eu {PAYLOAD}/scenarios/{}{arguments}",
+        machine.name,
+        guest.name,
+        script.display(),
+    ))
+}
+
+fn run_until_power_cut(
+    script: &Path,
+    arguments: &[String],
+    scenario: &Scenario,
+    guest: &ReadyGuest,
+    machine: &mut Machine,
+) -> Result<()> {
+    const REQUEST: &str = "power-cut";
+    let requests = |text: &str| text.lines().filter(|line| *line == REQUEST).count();
+    let before = requests(&machine.reported());
+    let command = script_command(script, arguments, machine, guest)?;
+    let output = "/run/overstore-test/output";
+    let pid = machine.spawn(&command, output)?;
+    let deadline = Instant::now() + scenario.step_limit;
+    let mut last_asked = Instant::now();
+    while requests(&machine.reported()) == before {
+        let mut problem = None;
+        if last_asked.elapsed() > Duration::from_secs(1) {
+            last_asked = Instant::now();
+            problem = machine
+                .exit_code(pid)?
+                .map(|code| format!("it ended with exit code {code}"));
+        }
+        if Instant::now() > deadline {
+            problem = Some(format!("it takes longer than {:?}", scenario.step_limit));
+        }
+        if let Some(problem) = problem {
+            bail!(
+                "{}: {problem}, and did not ask for the power cut\n{}",
+                script.display(),
+                machine.read_file(output)?
+            );
+        }
+        sleep(Duration::from_millis(2));
+    }
+    machine.crash()
+}
+
+/// What has to be true after every boot.
+fn check_boot(machine: &mut Machine) -> Result<()> {
+    machine.mount_payload()?;
+    machine
+        .succeed(&format!("sh -eu {PAYLOAD}/scenarios/after-boot"))
+        .map(drop)?;
+    check_console(machine)
+}
+
+fn check_console(machine: &Machine) -> Result<()> {
+    let console = machine.console();
+    if let Some(line) = console
+        .lines()
+        .find(|line| NEVER_ON_CONSOLE.iter().any(|text| line.contains(text)))
+    {
+        bail!("{}: the console says: {line}", machine.name);
+    }
+    Ok(())
+}
+
+/// Everything that helps to understand a failure, from every machine.
+fn diagnose(machines: &mut BTreeMap<String, Machine>) -> String {
+    let mut text = String::new();
+    for (name, machine) in machines {
+        text += &format!(
+            "--- {name}: console, last lines\n{}\n",
+            tail(&machine.console())
+        );
+        if machine.is_running() {
+            let told = machine
+                .execute(
+                    &format!("sh {PAYLOAD}/scenarios/diagnose"),
+                    Duration::from_secs(120),
+                )
+                .map_or_else(|error| format!("{error:#}"), |outcome| outcome.output);
+            text += &format!("--- {name}: diagnosis\n{told}\n");
+        }
+    }
+    text
+}
+
+fn tail(text: &str) -> String {
+    let lines: Vec<&str> = text.lines().collect();
+    lines[lines.len().saturating_sub(30)..].join("\n")
+}

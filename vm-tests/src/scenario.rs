@@ -1,0 +1,263 @@
+//! Scenarios: what `scenario.toml` says.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// The file, as written.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct File {
+    summary: String,
+    guests: Vec<String>,
+    #[serde(default)]
+    disks: BTreeMap<String, String>,
+    #[serde(default = "one_machine")]
+    machines: BTreeMap<String, MachineEntry>,
+    #[serde(default = "default_limit")]
+    step_limit_seconds: u64,
+    #[serde(rename = "step")]
+    steps: Vec<StepEntry>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct MachineEntry {
+    disks: Option<Vec<String>>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+struct StepEntry {
+    run: Option<String>,
+    #[serde(default)]
+    arguments: Vec<String>,
+    #[serde(default)]
+    until_power_cut: bool,
+    power: Option<Power>,
+    on: Option<String>,
+    guests: Option<Vec<String>>,
+}
+
+fn one_machine() -> BTreeMap<String, MachineEntry> {
+    BTreeMap::from([("machine".to_owned(), MachineEntry::default())])
+}
+
+fn default_limit() -> u64 {
+    180
+}
+
+/// What happens to a machine between two scripts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Power {
+    /// A clean reboot.
+    Reboot,
+    /// A clean power-off.
+    Off,
+    /// A boot from its disks, after the power is gone.
+    On,
+    /// A start from the saved guest with a new root disk and its other disks as
+    /// they were left.
+    Restore,
+}
+
+/// What a step does.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Runs a script, which has to succeed.
+    Run {
+        script: PathBuf,
+        arguments: Vec<String>,
+    },
+    /// Runs a script, and cuts the power at the moment it asks for. A script that
+    /// ends before that has failed.
+    RunUntilPowerCut {
+        script: PathBuf,
+        arguments: Vec<String>,
+    },
+    /// Changes what the machine's power does.
+    Power(Power),
+}
+
+/// A step of a scenario.
+#[derive(Debug)]
+pub struct Step {
+    /// What is done.
+    pub action: Action,
+    /// The machine it is done on.
+    pub machine: String,
+    guests: Option<Vec<String>>,
+}
+
+/// A scenario.
+#[derive(Debug)]
+pub struct Scenario {
+    /// The name of its directory.
+    pub name: String,
+    /// What it shows, in a line.
+    pub summary: String,
+    /// The guests that run it.
+    pub guests: Vec<String>,
+    /// Its disks: names and sizes.
+    pub disks: BTreeMap<String, String>,
+    /// Its machines and their disks, in the order of their names.
+    pub machines: BTreeMap<String, Vec<String>>,
+    /// What one script may take.
+    pub step_limit: Duration,
+    steps: Vec<Step>,
+}
+
+impl Scenario {
+    /// Reads the scenario in a directory. Paths of scripts are relative to the
+    /// directory of all scenarios.
+    pub fn read(directory: &Path) -> Result<Self> {
+        let file = directory.join("scenario.toml");
+        let text =
+            fs::read_to_string(&file).with_context(|| format!("reading {}", file.display()))?;
+        let name = directory
+            .file_name()
+            .and_then(|name| name.to_str())
+            .context("a scenario's directory has no name")?;
+        let scenario = Self::parse(name, &text).with_context(|| file.display().to_string())?;
+        for step in &scenario.steps {
+            if let Action::Run { script, .. } | Action::RunUntilPowerCut { script, .. } =
+                &step.action
+                && !directory.with_file_name(script).is_file()
+            {
+                bail!("{}: there is no {}", file.display(), script.display());
+            }
+        }
+        Ok(scenario)
+    }
+
+    fn parse(name: &str, text: &str) -> Result<Self> {
+        let file: File = toml::from_str(text)?;
+        let every_disk: Vec<String> = file.disks.keys().cloned().collect();
+        let machines: BTreeMap<String, Vec<String>> = file
+            .machines
+            .into_iter()
+            .map(|(name, entry)| (name, entry.disks.unwrap_or_else(|| every_disk.clone())))
+            .collect();
+        for disk in machines.values().flatten() {
+            if !file.disks.contains_key(disk) {
+                bail!("there is no disk '{disk}'");
+            }
+        }
+        let steps = file
+            .steps
+            .into_iter()
+            .map(|step| step.resolve(name, &machines))
+            .collect::<Result<Vec<Step>>>()?;
+        Ok(Self {
+            name: name.to_owned(),
+            summary: file.summary,
+            guests: file.guests,
+            disks: file.disks,
+            machines,
+            step_limit: Duration::from_secs(file.step_limit_seconds),
+            steps,
+        })
+    }
+
+    /// The steps for a guest, in their order.
+    pub fn steps(&self, guest: &str) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(move |step| {
+            step.guests
+                .as_ref()
+                .is_none_or(|guests| guests.iter().any(|name| name == guest))
+        })
+    }
+}
+
+impl StepEntry {
+    fn resolve(self, scenario: &str, machines: &BTreeMap<String, Vec<String>>) -> Result<Step> {
+        let machine = match self.on {
+            Some(name) if !machines.contains_key(&name) => bail!("there is no machine '{name}'"),
+            Some(name) => name,
+            None => match machines.keys().next() {
+                Some(name) if machines.len() == 1 => name.clone(),
+                _ => bail!("a step has to say which machine it is on (`on`)"),
+            },
+        };
+        let action = match (self.run, self.power) {
+            (Some(script), None) => {
+                let script = Path::new(scenario).join(script);
+                let arguments = self.arguments;
+                if self.until_power_cut {
+                    Action::RunUntilPowerCut { script, arguments }
+                } else {
+                    Action::Run { script, arguments }
+                }
+            }
+            (None, Some(power)) => Action::Power(power),
+            _ => bail!("a step has either `run` or `power`"),
+        };
+        Ok(Step {
+            action,
+            machine,
+            guests: self.guests,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "summary = 's'\nguests = ['trixie', 'sid']\n";
+
+    fn parse(text: &str) -> Result<Scenario> {
+        Scenario::parse("name", &format!("{HEAD}{text}"))
+    }
+
+    #[test]
+    fn a_scenario_has_one_machine_with_every_disk_unless_it_says_otherwise() {
+        let scenario =
+            parse("disks.data = '1G'\n[[step]]\nrun = '1-first'\n[[step]]\npower = 'reboot'")
+                .unwrap();
+        assert_eq!(scenario.machines["machine"], ["data"]);
+        let steps: Vec<&Step> = scenario.steps("trixie").collect();
+        assert_eq!(
+            steps[0].action,
+            Action::Run {
+                script: "name/1-first".into(),
+                arguments: Vec::new()
+            }
+        );
+        assert_eq!(steps[1].action, Action::Power(Power::Reboot));
+        assert_eq!(steps[1].machine, "machine");
+    }
+
+    #[test]
+    fn a_step_can_be_for_some_guests_only() {
+        let scenario = parse("[[step]]\nrun = 'a'\n[[step]]\nrun = 'b'\nguests = ['sid']").unwrap();
+        assert_eq!(scenario.steps("trixie").count(), 1);
+        assert_eq!(scenario.steps("sid").count(), 2);
+    }
+
+    #[test]
+    fn what_makes_no_sense_is_refused() {
+        for (text, expected) in [
+            ("[[step]]\nrun = 'a'\npower = 'on'", "either"),
+            ("[[step]]\narguments = []", "either"),
+            ("[[step]]\nrun = 'a'\non = 'other'", "no machine 'other'"),
+            (
+                "machines.a = {}\nmachines.b = {}\n[[step]]\nrun = 'a'",
+                "which machine",
+            ),
+            (
+                "machines.a = { disks = ['d'] }\n[[step]]\nrun = 'a'",
+                "no disk 'd'",
+            ),
+            ("[[step]]\nruns = 'a'", "unknown field"),
+        ] {
+            let error = format!("{:#}", parse(text).unwrap_err());
+            assert!(error.contains(expected), "{text}: {error}");
+        }
+    }
+}
