@@ -2,7 +2,7 @@
 //!
 //! A description is read ([`config`]), the machine is observed ([`observe`]), the two are compared
 //! ([`check`]), the difference is applied ([`apply`]), and the outcome is reported ([`report`]).
-//! Knowledge of other systems' formats stands apart: [`nix`], [`overlayfs`].
+//! Knowledge of other systems' formats stands apart: [`nix`], [`overlayfs`], [`systemd`].
 
 pub mod apply;
 pub mod check;
@@ -17,3 +17,4 @@ pub mod path_walk;
 pub mod report;
 pub mod show;
 pub mod system;
+pub mod systemd;

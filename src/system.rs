@@ -12,12 +12,13 @@ use ::nix::sys::stat::Mode;
 ///
 /// With `--root DIR` the process changes its root directory to DIR before it looks at anything:
 /// every path, and every symbolic link in one, is then taken below DIR, and `mount(2)` records the
-/// option text without DIR in it, as Nix's mount check wants after a switch of root. `/proc` and
-/// `/run` are those of the running system, so they are opened before.
+/// option text without DIR in it, as Nix's mount check wants after a switch of root. `/proc`, `/run`
+/// and `/dev` are those of the running system, so they are opened before.
 #[derive(Debug)]
 pub struct System {
     proc: OwnedFd,
     run: OwnedFd,
+    dev: Option<OwnedFd>,
     root: Option<PathBuf>,
 }
 
@@ -30,6 +31,7 @@ impl System {
         Ok(System {
             proc: open_directory(Path::new("/proc"))?,
             run: open_directory(Path::new("/run"))?,
+            dev: open_directory(Path::new("/dev")).ok(),
             root: None,
         })
     }
@@ -89,6 +91,16 @@ impl System {
         let mut content = Vec::new();
         file.read_to_end(&mut content)?;
         Ok(content)
+    }
+
+    /// Opens the kernel's log (`/dev/kmsg`) for reading without waiting.
+    ///
+    /// # Errors
+    /// Those of opening it: often only root may.
+    pub fn open_kernel_log(&self) -> io::Result<File> {
+        let dev = self.dev.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(dev, "kmsg", flags, Mode::empty())?))
     }
 
     /// The number of a group, or `None` if there is no such group. With `--root`, as the target's

@@ -5,6 +5,13 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::mount::Overlay;
+use crate::check::{self, Code, Finding, Severity};
+use crate::config::Store;
+use crate::nix::layout;
+use crate::observe::{FileFacts, Found, Links, Observed, OverlayFacts, Place, Recorded};
+use crate::show::{show, show_path};
+
 /// The steps that `up` takes, in order. Empty when there is nothing to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
@@ -49,6 +56,8 @@ pub enum Step {
     MakeState {
         /// The state directory.
         state: PathBuf,
+        /// Whether there is no upper database yet: Nix makes the link for a new store only.
+        new: bool,
     },
     /// Make the upper database, or finish one whose making was interrupted.
     MakeDatabase {
@@ -58,16 +67,9 @@ pub enum Step {
         wal: bool,
     },
     /// Mount the overlay, compare what it shows, and record it.
-    Mount {
-        /// The merged store directory.
-        real: PathBuf,
-        /// The lower store directory.
-        lower: PathBuf,
-        /// The upper layer.
-        upper_layer: PathBuf,
-        /// The work directory.
-        workdir: PathBuf,
-    },
+    Mount(Overlay),
+    /// Record the mount that an interrupted run made.
+    Record(Overlay),
 }
 
 /// A step as it is shown: by `plan`, by `up`, and as JSON.
@@ -80,4 +82,211 @@ pub struct StepReport {
     pub subject: String,
     /// The step in words, as one would say it to a person.
     pub text: String,
+}
+
+/// Computes the steps from the machine as observed to the store as described.
+///
+/// # Errors
+/// The findings that no step mends and that make it wrong to begin.
+pub fn plan(
+    store: &Store,
+    observed: &Observed,
+    fix_permissions: bool,
+) -> Result<Plan, Vec<Finding>> {
+    let obstacles: Vec<Finding> = check::check(store, observed)
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Error && is_obstacle(finding, observed))
+        .collect();
+    if !obstacles.is_empty() {
+        return Err(obstacles);
+    }
+    let planning = Planning {
+        observed,
+        fix_permissions,
+        steps: Vec::new(),
+    };
+    Ok(planning.run(store))
+}
+
+/// Whether a finding makes it wrong to begin: nothing may be mounted over it, and no step mends it.
+fn is_obstacle(finding: &Finding, observed: &Observed) -> bool {
+    let missing = |place: &Place| matches!(place.found, Found::Missing { .. });
+    match finding.code {
+        Code::LowerMissing
+        | Code::LowerMountWrong
+        | Code::StackingTooDeep
+        | Code::UpperFileSystemUnfit
+        | Code::UpperInUse
+        | Code::WorkdirElsewhere
+        | Code::PathUnsafe
+        | Code::PathUnreachable
+        | Code::MountForeign
+        | Code::MountHidden
+        | Code::LowerdirDiffers
+        | Code::UpperdirDiffers
+        | Code::WorkdirDiffers
+        | Code::LowerReplaced
+        | Code::OverlayUnsupported
+        | Code::SchemaUnknown
+        | Code::DatabaseUnreadable => true,
+        // Missing, they are made; what else is there is not ours to remove.
+        Code::UpperMissing => !missing(&observed.upper_layer.place),
+        Code::WorkdirMissing => !missing(&observed.workdir.place),
+        Code::MountMissing => {
+            !missing(&observed.mount.place) && observed.mount.place.found.directory().is_none()
+        }
+        Code::StateMissing => !observed
+            .state
+            .iter()
+            .all(|place| missing(place) || place.found.directory().is_some()),
+        _ => false,
+    }
+}
+
+/// A plan in the making.
+struct Planning<'a> {
+    observed: &'a Observed,
+    fix_permissions: bool,
+    steps: Vec<Step>,
+}
+
+impl Planning<'_> {
+    fn run(mut self, store: &Store) -> Plan {
+        let observed = self.observed;
+        let machine = &observed.machine;
+        let group = machine.build_users_gid.filter(|_| !machine.user_namespace);
+        let userxattr = machine.user_namespace;
+        let mounted = observed.mount.overlay.is_some();
+
+        // First the work directory: set-ups of one store wait for each other at its lock.
+        self.directory(&observed.workdir.place, layout::DIRECTORY_MODE, None);
+        let upper_mode = layout::store_directory_mode(group.is_some());
+        self.directory(&observed.upper_layer.place, upper_mode, group);
+        if !mounted {
+            // The mount point's own owner and mode disappear under the mount.
+            if let Found::Missing { .. } = observed.mount.place.found {
+                self.directory(&observed.mount.place, layout::DIRECTORY_MODE, None);
+            }
+            if matches!(
+                observed.upper_layer.links,
+                Links::Missing | Links::Transparent
+            ) {
+                self.steps.push(Step::MakeLinksOpaque {
+                    upper_layer: store.upper_layer.clone(),
+                    userxattr,
+                });
+            }
+        }
+        let unfinished = observed.database.schema.is_none()
+            || matches!(
+                observed.database.file,
+                FileFacts::Missing | FileFacts::File { size: 0, .. }
+            );
+        let missing = |place: &Place| matches!(place.found, Found::Missing { .. });
+        if unfinished || observed.state.iter().any(missing) {
+            self.steps.push(Step::MakeState {
+                state: store.state.value.clone(),
+                new: unfinished,
+            });
+        }
+        for place in observed.state.iter().filter(|place| !missing(place)) {
+            self.directory(place, layout::DIRECTORY_MODE, None);
+        }
+        if unfinished {
+            self.steps.push(Step::MakeDatabase {
+                state: store.state.value.clone(),
+                wal: store.use_sqlite_wal,
+            });
+        }
+        let recorded = |overlay: &OverlayFacts| overlay.recorded != Some(Recorded::Unfinished);
+        match &observed.mount.overlay {
+            None => self.steps.push(Step::Mount(Overlay::of(store, userxattr))),
+            Some(overlay) if !recorded(overlay) => {
+                self.steps.push(Step::Record(Overlay::of(store, userxattr)));
+            }
+            Some(_) => {}
+        }
+        Plan { steps: self.steps }
+    }
+
+    /// Makes a directory that is missing; mends one that is there, if that was asked for.
+    fn directory(&mut self, place: &Place, mode: u32, gid: Option<u32>) {
+        let path = place.path.clone();
+        match &place.found {
+            Found::Missing { .. } => self.steps.push(Step::MakeDirectory { path, mode, gid }),
+            Found::Directory(stat) if self.fix_permissions => {
+                let uid = self.observed.machine.uid;
+                let gid = gid.unwrap_or(0);
+                if (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {
+                    self.steps.push(Step::FixPermissions {
+                        path,
+                        mode,
+                        uid,
+                        gid,
+                    });
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Step {
+    /// The step as it is shown.
+    pub fn report(&self) -> StepReport {
+        let (step, subject, text) = match self {
+            Step::MakeDirectory { path, mode, gid } => {
+                let shown = show_path(path);
+                let group = gid.map(|gid| format!(", group {gid}")).unwrap_or_default();
+                let text = format!("make the directory {shown} (mode {mode:04o}{group})");
+                ("make-directory", path, text)
+            }
+            Step::FixPermissions {
+                path,
+                mode,
+                uid,
+                gid,
+            } => {
+                let shown = show_path(path);
+                let text = format!("give {shown} the owner {uid}:{gid} and the mode {mode:04o}");
+                ("fix-permissions", path, text)
+            }
+            Step::MakeLinksOpaque { upper_layer, .. } => {
+                let links = show_path(upper_layer);
+                let text = format!("make {links}/.links, opaque, to hide the lower store's");
+                ("make-links-opaque", upper_layer, text)
+            }
+            Step::MakeState { state, .. } => {
+                let shown = show_path(state);
+                let text = format!("make what Nix needs in the state directory {shown}");
+                ("make-state", state, text)
+            }
+            Step::MakeDatabase { state, wal } => {
+                let journal = if *wal {
+                    ""
+                } else {
+                    " (without a write-ahead log)"
+                };
+                let shown = show_path(state);
+                let text = format!("make the upper database {shown}/db/db.sqlite{journal}");
+                ("make-database", state, text)
+            }
+            Step::Mount(overlay) => {
+                let options = overlay.options.text().unwrap_or_default();
+                let (real, text) = (show_path(&overlay.real), show(&options));
+                let text = format!("mount the overlay at {real} with {text}");
+                ("mount", &overlay.real, text)
+            }
+            Step::Record(overlay) => {
+                let real = show_path(&overlay.real);
+                let text = format!("record the mount at {real}, which an interrupted run made");
+                ("record", &overlay.real, text)
+            }
+        };
+        StepReport {
+            step,
+            subject: show_path(subject).into_owned(),
+            text,
+        }
+    }
 }

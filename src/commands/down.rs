@@ -1,10 +1,56 @@
 //! `overstore down`.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::Failure;
+use super::{Failure, load, tell};
+use crate::apply::{Holder, TakeDown, TakenDown};
 use crate::cli;
+use crate::report::{Outcome, Report};
+use crate::show::show_path;
+use crate::systemd::notify::ServiceManager;
 
-pub(super) fn run(_arguments: &cli::Down, _json: bool) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure> {
+    let manager = ServiceManager::from_environment();
+    let loaded = load(&arguments.store, &arguments.root)?;
+    let take_down = TakeDown {
+        store: &loaded.store,
+        system: &loaded.system,
+        lazy: arguments.lazy,
+    };
+    let mut report = Report::new("down", &loaded.store.name);
+    match take_down.run(&mut |progress| tell(&progress, &manager)) {
+        Ok(TakenDown::NotMounted) => {}
+        Ok(TakenDown::Unmounted(step)) => {
+            report.steps.push(step);
+            report.outcome = Outcome::Done;
+        }
+        Ok(TakenDown::Busy { below, holders }) => {
+            report.fail(busy(&show_path(&loaded.store.real), &below, &holders));
+            report.holders = holders;
+        }
+        Ok(TakenDown::NotOurs(why)) => report.fail(why),
+        Err(error) => report.fail(error.to_string()),
+    }
+    super::finish(&report, json)
+}
+
+/// Who keeps a mount busy, in words.
+fn busy(real: &str, below: &[PathBuf], holders: &[Holder]) -> String {
+    let mut text = format!("the overlay at {real} is in use, so nothing was unmounted");
+    for path in below {
+        text.push_str(&format!("\n  something is mounted at {}", show_path(path)));
+    }
+    for holder in holders {
+        let (name, pid, how) = (&holder.name, holder.pid, holder.how.join("; "));
+        text.push_str(&format!("\n  {name} (process {pid}): {how}"));
+    }
+    if below.is_empty() && holders.is_empty() {
+        text.push_str("\n  by nobody who can be seen from here");
+    }
+    text.push_str(
+        "\nremedy: end these processes, or run `overstore down --lazy`, after which the mount goes \
+         when its last user does",
+    );
+    text
 }

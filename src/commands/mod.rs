@@ -12,9 +12,13 @@ mod schema;
 mod up;
 mod url;
 
+use std::io::Write;
 use std::process::ExitCode;
 
+use crate::apply::Progress;
 use crate::cli::{Cli, Command};
+use crate::report::Report;
+use crate::systemd::notify::ServiceManager;
 
 pub use load::{Loaded, load};
 
@@ -68,22 +72,51 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
 
 pub use remount::hook as remount_hook;
 
+/// Prints a report, and gives the exit code that says the same.
+fn finish(report: &Report, json: bool) -> Result<ExitCode, Failure> {
+    report.print(json)?;
+    if let Some(why) = &report.failure {
+        print_error(why);
+    }
+    Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Prints an error to standard error.
+fn print_error(text: &str) {
+    let style = anstyle::AnsiColor::Red.on_default().bold();
+    // Nothing is left to tell it to if standard error cannot be written to.
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {text}");
+}
+
+/// Tells what happens meanwhile: the service manager everything, people only what takes long.
+fn tell(progress: &Progress<'_>, manager: &ServiceManager) {
+    match progress {
+        Progress::Step(step) => manager.status(&step.text),
+        Progress::Waiting(holder) => {
+            let text = format!("waiting for {holder}");
+            manager.status(&text);
+            // Nothing is left to tell it to if standard error cannot be written to.
+            let _ = writeln!(anstream::stderr(), "{text}");
+        }
+    }
+}
+
 impl Failure {
     /// Prints the failure to standard error, for people, and gives the exit code that says so. A
     /// reader of standard output that went away is no reason to complain.
     pub fn report(self) -> ExitCode {
-        use std::io::Write;
         if let Failure::Output(error) = &self
             && error.kind() == std::io::ErrorKind::BrokenPipe
         {
             return ExitCode::SUCCESS;
         }
-        let style = anstyle::AnsiColor::Red.on_default().bold();
-        // Nothing is left to tell it to if standard error cannot be written to.
-        let _ = match &self {
-            Failure::Configuration(errors) => writeln!(anstream::stderr(), "{}", errors.styled()),
-            _ => writeln!(anstream::stderr(), "{style}error:{style:#} {self}"),
-        };
+        match &self {
+            Failure::Configuration(errors) => {
+                // Nothing is left to tell it to if standard error cannot be written to.
+                let _ = writeln!(anstream::stderr(), "{}", errors.styled());
+            }
+            _ => print_error(&self.to_string()),
+        }
         ExitCode::from(self.exit_code())
     }
 }

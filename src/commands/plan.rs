@@ -2,9 +2,25 @@
 
 use std::process::ExitCode;
 
-use super::Failure;
+use super::{Failure, load};
+use crate::apply;
 use crate::cli;
+use crate::observe::{self, Depth};
+use crate::report::{Outcome, Report};
 
-pub(super) fn run(_arguments: &cli::Plan, _json: bool) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure> {
+    let loaded = load(&arguments.store, &arguments.root)?;
+    let observed = observe::observe(&loaded.system, &loaded.store, Depth::Up)
+        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let mut report = Report::new("plan", &loaded.store.name);
+    match apply::plan(&loaded.store, &observed, arguments.fix_permissions) {
+        Ok(plan) => {
+            report.steps = plan.steps.iter().map(apply::Step::report).collect();
+            if !report.steps.is_empty() {
+                report.outcome = Outcome::Done;
+            }
+        }
+        Err(findings) => report.add_findings(findings),
+    }
+    super::finish(&report, json)
 }

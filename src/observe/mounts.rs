@@ -217,11 +217,11 @@ fn recorded(
     lower: &Reached,
 ) -> Option<Recorded> {
     let record = Record::read(system, real).ok().flatten()?;
-    if !record.overlay.is(mount) {
-        return None;
-    }
     let now = DirectoryIdentity::of(lower).ok()?;
-    Some(match record.lower == now {
+    let Some(overlay) = record.overlay else {
+        return (record.lower == now).then_some(Recorded::Unfinished);
+    };
+    overlay.is(mount).then(|| match record.lower == now {
         true => Recorded::Same,
         false => Recorded::Different(format!(
             "when it was mounted, the lower store directory was {}; now it is {}",

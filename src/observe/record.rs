@@ -37,8 +37,9 @@ pub struct Record {
     version: u32,
     /// The store's name, for people who read the file.
     pub store: String,
-    /// The overlay that was mounted.
-    pub overlay: MountIdentity,
+    /// The overlay that was mounted. `None` while it is being mounted: `up` writes down what it is
+    /// going to do, so that what it did is known to be its own even if it is killed right after.
+    pub overlay: Option<MountIdentity>,
     /// The lower store directory that it was mounted over.
     pub lower: DirectoryIdentity,
 }
@@ -128,8 +129,8 @@ pub(super) fn fsid(fd: impl AsFd) -> Result<u64, Errno> {
 }
 
 impl Record {
-    /// A record of a mount just made.
-    pub fn new(store: &str, overlay: MountIdentity, lower: DirectoryIdentity) -> Record {
+    /// A record of a mount just made, or of one that is going to be made.
+    pub fn new(store: &str, overlay: Option<MountIdentity>, lower: DirectoryIdentity) -> Record {
         Record {
             version: VERSION,
             store: store.to_owned(),
@@ -265,7 +266,7 @@ mod tests {
             ino: 5,
             fsid: u64::MAX,
         };
-        Record::new("example", overlay, lower)
+        Record::new("example", Some(overlay), lower)
     }
 
     fn scratch() -> (tempfile::TempDir, System) {
@@ -318,7 +319,7 @@ mod tests {
 
     #[test]
     fn mounts_are_told_apart_by_what_is_known() {
-        let one = record().overlay;
+        let one = record().overlay.unwrap();
         let later = MountIdentity {
             unique_mount_id: Some(9),
             ..one

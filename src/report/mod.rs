@@ -6,7 +6,7 @@ mod url;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::apply::StepReport;
+use crate::apply::{Holder, StepReport};
 use crate::check::{Finding, Severity};
 
 pub use url::{UrlByVersion, UrlReport};
@@ -27,6 +27,9 @@ pub struct Report {
     pub steps: Vec<StepReport>,
     /// What is not as it should be: grouped by part from below upwards, the worst of each first.
     pub findings: Vec<Finding>,
+    /// The processes that keep the mount busy, if that stopped `down`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub holders: Vec<Holder>,
     /// Why the command stopped, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
@@ -70,8 +73,20 @@ impl Report {
             outcome: Outcome::Unchanged,
             steps: Vec::new(),
             findings: Vec::new(),
+            holders: Vec::new(),
             failure: None,
         }
+    }
+
+    /// The machine would not do it, and why.
+    pub fn fail(&mut self, why: String) {
+        self.outcome = Outcome::Failed;
+        self.failure = Some(why);
+    }
+
+    /// What it all amounts to, in one line.
+    pub fn summary(&self) -> String {
+        text::summary(self)
     }
 
     /// Adds findings, in the order in which reports show them; an error among them makes the

@@ -40,7 +40,7 @@ pub(super) fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Resu
 }
 
 /// The last line: what it all amounts to.
-fn summary(report: &Report) -> String {
+pub(super) fn summary(report: &Report) -> String {
     let store = &report.store;
     let count = |severity| {
         report

@@ -1,0 +1,219 @@
+//! The upper database, made as Nix makes it.
+//!
+//! It is built complete in memory, written under a name of overstore's own, synced and renamed: a
+//! `db.sqlite` that we made is never half a database. The `schema` file comes last, for it tells Nix
+//! that the database is there: without it, Nix and the next run take up what they find. Source of
+//! the names, modes, sizes and of the protocol of locks: Nix's `LocalStore`.
+
+use std::fs::File;
+use std::io::{Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rusqlite::{Connection, OpenFlags};
+use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
+use rustix::io::Errno;
+
+use super::durable::sync;
+use super::error::{Doing, Error, walked};
+use crate::nix::layout::RESERVED_SIZE;
+use crate::nix::schema;
+use crate::path_walk::{self, Symlinks};
+
+/// Suffix of the names under which files are written before they get their own. Only a holder of
+/// the exclusive `big-lock` uses them, so what is found under them is left over.
+const DRAFT: &str = ".overstore-new";
+
+/// How long to wait for `big-lock` before saying so.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long to wait between attempts.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// Makes the upper database in `${state}/db`, which exists, or finishes one whose making was
+/// interrupted. `waiting` is called once if another process holds Nix's lock for more than a second.
+///
+/// # Errors
+/// When the machine would not do it.
+pub(super) fn make(state: &Path, wal: bool, waiting: &mut dyn FnMut(&str)) -> Result<(), Error> {
+    let path = state.join("db");
+    let directory = walked(&path, path_walk::directory(&path, Symlinks::Refuse))?
+        .open()
+        .doing("open", &path)?;
+    let making = Making {
+        directory,
+        path,
+        wal,
+    };
+    let Some(_lock) = making.lock(waiting)? else {
+        return Ok(());
+    };
+    making.reserve()?;
+    making.database()?;
+    making.schema()
+}
+
+/// The directory it is made in.
+struct Making {
+    directory: OwnedFd,
+    path: PathBuf,
+    wal: bool,
+}
+
+impl Making {
+    /// Takes Nix's lock on the whole database, exclusively as for a migration: no Nix has it open
+    /// then. `None` if a Nix that had it open made the database meanwhile.
+    fn lock(&self, waiting: &mut dyn FnMut(&str)) -> Result<Option<OwnedFd>, Error> {
+        let path = self.path.join("big-lock");
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.directory, "big-lock", flags, mode(0o600)).doing("open", &path)?;
+        let start = Instant::now();
+        let mut told = false;
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => break,
+                Err(Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(errno).doing("lock", &path),
+            }
+            if self.is_made()? {
+                return Ok(None);
+            }
+            if !told && start.elapsed() > PATIENCE {
+                waiting("Nix, which has the upper database open");
+                told = true;
+            }
+            std::thread::sleep(PAUSE);
+        }
+        Ok((!self.is_made()?).then_some(file))
+    }
+
+    /// Whether both files are there that Nix needs to open it.
+    fn is_made(&self) -> Result<bool, Error> {
+        let Some(database) = self.open("db.sqlite")? else {
+            return Ok(false);
+        };
+        let path = self.path.join("db.sqlite");
+        let empty = rustix::fs::fstat(&database).doing("look at", path)?.st_size == 0;
+        Ok(!empty && self.open("schema")?.is_some())
+    }
+
+    /// Makes `reserved`. It need not be synced: Nix makes it again when it is missing.
+    fn reserve(&self) -> Result<(), Error> {
+        let path = self.path.join("reserved");
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.directory, "reserved", flags, mode(0o600)).doing("make", &path)?;
+        match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVED_SIZE) {
+            Err(Errno::OPNOTSUPP) => fill(&mut File::from(file)).doing("write", &path),
+            result => result.doing("allocate", &path),
+        }
+    }
+
+    /// Makes `db.sqlite`, or completes one that a Nix began.
+    fn database(&self) -> Result<(), Error> {
+        let path = self.path.join("db.sqlite");
+        let failed = |source| Error::Database {
+            path: path.clone(),
+            source,
+        };
+        let image = image(self.wal).map_err(failed)?;
+        match self.open("db.sqlite")? {
+            None => self.write("db.sqlite", &image),
+            Some(file) if is_image(&file, &image).doing("read", &path)? => Ok(()),
+            Some(_) => complete(&path, self.wal).map_err(failed),
+        }
+    }
+
+    /// Makes the `schema` file, which makes the database one.
+    fn schema(&self) -> Result<(), Error> {
+        match self.open("schema")? {
+            Some(_) => Ok(()),
+            None => self.write("schema", schema::VERSION.to_string().as_bytes()),
+        }
+    }
+
+    /// Opens a file for reading, if it is there.
+    fn open(&self, name: &str) -> Result<Option<OwnedFd>, Error> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        match openat(&self.directory, name, flags, Mode::empty()) {
+            Ok(file) => Ok(Some(file)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(errno) => Err(errno).doing("open", self.path.join(name)),
+        }
+    }
+
+    /// Writes a file: complete, on the disk and under its name, or not at all.
+    fn write(&self, name: &str, content: &[u8]) -> Result<(), Error> {
+        let draft = format!("{name}{DRAFT}");
+        let path = self.path.join(&draft);
+        match unlinkat(&self.directory, &draft, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno).doing("remove", &path),
+        }
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let file = openat(&self.directory, &draft, flags, mode(0o644)).doing("make", &path)?;
+        let mut file = File::from(file);
+        file.write_all(content).doing("write", &path)?;
+        sync(&file, &path)?;
+        rustix::fs::renameat(&self.directory, &draft, &self.directory, name)
+            .doing("rename", &path)?;
+        sync(&self.directory, &self.path)
+    }
+}
+
+fn mode(bits: u32) -> Mode {
+    Mode::from_raw_mode(bits)
+}
+
+/// Fills `reserved` where the file system cannot allocate space ahead: with the letter that Nix
+/// uses, and in pieces, for the memory's sake.
+fn fill(file: &mut File) -> std::io::Result<()> {
+    let piece = [b'X'; 16 << 10];
+    for _ in 0..RESERVED_SIZE / piece.len() as u64 {
+        file.write_all(&piece)?;
+    }
+    Ok(())
+}
+
+/// The bytes of an empty database with Nix's schema.
+fn image(wal: bool) -> rusqlite::Result<Vec<u8>> {
+    let mut connection = Connection::open_in_memory()?;
+    connection.execute_batch("pragma page_size = 4096")?;
+    connection.execute_batch(schema::SQL)?;
+    let mut image = connection.serialize("main")?.to_vec();
+    // The read and write versions of SQLite's file format: 2 stands for a write-ahead log, which a
+    // database in memory cannot have (https://www.sqlite.org/fileformat2.html, 1.3.3).
+    if let Some(versions) = image.get_mut(18..20) {
+        versions.fill(if wal { 2 } else { 1 });
+    }
+    Ok(image)
+}
+
+/// Whether a file has exactly this content.
+fn is_image(file: impl AsFd, image: &[u8]) -> std::io::Result<bool> {
+    let file = File::from(file.as_fd().try_clone_to_owned()?);
+    let mut content = Vec::with_capacity(image.len() + 1);
+    file.take(image.len() as u64 + 1)
+        .read_to_end(&mut content)?;
+    Ok(content == image)
+}
+
+/// Does to a database what Nix does to a new one: every statement of the schema leaves alone what is
+/// there.
+fn complete(path: &Path, wal: bool) -> rusqlite::Result<()> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = if wal {
+        Connection::open_with_flags(path, flags)?
+    } else {
+        Connection::open_with_flags_and_vfs(path, flags, "unix-dotfile")?
+    };
+    connection.busy_timeout(Duration::from_secs(60))?;
+    let journal_mode = if wal { "wal" } else { "truncate" };
+    connection.pragma_update(None, "journal_mode", journal_mode)?;
+    connection.pragma_update(None, "synchronous", "full")?;
+    connection.execute_batch(schema::SQL)?;
+    connection.close().map_err(|(_, error)| error)
+}

@@ -1,0 +1,51 @@
+//! What has been changed and is not yet known to be on the disk.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags, fsync, openat};
+
+use super::error::{Doing, Error};
+use crate::path_walk::Status;
+
+/// Directories with changes to be synced, together and late: the first `fsync(2)` of a journalling
+/// file system writes for all of them, the others then cost nothing.
+#[derive(Debug, Default)]
+pub(super) struct Unsynced {
+    directories: Vec<(Status, OwnedFd, PathBuf)>,
+}
+
+impl Unsynced {
+    /// Remembers a directory that was made or in which an entry was made.
+    pub(super) fn add(&mut self, directory: impl AsFd, path: &Path) -> Result<(), Error> {
+        let status = Status::of(&directory).doing("look at", path)?;
+        let known = |(other, ..): &(Status, OwnedFd, PathBuf)| {
+            (other.dev, other.ino) == (status.dev, status.ino)
+        };
+        if self.directories.iter().any(known) {
+            return Ok(());
+        }
+        // A descriptor of a path alone (O_PATH) cannot be synced.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let fd = openat(directory, ".", flags, Mode::empty()).doing("open", path)?;
+        self.directories.push((status, fd, path.to_owned()));
+        Ok(())
+    }
+
+    /// Syncs all of them.
+    pub(super) fn sync(&mut self) -> Result<(), Error> {
+        for (_, fd, path) in self.directories.drain(..) {
+            sync(&fd, &path)?;
+        }
+        Ok(())
+    }
+}
+
+/// Syncs one file or directory. Where the file system has no notion of it (`EINVAL`), there is
+/// nothing that could be lost later than now.
+pub(super) fn sync(fd: impl AsFd, path: &Path) -> Result<(), Error> {
+    match fsync(fd) {
+        Err(rustix::io::Errno::INVAL) => Ok(()),
+        result => result.doing("sync", path),
+    }
+}

@@ -1,0 +1,122 @@
+//! Why the machine would not do a step.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::mount_failure::MountFailure;
+use crate::path_walk::Obstacle;
+use crate::show::show_path;
+
+/// Why a step could not be done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The machine could not be looked at.
+    #[error("cannot look at this machine: {0}")]
+    Observe(io::Error),
+    /// Mounting is not permitted.
+    #[error(
+        "mounting is not permitted here: it needs root (CAP_SYS_ADMIN). Run it as root, or use \
+         `overstore exec`, which sets the store up for one command without root"
+    )]
+    NotPermitted,
+    /// Something is mounted already where the overlay should be.
+    #[error(
+        "something is mounted at {} already: unmount it first (`findmnt` shows what it is)",
+        show_path(.0)
+    )]
+    Occupied(PathBuf),
+    /// A system call failed.
+    #[error("cannot {action} {}: {source}", show_path(path))]
+    Io {
+        /// What was tried, as in "cannot ...".
+        action: &'static str,
+        /// With what.
+        path: PathBuf,
+        /// How it failed.
+        source: io::Error,
+    },
+    /// A path of the store does not lead to where it should, or not safely.
+    #[error("cannot use {}: {obstacle}", show_path(path))]
+    Path {
+        /// The path.
+        path: PathBuf,
+        /// What is in the way.
+        obstacle: Obstacle,
+    },
+    /// A directory was exchanged for another while it was used.
+    #[error(
+        "{} was replaced by something else while the store was being set up; nothing stays \
+         mounted. Find out who changes the directories above it, then run `overstore up` again",
+        show_path(.0)
+    )]
+    Replaced(PathBuf),
+    /// A new directory did not get the owner and mode it should have.
+    #[error(
+        "{} was made with owner {uid}:{gid} and mode {mode:04o} instead of {wanted_uid}:{wanted_gid} \
+         and {wanted_mode:04o}: the file system does not keep them",
+        show_path(path)
+    )]
+    NotKept {
+        /// The directory.
+        path: PathBuf,
+        /// What it got.
+        uid: u32,
+        /// What it got.
+        gid: u32,
+        /// What it got.
+        mode: u32,
+        /// What it should have.
+        wanted_uid: u32,
+        /// What it should have.
+        wanted_gid: u32,
+        /// What it should have.
+        wanted_mode: u32,
+    },
+    /// Another process has locked the upper layer.
+    #[error(
+        "the upper layer {} is locked by {holder}: it is in use by `overstore exec`, or another \
+         store that shares it is being set up. Wait for it to end, or give each store an upper layer \
+         of its own",
+        show_path(path)
+    )]
+    UpperLocked {
+        /// The upper layer.
+        path: PathBuf,
+        /// Who, in words.
+        holder: String,
+    },
+    /// The kernel refused to mount.
+    #[error(transparent)]
+    Mount(#[from] Box<MountFailure>),
+    /// The database could not be made.
+    #[error("cannot make the upper database {}: {source}", show_path(path))]
+    Database {
+        /// Its file.
+        path: PathBuf,
+        /// What SQLite says.
+        source: rusqlite::Error,
+    },
+}
+
+/// Gives failing system calls the words that [`Error::Io`] wants.
+pub(super) trait Doing<T> {
+    fn doing(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, Error>;
+}
+
+impl<T, E: Into<io::Error>> Doing<T> for Result<T, E> {
+    fn doing(self, action: &'static str, path: impl AsRef<Path>) -> Result<T, Error> {
+        self.map_err(|error| Error::Io {
+            action,
+            path: path.as_ref().to_owned(),
+            source: error.into(),
+        })
+    }
+}
+
+/// Gives walks that end at an obstacle the path they were meant for.
+pub(super) fn walked<T>(path: &Path, result: Result<T, Obstacle>) -> Result<T, Error> {
+    result.map_err(|obstacle| Error::Path {
+        path: path.to_owned(),
+        obstacle,
+    })
+}

@@ -1,0 +1,120 @@
+//! Locks on directories, so that several runs at once do not disturb each other.
+//!
+//! The work directory belongs to one store: an exclusive lock on it lets one set-up of that store
+//! run at a time. The upper layer could be named by two stores: whoever mounts it holds an exclusive
+//! lock on it meanwhile, and `overstore exec` does for as long as its command runs. Both are released
+//! by the kernel when their holder ends, however it ends.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+
+use super::error::{Doing, Error};
+use crate::path_walk::{Reached, Status};
+use crate::system::System;
+
+/// How long to wait for a lock before saying so.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long somebody may hold the upper layer's lock who only looks whether it is locked.
+const GLANCE: Duration = Duration::from_millis(300);
+
+/// How long to wait between attempts.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A lock held on a directory until it is dropped.
+#[derive(Debug)]
+#[must_use]
+pub struct DirectoryLock {
+    _directory: OwnedFd,
+}
+
+impl DirectoryLock {
+    /// Waits for the lock on a directory. `waiting` is called once, if it takes longer than a second.
+    ///
+    /// # Errors
+    /// When the directory cannot be opened or locked.
+    pub fn wait(
+        directory: &Reached,
+        system: &System,
+        waiting: &mut dyn FnMut(&str),
+    ) -> Result<DirectoryLock, Error> {
+        let path = directory.path();
+        let file = directory.open().doing("open", path)?;
+        if !attempt(&file, PATIENCE).doing("lock", path)? {
+            waiting(&holder(system, directory.status()));
+            flock(&file, FlockOperation::LockExclusive).doing("lock", path)?;
+        }
+        Ok(DirectoryLock { _directory: file })
+    }
+
+    /// Takes the lock on an upper layer, or fails if somebody holds it.
+    ///
+    /// # Errors
+    /// [`Error::UpperLocked`], or when it cannot be opened or locked.
+    pub fn upper_layer(directory: &Reached, system: &System) -> Result<DirectoryLock, Error> {
+        let path = directory.path();
+        let file = directory.open().doing("open", path)?;
+        if !attempt(&file, GLANCE).doing("lock", path)? {
+            return Err(Error::UpperLocked {
+                path: path.to_owned(),
+                holder: holder(system, directory.status()),
+            });
+        }
+        Ok(DirectoryLock { _directory: file })
+    }
+}
+
+/// Tries to lock for some time; tells whether it worked.
+fn attempt(file: impl AsFd, patience: Duration) -> Result<bool, Errno> {
+    let start = Instant::now();
+    loop {
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(true),
+            Err(Errno::WOULDBLOCK) if start.elapsed() < patience => std::thread::sleep(PAUSE),
+            Err(Errno::WOULDBLOCK) => return Ok(false),
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+}
+
+/// Who holds a lock on a directory, in words, as `/proc/locks` tells it.
+fn holder(system: &System, status: &Status) -> String {
+    let pid = system
+        .read_proc("locks")
+        .ok()
+        .and_then(|locks| find_holder(&String::from_utf8_lossy(&locks), status));
+    let Some(pid) = pid else {
+        return "another process".to_owned();
+    };
+    match system.read_proc(&format!("{pid}/comm")) {
+        Ok(name) => {
+            let name = crate::show::show(name.trim_ascii_end()).into_owned();
+            format!("process {pid} ({name})")
+        }
+        Err(_) => format!("process {pid}"),
+    }
+}
+
+/// Finds the process in lines like `1: FLOCK  ADVISORY  WRITE 4711 fe:00:131073 0 EOF`; those that
+/// wait have `->` after the number. A process of another namespace shows as 0.
+fn find_holder(locks: &str, status: &Status) -> Option<u32> {
+    let file = format!(
+        "{:02x}:{:02x}:{}",
+        rustix::fs::major(status.dev),
+        rustix::fs::minor(status.dev),
+        status.ino
+    );
+    locks.lines().find_map(|line| {
+        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+        match fields[..] {
+            [_, "FLOCK", _, _, pid, place, ..] if place == file => {
+                pid.parse().ok().filter(|&pid| pid > 0)
+            }
+            _ => None,
+        }
+    })
+}

@@ -1,0 +1,161 @@
+//! What overstore remembers of a store over reboots: `${state}/overstore/state.json`. Losing it
+//! loses nothing else.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::time::SystemTime;
+
+use rustix::fs::{Mode, OFlags, openat, renameat};
+use serde::{Deserialize, Serialize};
+
+use super::directory;
+use super::durable::Unsynced;
+use super::error::{Doing, Error};
+use super::mount::Overlay;
+use crate::check::{self, Severity};
+use crate::config::Store;
+use crate::observe::Observed;
+use crate::path_walk::{self, Symlinks};
+use crate::show::{show, show_path};
+
+/// The version of the format that this program reads and writes.
+const VERSION: u32 = 1;
+
+/// The file's name.
+const FILE: &str = "state.json";
+
+/// The name under which it is written first. Written only under the store's lock.
+const DRAFT: &str = "state.json.overstore-new";
+
+/// More than any has: what is longer is none.
+const MAXIMUM_SIZE: u64 = 64 * 1024;
+
+/// What overstore remembers of a store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Memory {
+    /// The version of the format: 1.
+    pub version: u32,
+    /// The lower store when the upper database was made, if overstore made it.
+    pub lower: Option<LowerMemory>,
+    /// What `up` mounted last, unless `down` unmounted it.
+    pub mounted: Option<Mounted>,
+    /// What the check at the end of the last `up` that changed something found.
+    pub checked: Option<Checked>,
+}
+
+/// The lower store, remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct LowerMemory {
+    /// `lower-store`, as the configuration wrote it.
+    pub store: String,
+    /// The device of the lower store directory.
+    pub dev: u64,
+    /// Its inode.
+    pub ino: u64,
+    /// `f_fsid` of its file system.
+    pub fsid: u64,
+}
+
+/// A mount, remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Mounted {
+    /// The merged store directory, escaped where it cannot be printed.
+    pub real: String,
+    /// The options' text, escaped where it cannot be printed.
+    pub options: String,
+}
+
+/// A check, remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Checked {
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The codes of the errors.
+    pub errors: Vec<String>,
+    /// The codes of the warnings.
+    pub warnings: Vec<String>,
+}
+
+impl Default for Memory {
+    fn default() -> Memory {
+        Memory {
+            version: VERSION,
+            lower: None,
+            mounted: None,
+            checked: None,
+        }
+    }
+}
+
+impl Mounted {
+    /// An overlay, remembered.
+    pub(super) fn of(overlay: &Overlay) -> Mounted {
+        let text = overlay.options.text().unwrap_or_default();
+        Mounted {
+            real: show_path(&overlay.real).into_owned(),
+            options: show(&text).into_owned(),
+        }
+    }
+}
+
+impl Memory {
+    /// Remembers what a check finds now.
+    pub(super) fn check(&mut self, store: &Store, observed: &Observed) {
+        let findings = check::check(store, observed);
+        let codes = |severity| {
+            findings
+                .iter()
+                .filter(|finding| finding.severity == severity)
+                .map(|finding| finding.code.to_string())
+                .collect()
+        };
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        self.checked = Some(Checked {
+            time: now.map_or(0, |time| time.as_secs()),
+            errors: codes(Severity::Error),
+            warnings: codes(Severity::Warning),
+        });
+    }
+
+    /// Reads it. What is missing, damaged or of another version is as if nothing were remembered.
+    pub fn read(store: &Store) -> Memory {
+        let Ok(directory) = path_walk::directory(&store.memory(), Symlinks::Refuse) else {
+            return Memory::default();
+        };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let read = || {
+            let file = openat(&directory, FILE, flags, Mode::empty())?;
+            let mut text = Vec::new();
+            File::from(file).take(MAXIMUM_SIZE).read_to_end(&mut text)?;
+            Ok::<_, io::Error>(serde_json::from_slice::<Memory>(&text)?)
+        };
+        read()
+            .ok()
+            .filter(|memory| memory.version == VERSION)
+            .unwrap_or_default()
+    }
+
+    /// Writes it, at once or not at all. It is not synced: it may get lost.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn write(&self, store: &Store) -> Result<(), Error> {
+        let path = store.memory();
+        let directory = directory::make(&path, 0o755, None, &mut Unsynced::default())?;
+        let path = path.join(FILE);
+        let flags =
+            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o644);
+        let file = openat(&directory, DRAFT, flags, mode).doing("write", &path)?;
+        let mut text = serde_json::to_vec_pretty(self)
+            .map_err(io::Error::from)
+            .doing("write", &path)?;
+        text.push(b'\n');
+        File::from(file).write_all(&text).doing("write", &path)?;
+        renameat(&directory, DRAFT, &directory, FILE).doing("write", &path)
+    }
+}

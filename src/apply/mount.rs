@@ -1,0 +1,230 @@
+//! The overlay: mounted, compared with what it should show, and recorded.
+//!
+//! `mount(2)` takes the layers by path and follows symbolic links, and Nix compares the very text,
+//! so descriptors cannot be passed. Paths that somebody else could change are refused beforehand
+//! ([`path_walk`]); what the paths led to is held open, compared afterwards, and the mount undone on
+//! a mismatch. The mount point itself is taken by descriptor.
+
+use std::ffi::CString;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, UnmountFlags};
+
+use super::error::{Doing, Error, walked};
+use super::kernel_log::KernelLog;
+use super::mount_failure::MountFailure;
+use crate::config::Store;
+use crate::observe::record::{DirectoryIdentity, MountIdentity, Record};
+use crate::overlayfs::options::{MountOption, MountOptions};
+use crate::path_walk::{self, Reached, Status, Symlinks};
+use crate::system::System;
+
+/// What is to be mounted where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// The merged store directory.
+    pub real: PathBuf,
+    /// The layers and the further options.
+    pub options: MountOptions,
+}
+
+impl Overlay {
+    /// The overlay of a store. `userxattr` is for those who may not set `trusted.*` attributes.
+    pub fn of(store: &Store, userxattr: bool) -> Overlay {
+        let mut further = store.mount_options.clone();
+        if userxattr {
+            further.push(MountOption {
+                name: "userxattr".to_owned(),
+                value: None,
+            });
+        }
+        Overlay {
+            real: store.real.value.clone(),
+            options: MountOptions {
+                lowerdir: store.lower.real.clone(),
+                upperdir: store.upper_layer.clone(),
+                workdir: store.workdir.clone(),
+                further,
+            },
+        }
+    }
+}
+
+/// Mounts an overlay, compares it and, for a store of that name, records it. The caller holds the
+/// locks.
+///
+/// # Errors
+/// When the machine would not do it; nothing is mounted then.
+pub(super) fn mount(
+    overlay: &Overlay,
+    record_for: Option<&str>,
+    system: &System,
+) -> Result<(), Error> {
+    let layers = Layers::open(overlay)?;
+    let lower = DirectoryIdentity::of(&layers.lower).doing("look at", &overlay.options.lowerdir)?;
+    let record = |mount: Option<MountIdentity>| match record_for {
+        Some(store) => Record::new(store, mount, lower)
+            .write(system, &overlay.real)
+            .doing("record the mount at", &overlay.real),
+        None => Ok(()),
+    };
+    // Killed after mounting, the next run finds that this mount was going to be made.
+    record(None)?;
+    let mount = || {
+        layers.attach(overlay, system)?;
+        let finish = || {
+            let merged = layers.compare(overlay)?;
+            record(Some(
+                MountIdentity::of(&merged).doing("look at", &overlay.real)?,
+            ))
+        };
+        finish().inspect_err(|_| layers.detach())
+    };
+    mount().inspect_err(|_| {
+        if record_for.is_some() {
+            // What went wrong before is what matters; a record without a mount is no harm.
+            let _ = Record::remove(system, &overlay.real);
+        }
+    })
+}
+
+/// Records, for a store of that name, an overlay that is mounted already.
+pub(super) fn record(overlay: &Overlay, store: &str, system: &System) -> Result<(), Error> {
+    let real = &overlay.real;
+    let merged = walked(real, path_walk::directory(real, Symlinks::Refuse))?;
+    let mount = MountIdentity::of(&merged).doing("look at", real)?;
+    let lower = &overlay.options.lowerdir;
+    let lower = walked(lower, path_walk::directory(lower, Symlinks::Follow))?;
+    let lower = DirectoryIdentity::of(&lower).doing("look at", lower.path())?;
+    Record::new(store, Some(mount), lower)
+        .write(system, real)
+        .doing("record the mount at", real)
+}
+
+/// The directories of an overlay, held open.
+struct Layers {
+    parent: Reached,
+    real: Reached,
+    lower: Reached,
+    upper_layer: Reached,
+    workdir: Reached,
+}
+
+impl Layers {
+    fn open(overlay: &Overlay) -> Result<Layers, Error> {
+        let open = |path: &Path, symlinks| walked(path, path_walk::directory(path, symlinks));
+        let (Some(above), Some(name)) = (overlay.real.parent(), overlay.real.file_name()) else {
+            return Err(Error::Occupied(overlay.real.clone()));
+        };
+        let parent = open(above, Symlinks::Refuse)?;
+        let real = walked(&overlay.real, parent.enter(name))?;
+        if real.status().mount_id != parent.status().mount_id {
+            return Err(Error::Occupied(overlay.real.clone()));
+        }
+        Ok(Layers {
+            parent,
+            real,
+            lower: open(&overlay.options.lowerdir, Symlinks::Follow)?,
+            upper_layer: open(&overlay.options.upperdir, Symlinks::Refuse)?,
+            workdir: open(&overlay.options.workdir, Symlinks::Refuse)?,
+        })
+    }
+
+    /// Mounts on the merged store directory that is held open, wherever its path leads now.
+    fn attach(&self, overlay: &Overlay, system: &System) -> Result<(), Error> {
+        let log = KernelLog::from_now(system);
+        let refused = |errno, log| {
+            Err(Error::from(Box::new(MountFailure::explain(
+                overlay, errno, log,
+            ))))
+        };
+        let Some(text) = overlay
+            .options
+            .text()
+            .ok()
+            .and_then(|text| CString::new(text).ok())
+        else {
+            return refused(Errno::INVAL, log);
+        };
+        let _entered = Entered::directory(&self.real)?;
+        match rustix::mount::mount("overlay", ".", "overlay", MountFlags::empty(), &*text) {
+            Ok(()) => Ok(()),
+            Err(errno) => refused(errno, log),
+        }
+    }
+
+    /// Whether all paths still lead where they led before, the merged one to the new mount. Gives
+    /// the mount's root.
+    fn compare(&self, overlay: &Overlay) -> Result<Reached, Error> {
+        let held = [
+            (&overlay.options.lowerdir, &self.lower, Symlinks::Follow),
+            (
+                &overlay.options.upperdir,
+                &self.upper_layer,
+                Symlinks::Refuse,
+            ),
+            (&overlay.options.workdir, &self.workdir, Symlinks::Refuse),
+        ];
+        for (path, held, symlinks) in held {
+            let now = path_walk::directory(path, symlinks);
+            if !now.is_ok_and(|now| same(now.status(), held.status())) {
+                return Err(Error::Replaced(path.clone()));
+            }
+        }
+        let mounted = self.mounted()?;
+        match path_walk::directory(&overlay.real, Symlinks::Refuse) {
+            Ok(merged) if same(merged.status(), mounted.status()) => Ok(merged),
+            _ => Err(Error::Replaced(overlay.real.clone())),
+        }
+    }
+
+    /// The root of what is mounted on the merged store directory that is held open.
+    fn mounted(&self) -> Result<Reached, Error> {
+        let name = self.real.path().file_name().unwrap_or_default();
+        match self.parent.enter(name) {
+            Ok(reached) if reached.status().mount_id != self.real.status().mount_id => Ok(reached),
+            _ => Err(Error::Replaced(self.real.path().to_owned())),
+        }
+    }
+
+    /// Takes away again what was mounted on the merged store directory that is held open.
+    fn detach(&self) {
+        // The caller is told what went wrong before; a mount that stays is found by the next
+        // observation.
+        let _ = self.mounted().and_then(|mounted| {
+            let _entered = Entered::directory(&self.parent)?;
+            let name = mounted.path().file_name().unwrap_or_default();
+            rustix::mount::unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
+                .doing("unmount", mounted.path())
+        });
+    }
+}
+
+/// Whether both are one directory on one mount.
+fn same(one: &Status, other: &Status) -> bool {
+    (one.dev, one.ino, one.mount_id) == (other.dev, other.ino, other.mount_id)
+}
+
+/// The process's working directory is another one until this is dropped. So a directory can be
+/// named by descriptor where a system call takes only a path.
+pub(super) struct Entered(OwnedFd);
+
+impl Entered {
+    pub(super) fn directory(directory: &Reached) -> Result<Entered, Error> {
+        let path = directory.path();
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let before = rustix::fs::open(".", flags, Mode::empty()).doing("leave for", path)?;
+        rustix::process::fchdir(directory).doing("enter", path)?;
+        Ok(Entered(before))
+    }
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        // It was the working directory before, so it can be that again.
+        let _ = rustix::process::fchdir(&self.0);
+    }
+}

@@ -1,0 +1,231 @@
+//! `up`: observe, compare, apply what is missing, observe again.
+
+use std::path::Path;
+
+use super::directory::{self, NoUmask};
+use super::durable::Unsynced;
+use super::error::{Error, walked};
+use super::lock::DirectoryLock;
+use super::memory::{LowerMemory, Memory, Mounted};
+use super::plan::{Plan, Step, StepReport, plan};
+use super::{database, links, mount, state};
+use crate::check::Finding;
+use crate::config::Store;
+use crate::observe::{self, Depth, Observed};
+use crate::path_walk::{self, Reached, Symlinks};
+use crate::system::System;
+
+/// What is to be set up, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct SetUp<'a> {
+    /// The store as described.
+    pub store: &'a Store,
+    /// The machine.
+    pub system: &'a System,
+    /// Whether existing directories get the owner and mode that Nix would give them.
+    pub fix_permissions: bool,
+    /// Whether the mount is for everybody and is remembered, or for this mount namespace alone.
+    pub remember: bool,
+}
+
+/// How setting up ended. The steps are those that were done.
+#[derive(Debug)]
+pub struct Ended {
+    /// The steps done.
+    pub steps: Vec<StepReport>,
+    /// How it ended.
+    pub end: End,
+}
+
+/// How setting up ended.
+#[derive(Debug)]
+pub enum End {
+    /// All is done; this is what there is now.
+    Done(Box<Observed>),
+    /// It was not begun, or not gone on with, because of these findings.
+    Refused(Vec<Finding>),
+    /// The machine would not do it.
+    Failed(Error),
+}
+
+/// What happens meanwhile.
+#[derive(Debug)]
+pub enum Progress<'a> {
+    /// A step begins.
+    Step(&'a StepReport),
+    /// It has taken more than a second to wait for somebody, named in words.
+    Waiting(&'a str),
+}
+
+/// Receives what happens meanwhile.
+pub type Tell<'a> = &'a mut dyn FnMut(Progress<'_>);
+
+impl SetUp<'_> {
+    /// Sets the store up. Two that do this to one store at once do it one after the other, and the
+    /// second finds it done.
+    pub fn run(&self, tell: Tell<'_>) -> Ended {
+        let mut steps = Vec::new();
+        let end = self
+            .try_run(&mut steps, tell)
+            .unwrap_or_else(|stop| match stop {
+                Stop::Refused(findings) => End::Refused(findings),
+                Stop::Failed(error) => End::Failed(error),
+            });
+        Ended { steps, end }
+    }
+
+    fn try_run(&self, steps: &mut Vec<StepReport>, tell: Tell<'_>) -> Result<End, Stop> {
+        let observed = self.observe()?;
+        let planned = plan(self.store, &observed, self.fix_permissions);
+        if planned.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
+            return Ok(End::Done(Box::new(observed)));
+        }
+        if !observed.machine.can_mount {
+            return Err(Error::NotPermitted.into());
+        }
+        let _no_umask = NoUmask::new();
+        let mut unsynced = Unsynced::default();
+        // An obstacle that is seen without the locks may be another set-up at work. But to have the
+        // locks, what is locked has to be there.
+        let first = match planned {
+            Ok(plan) => plan.steps,
+            Err(_) if are_there(&observed) => Vec::new(),
+            Err(findings) => return Err(Stop::Refused(findings)),
+        };
+        let mut ready = |path: &Path, tell: Tell<'_>| -> Result<Reached, Error> {
+            let makes = |step: &&Step| matches!(step, Step::MakeDirectory { path: made, .. } if made == path);
+            if let Some(step) = first.iter().find(makes) {
+                self.apply(step, steps, &mut unsynced, tell)?;
+            }
+            walked(path, path_walk::directory(path, Symlinks::Refuse))
+        };
+        let workdir = ready(&self.store.workdir, tell)?;
+        let _turn = DirectoryLock::wait(&workdir, self.system, &mut |holder| {
+            tell(Progress::Waiting(holder));
+        })?;
+        let upper_layer = ready(&self.store.upper_layer, tell)?;
+        let _ours = DirectoryLock::upper_layer(&upper_layer, self.system)?;
+
+        let observed = self.observe()?;
+        let plan = plan(self.store, &observed, self.fix_permissions).map_err(Stop::Refused)?;
+        if plan.steps.is_empty() {
+            unsynced.sync()?;
+            return Ok(End::Done(Box::new(observed)));
+        }
+        self.apply_all(&plan, steps, &mut unsynced, tell)?;
+        let observed = self.observe()?;
+        if self.remember {
+            self.remember(&plan, &observed)?;
+        }
+        Ok(End::Done(Box::new(observed)))
+    }
+
+    fn observe(&self) -> Result<Observed, Error> {
+        observe::observe(self.system, self.store, Depth::Up).map_err(Error::Observe)
+    }
+
+    fn apply_all(
+        &self,
+        plan: &Plan,
+        steps: &mut Vec<StepReport>,
+        unsynced: &mut Unsynced,
+        tell: Tell<'_>,
+    ) -> Result<(), Error> {
+        for step in &plan.steps {
+            if matches!(
+                step,
+                Step::MakeDatabase { .. } | Step::Mount(_) | Step::Record(_)
+            ) {
+                // What these rely on is on the disk before they say that the store is there.
+                unsynced.sync()?;
+            }
+            self.apply(step, steps, unsynced, tell)?;
+        }
+        unsynced.sync()
+    }
+
+    fn apply(
+        &self,
+        step: &Step,
+        steps: &mut Vec<StepReport>,
+        unsynced: &mut Unsynced,
+        tell: Tell<'_>,
+    ) -> Result<(), Error> {
+        let report = step.report();
+        tell(Progress::Step(&report));
+        match step {
+            Step::MakeDirectory { path, mode, gid } => {
+                directory::make(path, *mode, *gid, unsynced)?;
+            }
+            Step::FixPermissions {
+                path,
+                mode,
+                uid,
+                gid,
+            } => directory::fix_permissions(path, *mode, *uid, *gid, unsynced)?,
+            Step::MakeLinksOpaque {
+                upper_layer,
+                userxattr,
+            } => links::make_opaque(upper_layer, *userxattr, unsynced)?,
+            Step::MakeState { state, new } => state::make(state, *new, unsynced)?,
+            Step::MakeDatabase { state, wal } => {
+                database::make(state, *wal, &mut |holder| tell(Progress::Waiting(holder)))?;
+            }
+            Step::Mount(overlay) => {
+                let record_for = self.remember.then_some(self.store.name.as_str());
+                mount::mount(overlay, record_for, self.system)?;
+            }
+            Step::Record(overlay) => mount::record(overlay, &self.store.name, self.system)?,
+        }
+        steps.push(report);
+        Ok(())
+    }
+
+    /// Writes down what was done.
+    fn remember(&self, plan: &Plan, observed: &Observed) -> Result<(), Error> {
+        let mut memory = Memory::read(self.store);
+        for step in &plan.steps {
+            match step {
+                Step::MakeDatabase { .. } => {
+                    memory.lower =
+                        observed
+                            .lower
+                            .directory
+                            .found
+                            .directory()
+                            .map(|stat| LowerMemory {
+                                store: self.store.lower.given.clone(),
+                                dev: stat.dev,
+                                ino: stat.ino,
+                                fsid: stat.fs.fsid,
+                            });
+                }
+                Step::Mount(overlay) | Step::Record(overlay) => {
+                    memory.mounted = Some(Mounted::of(overlay));
+                }
+                _ => {}
+            }
+        }
+        memory.check(self.store, observed);
+        memory.write(self.store)
+    }
+}
+
+/// Whether the directories are there that are locked.
+fn are_there(observed: &Observed) -> bool {
+    [&observed.workdir, &observed.upper_layer]
+        .iter()
+        .all(|layer| layer.place.found.directory().is_some())
+}
+
+/// Why setting up stops.
+enum Stop {
+    Refused(Vec<Finding>),
+    Failed(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Stop {
+        Stop::Failed(error)
+    }
+}

@@ -1,0 +1,170 @@
+//! `down`: what `up` mounted is unmounted, and nothing else.
+
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::mount::UnmountFlags;
+
+use super::error::{Doing, Error, walked};
+use super::holders::{self, Holder};
+use super::lock::DirectoryLock;
+use super::memory::Memory;
+use super::mount::Entered;
+use super::plan::StepReport;
+use super::set_up::{Progress, Tell};
+use crate::config::Store;
+use crate::observe::record::{MountIdentity, Record};
+use crate::overlayfs::mountinfo::{MountInfo, stack_at};
+use crate::path_walk::{self, Symlinks};
+use crate::show::{show, show_path};
+use crate::system::System;
+
+/// Which store is to be unmounted, and how.
+#[derive(Debug, Clone, Copy)]
+pub struct TakeDown<'a> {
+    /// The store as described.
+    pub store: &'a Store,
+    /// The machine.
+    pub system: &'a System,
+    /// Whether to detach a mount that is in use.
+    pub lazy: bool,
+}
+
+/// How it ended.
+#[derive(Debug)]
+pub enum TakenDown {
+    /// Nothing was mounted.
+    NotMounted,
+    /// What `up` mounted is unmounted.
+    Unmounted(StepReport),
+    /// It is in use, and still mounted.
+    Busy {
+        /// The mounts below it.
+        below: Vec<PathBuf>,
+        /// The processes that use it.
+        holders: Vec<Holder>,
+    },
+    /// What is mounted there was not mounted by `up`: what it is, and what to do.
+    NotOurs(String),
+}
+
+impl TakeDown<'_> {
+    /// Unmounts the overlay, if `up` mounted it.
+    ///
+    /// # Errors
+    /// When the machine would not do it.
+    pub fn run(&self, tell: Tell<'_>) -> Result<TakenDown, Error> {
+        // A set-up at work is waited for. Without a work directory there is none.
+        let workdir = path_walk::directory(&self.store.workdir, Symlinks::Refuse).ok();
+        let _lock = match &workdir {
+            Some(workdir) => Some(DirectoryLock::wait(workdir, self.system, &mut |holder| {
+                tell(Progress::Waiting(holder));
+            })?),
+            None => None,
+        };
+        let real = &self.store.real.value;
+        let mounts = self.mounts()?;
+        let stack = stack_at(&mounts, real);
+        let Some(&top) = stack.first() else {
+            Record::remove(self.system, real).doing("remove the record of the mount at", real)?;
+            return Ok(TakenDown::NotMounted);
+        };
+        if let Some(why) = self.why_not_ours(&stack, top)? {
+            return Ok(TakenDown::NotOurs(why));
+        }
+        let mut flags = UnmountFlags::NOFOLLOW;
+        if self.lazy {
+            flags |= UnmountFlags::DETACH;
+        }
+        match unmount(real, flags)? {
+            Ok(()) => {}
+            Err(Errno::BUSY) => {
+                return Ok(TakenDown::Busy {
+                    below: holders::mounts_below(&mounts, top),
+                    holders: holders::find(self.system, top).doing("look for users of", real)?,
+                });
+            }
+            Err(errno) => return Err(errno).doing("unmount", real),
+        }
+        Record::remove(self.system, real).doing("remove the record of the mount at", real)?;
+        self.forget()?;
+        Ok(TakenDown::Unmounted(self.step()))
+    }
+
+    fn mounts(&self) -> Result<Vec<MountInfo>, Error> {
+        let path = Path::new("/proc/self/mountinfo");
+        let content = self
+            .system
+            .read_proc("self/mountinfo")
+            .doing("read", path)?;
+        MountInfo::parse_all(&content)
+            .map_err(|error| std::io::Error::new(std::io::ErrorKind::InvalidData, error))
+            .doing("read", path)
+    }
+
+    /// Why the topmost mount is not the one that `up` made, if it is not.
+    fn why_not_ours(&self, stack: &[&MountInfo], top: &MountInfo) -> Result<Option<String>, Error> {
+        let real = &self.store.real.value;
+        let shown = show_path(real);
+        let (fs, source) = (kind(top), show(top.source.as_encoded_bytes()));
+        if top.fs_type != "overlay" {
+            return Ok(Some(format!(
+                "{fs} ({source}) is mounted at {shown}, which `overstore up` did not do: `umount \
+                 {shown}` takes it away"
+            )));
+        }
+        let same = |other: &&&MountInfo| (other.major, other.minor) == (top.major, top.minor);
+        if stack.iter().skip(1).any(|other| same(&other)) {
+            return Ok(Some(format!(
+                "a bind mount of the overlay lies on top of it at {shown}, which `overstore up` did \
+                 not make: `umount {shown}` takes the bind mount away, then run `overstore down` \
+                 again"
+            )));
+        }
+        let record = Record::read(self.system, real).doing("read the record of", real)?;
+        // Dropped before unmounting: a descriptor keeps the mount busy.
+        let merged = walked(real, path_walk::directory(real, Symlinks::Refuse))?;
+        let identity = MountIdentity::of(&merged).doing("look at", real)?;
+        let ours =
+            record.is_some_and(|record| record.overlay.is_none_or(|overlay| overlay.is(&identity)));
+        Ok((!ours).then(|| {
+            format!(
+                "the overlay at {shown} was not mounted by `overstore up`, or its record in \
+                 /run/overstore is gone: `umount {shown}` takes it away"
+            )
+        }))
+    }
+
+    /// Forgets the mount in what is remembered over reboots.
+    fn forget(&self) -> Result<(), Error> {
+        let mut memory = Memory::read(self.store);
+        match memory.mounted.take() {
+            Some(_) => memory.write(self.store),
+            None => Ok(()),
+        }
+    }
+
+    fn step(&self) -> StepReport {
+        let shown = show_path(&self.store.real.value).into_owned();
+        let how = if self.lazy { "detach" } else { "unmount" };
+        StepReport {
+            step: "unmount",
+            text: format!("{how} the overlay at {shown}"),
+            subject: shown,
+        }
+    }
+}
+
+/// Unmounts the topmost mount at a path, whose parent directory is reached without following links.
+fn unmount(real: &Path, flags: UnmountFlags) -> Result<Result<(), Errno>, Error> {
+    let (Some(above), Some(name)) = (real.parent(), real.file_name()) else {
+        return Ok(Err(Errno::INVAL));
+    };
+    let parent = walked(above, path_walk::directory(above, Symlinks::Refuse))?;
+    let _entered = Entered::directory(&parent)?;
+    Ok(rustix::mount::unmount(name, flags))
+}
+
+fn kind(mount: &MountInfo) -> String {
+    show(mount.fs_type.as_encoded_bytes()).into_owned()
+}

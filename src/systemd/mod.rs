@@ -1,0 +1,3 @@
+//! What systemd is told.
+
+pub mod notify;
