@@ -28,7 +28,7 @@ pub struct Report {
     /// What is not as it should be: grouped by part from below upwards, the worst of each first.
     pub findings: Vec<Finding>,
     /// The processes that keep the mount busy, if that stopped `down`.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub holders: Vec<Holder>,
     /// Why the command stopped, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
