@@ -187,6 +187,7 @@ fn a_trace_tells_reading_from_changing() {
         "rm -f /mnt/store/missing",
         // Through a symbolic link from outside.
         "ln -s /mnt/store /mnt/alias; echo >/mnt/alias/through",
+        "exec 7</mnt/store; mkdir /proc/self/fd/7/through-descriptor",
         "sqlite3 /mnt/store/db 'create table t (c)'",
         "sqlite3 -readonly /mnt/store/db 'select * from t'",
         "(echo >/mnt/store/child) & wait",

@@ -96,6 +96,14 @@ pub struct Trace {
     pub calls: Vec<Syscall>,
 }
 
+/// What names mean to a thread.
+#[derive(Clone)]
+struct Names {
+    cwd: PathBuf,
+    /// By number, as far as they were seen in a call.
+    descriptors: BTreeMap<i64, PathBuf>,
+}
+
 /// One system call.
 #[derive(Clone, Debug)]
 pub struct Syscall {
@@ -153,21 +161,20 @@ impl Run<'_> {
         }
         // From the first thread on, in the order in which they were started.
         let mut calls: Vec<Syscall> = Vec::new();
-        let mut pending: VecDeque<_> = threads
-            .keys()
-            .take(1)
-            .map(|first| (*first, start.clone()))
-            .collect();
-        while let Some((thread, mut cwd)) = pending.pop_front() {
+        let first = threads.keys().next().copied();
+        let start = Names {
+            cwd: start,
+            descriptors: BTreeMap::new(),
+        };
+        let mut pending: VecDeque<_> = first.map(|first| (first, start)).into_iter().collect();
+        while let Some((thread, mut names)) = pending.pop_front() {
             let lines = threads.remove(&thread).unwrap_or_default();
-            for call in lines.split(|byte| *byte == b'\n') {
-                let Some(call) = Syscall::parse(thread, call, &cwd) else {
+            for line in lines.split(|byte| *byte == b'\n') {
+                let Some(call) = Syscall::parse(thread, line, &names) else {
                     continue;
                 };
-                if let Some(to) = call.changes_directory() {
-                    cwd = to;
-                }
-                pending.extend(call.starts_thread().map(|child| (child, cwd.clone())));
+                names.learn(&call);
+                pending.extend(call.starts_thread().map(|child| (child, names.clone())));
                 calls.push(call);
             }
         }
@@ -251,6 +258,37 @@ impl Trace {
     }
 }
 
+impl Names {
+    fn learn(&mut self, call: &Syscall) {
+        if let Some(to) = call.changes_directory() {
+            self.cwd = to;
+        }
+        let arguments = call.arguments.iter();
+        let given = arguments.map(|it| (it.text.trim().parse().ok(), it.descriptor.as_ref()));
+        for (number, path) in given.chain([(call.result, call.returned.as_ref())]) {
+            if let (Some(number), Some(path)) = (number, path) {
+                self.descriptors.insert(number, path.clone());
+            }
+        }
+    }
+
+    /// `/proc/self/fd/7/name` is `name` in what descriptor 7 stands for.
+    fn through_descriptor(&self, path: PathBuf) -> PathBuf {
+        let prefixes = ["/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"];
+        let below = prefixes
+            .iter()
+            .find_map(|prefix| path.strip_prefix(prefix).ok());
+        let mut parts = below.unwrap_or(Path::new("")).components();
+        let number = parts
+            .next()
+            .and_then(|part| part.as_os_str().to_str()?.parse().ok());
+        match number.and_then(|number: i64| self.descriptors.get(&number)) {
+            Some(directory) => directory.join(parts.as_path()),
+            None => path,
+        }
+    }
+}
+
 impl Syscall {
     /// All paths that the call names, by string or by descriptor, absolute.
     pub fn paths(&self) -> impl Iterator<Item = PathBuf> {
@@ -324,7 +362,7 @@ impl Syscall {
         Some(path)
     }
 
-    /// Where the call takes the thread.
+    /// The working directory that the call sets.
     fn changes_directory(&self) -> Option<PathBuf> {
         match self.name.as_str() {
             _ if self.result != Some(0) => None,
@@ -344,7 +382,7 @@ impl Syscall {
     }
 
     /// Reads a line `name(argument, ...) = result`; `None` for one that is not a call.
-    fn parse(thread: u32, line: &[u8], cwd: &Path) -> Option<Self> {
+    fn parse(thread: u32, line: &[u8], names: &Names) -> Option<Self> {
         let open = line.iter().position(|byte| *byte == b'(')?;
         let name = str::from_utf8(&line[..open]).ok()?;
         if name.is_empty()
@@ -364,7 +402,9 @@ impl Syscall {
                 b'"' => {
                     let (string, end) = unescape(line, at, b'"');
                     // Inside of a structure or array it is no path.
-                    argument.string = argument.string.or((depth == 0).then_some(string));
+                    argument.string = argument
+                        .string
+                        .or((depth == 0).then(|| names.through_descriptor(string)));
                     at = end;
                     continue;
                 }
@@ -404,7 +444,7 @@ impl Syscall {
                 .ok()
                 .and_then(|number| number.parse().ok()),
             returned: returned.map(|start| unescape(result, start, b'>').0),
-            cwd: cwd.to_owned(),
+            cwd: names.cwd.clone(),
         })
     }
 }
