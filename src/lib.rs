@@ -18,3 +18,4 @@ pub mod report;
 pub mod show;
 pub mod system;
 pub mod systemd;
+pub mod warm;

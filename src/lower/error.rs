@@ -1,5 +1,6 @@
 use std::path::{Path, PathBuf};
 
+use super::Transient;
 use super::daemon::DaemonError;
 use super::sqlite::SnapshotError;
 use crate::nix::store_path::StorePath;
@@ -72,15 +73,17 @@ pub enum LowerError {
 }
 
 impl LowerError {
-    /// Whether another try can succeed: somebody wrote meanwhile.
-    pub fn is_transient(&self) -> bool {
-        matches!(self, Self::Snapshot(error) if error.is_transient())
-    }
-
     pub(super) fn sqlite(path: &Path, source: rusqlite::Error) -> Self {
         Self::Sqlite {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+impl Transient for LowerError {
+    /// Somebody wrote meanwhile.
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Snapshot(error) if error.is_transient())
     }
 }

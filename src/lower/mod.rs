@@ -12,7 +12,7 @@ pub mod sqlite;
 
 pub use error::LowerError;
 pub use info::{PathInfo, RawPathInfo, StoreDirectory};
-pub use open::{open, read};
+pub use open::{Transient, open, retry};
 pub use overlay::OverlaySource;
 
 use crate::nix::store_path::StorePath;

@@ -39,37 +39,32 @@ pub fn open(
     })
 }
 
-/// Opens a source with `open`, reads it with `read`, and proves that all that was read belongs to
-/// one state of it. When others changed it meanwhile, does so again, a few times: `read` has to
-/// begin anew each time, and nothing that it read may be used before this returns.
+/// Opens a source with `open` and reads it with `read`, which has to confirm what it read. When
+/// others changed it meanwhile, does so again, a few times: `read` begins anew each time, and has to
+/// undo what it did before.
 ///
 /// # Errors
-/// What `open` and `read` say, and [`SnapshotError::Changed`](super::sqlite::SnapshotError) when
+/// What `open` and `read` say; [`SnapshotError::Changed`](super::sqlite::SnapshotError) when
 /// every try was disturbed.
-pub fn read<S: Source + ?Sized, T, E: From<LowerError>>(
+pub fn retry<S: ?Sized, T, E: From<LowerError> + Transient>(
     mut open: impl FnMut() -> Result<Box<S>, LowerError>,
     mut read: impl FnMut(&mut S) -> Result<T, E>,
 ) -> Result<T, E> {
     let mut pause = PAUSE;
+    let mut once = || read(&mut *open()?);
     for _ in 1..TRIES {
-        match open() {
-            Ok(mut source) => {
-                let result = read(&mut source);
-                match source.confirm() {
-                    Ok(()) => return result,
-                    // Whatever went wrong in `read` may come from the change.
-                    Err(error) if error.is_transient() => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
+        match once() {
             Err(error) if error.is_transient() => {}
-            Err(error) => return Err(error.into()),
+            result => return result,
         }
         thread::sleep(pause);
         pause *= 2;
     }
-    let mut source = open()?;
-    let result = read(&mut source);
-    source.confirm()?;
-    result
+    once()
+}
+
+/// Errors that another try may not meet again.
+pub trait Transient {
+    /// Whether this is one.
+    fn is_transient(&self) -> bool;
 }

@@ -27,8 +27,11 @@ use rusqlite::limits::Limit;
 
 pub use snapshot::SnapshotError;
 pub use source::SqliteSource;
+pub(crate) use source::{read_row, text as read_text};
 
 use super::LowerError;
+use super::info::quote;
+use crate::nix::store_path::StorePath;
 use snapshot::Snapshot;
 use vfs::Exported;
 
@@ -103,6 +106,20 @@ impl Database {
     /// The database's file.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// An error of reading it.
+    pub(crate) fn error(&self, source: rusqlite::Error) -> LowerError {
+        LowerError::sqlite(&self.path, source)
+    }
+
+    /// A row of it that Nix would not have written.
+    pub(crate) fn wrong_row(&self, path: StorePath, what: String) -> LowerError {
+        LowerError::Row {
+            origin: quote(self.path.as_os_str().as_encoded_bytes()),
+            path,
+            what,
+        }
     }
 
     /// An ordinary table without computed columns: nothing in it runs when it is read.

@@ -4,7 +4,6 @@ use std::path::Path;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
-use super::super::info::quote;
 use super::super::{LowerError, PathInfo, RawPathInfo, Source, StoreDirectory};
 use super::Database;
 use crate::nix::store_path::StorePath;
@@ -54,11 +53,11 @@ impl SqliteSource {
         self.connection
             .prepare_cached("select 1 from lower.ValidPaths where path = ?")
             .and_then(|mut statement| statement.exists([String::from_utf8_lossy(&whole)]))
-            .map_err(|error| LowerError::sqlite(self.database.path(), error))
+            .map_err(|error| self.database.error(error))
     }
 
     fn read(&self, path: &StorePath) -> Result<Option<PathInfo>, LowerError> {
-        let sqlite = |error| LowerError::sqlite(self.database.path(), error);
+        let sqlite = |error| self.database.error(error);
         let whole = self.store.print(path);
         let whole = String::from_utf8_lossy(&whole);
         let mut statement = self.connection.prepare_cached(BY_PATH).map_err(sqlite)?;
@@ -71,11 +70,7 @@ impl SqliteSource {
         else {
             return Ok(None);
         };
-        let wrong_row = |what| LowerError::Row {
-            origin: quote(self.database.path().as_os_str().as_encoded_bytes()),
-            path: path.clone(),
-            what,
-        };
+        let wrong_row = |what| self.database.wrong_row(path.clone(), what);
         let id = id.map_err(|_| wrong_row("expected an integer as its row id".to_owned()))?;
         let mut info = info.map_err(wrong_row)?;
         let mut statement = self.connection.prepare_cached(REFERENCES).map_err(sqlite)?;
@@ -109,7 +104,7 @@ impl Source for SqliteSource {
         &mut self,
         each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
     ) -> Result<(), LowerError> {
-        let sqlite = |error| LowerError::sqlite(self.database.path(), error);
+        let sqlite = |error| self.database.error(error);
         let mut statement = self.connection.prepare(ALL).map_err(sqlite)?;
         let mut rows = statement.query([]).map_err(sqlite)?;
         let mut last = None;
@@ -142,7 +137,7 @@ impl Source for SqliteSource {
 ///
 /// # Errors
 /// What is wrong, in words.
-pub(in crate::lower) fn read_row(
+pub(crate) fn read_row(
     row: &Row<'_>,
     first: usize,
     store: &StoreDirectory,
@@ -161,7 +156,7 @@ pub(in crate::lower) fn read_row(
 }
 
 /// A column of text; nothing reads as empty.
-pub(in crate::lower) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], String> {
+pub(crate) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], String> {
     match row.get_ref(column) {
         Ok(ValueRef::Text(text)) => Ok(text),
         Ok(ValueRef::Null) => Ok(b""),

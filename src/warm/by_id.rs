@@ -1,0 +1,247 @@
+use std::collections::HashSet;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::error::MOST_LISTED;
+use super::outputs::Objects;
+use super::upper::{Upper, Writer};
+use super::{Wanted, WarmError, Warmed};
+use crate::lower::sqlite::{Database, read_row, read_text};
+use crate::lower::{LowerError, StoreDirectory};
+use crate::nix::store_path::StorePath;
+
+/// Copies from an attached database. Confirms before the commit that it did not change.
+///
+/// Memory: 25 bytes a path of the closure at most, and the upper database's cache.
+pub(super) fn copy(
+    upper: &Upper,
+    lower: &Database,
+    store: &StoreDirectory,
+    objects: &Objects,
+    wanted: Wanted<'_>,
+) -> Result<Warmed, WarmError> {
+    lower.attach(&upper.connection, "lower")?;
+    let result = copy_attached(upper, lower, store, objects, wanted)
+        // Whatever went wrong may come from a change meanwhile.
+        .map_err(|error| lower.confirm().err().map_or(error, WarmError::from));
+    // The next try attaches another state.
+    upper.connection.flush_prepared_statement_cache();
+    let detached = upper
+        .connection
+        .execute("detach lower", [])
+        .map_err(|error| upper.error(error));
+    let warmed = result?;
+    detached?;
+    upper.checkpoint();
+    Ok(warmed)
+}
+
+fn copy_attached(
+    upper: &Upper,
+    lower: &Database,
+    store: &StoreDirectory,
+    objects: &Objects,
+    wanted: Wanted<'_>,
+) -> Result<Warmed, WarmError> {
+    let reader = Reader {
+        connection: &upper.connection,
+        lower,
+        store,
+    };
+    let mut warmed = Warmed::default();
+    let ids = match wanted {
+        Wanted::All => reader.all()?,
+        Wanted::Closures(paths) => reader.closure(reader.ids_of(paths)?)?,
+        Wanted::ValidClosures(paths) => match reader.ids_of(paths) {
+            Ok(ids) => reader.closure(ids)?,
+            Err(WarmError::NotValid(invalid)) => {
+                warmed.invalid = invalid.len() as u64;
+                let invalid: HashSet<_> = invalid.iter().collect();
+                let valid: Vec<_> = paths
+                    .iter()
+                    .filter(|path| !invalid.contains(path))
+                    .cloned()
+                    .collect();
+                reader.closure(reader.ids_of(&valid)?)?
+            }
+            Err(error) => return Err(error),
+        },
+    };
+
+    let transaction = upper.begin()?;
+    let mut writer = Writer::new(upper, store, objects)?;
+    let first_new = writer.next_id;
+    let mut upper_ids = Vec::with_capacity(ids.len());
+    {
+        let mut statement = reader.prepare(
+            "select path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
+             from lower.ValidPaths where id = ?",
+        )?;
+        for &id in &ids {
+            let mut rows = statement.query([id]).map_err(|error| reader.error(error))?;
+            let Some(row) = rows.next().map_err(|error| reader.error(error))? else {
+                return Err(reader.damaged(format!("row {id} of ValidPaths is not in its place")));
+            };
+            let path = read_text(row, 0)
+                .and_then(|path| store.parse(path))
+                .map_err(|what| reader.damaged(what))?;
+            if !writer.was_empty
+                && let Some(present) = writer.id_of(&writer.print(&path))?
+            {
+                upper_ids.push(present);
+                warmed.present += 1;
+                continue;
+            }
+            let info =
+                read_row(row, 1, store).map_err(|what| lower.wrong_row(path.clone(), what))?;
+            let new = writer.next_id;
+            writer.next_id += 1;
+            warmed.outputs += writer.path(new, &path, &info)?;
+            warmed.copied += 1;
+            upper_ids.push(new);
+        }
+    }
+
+    let mut statement =
+        reader.prepare("select reference from lower.Refs where referrer = ? order by reference")?;
+    let mut missing = Vec::new();
+    for (&id, &upper_id) in ids.iter().zip(&upper_ids) {
+        if upper_id < first_new {
+            // What is there already has all its references.
+            continue;
+        }
+        let mut rows = statement.query([id]).map_err(|error| reader.error(error))?;
+        while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
+            let reference: i64 = row.get(0).map_err(|error| reader.error(error))?;
+            match ids.binary_search(&reference) {
+                Ok(place) => writer.reference(upper_id, upper_ids[place])?,
+                Err(_) if missing.len() < MOST_LISTED => missing.push((id, reference)),
+                Err(_) => {}
+            }
+            warmed.references += 1;
+        }
+    }
+    drop(statement);
+    if !missing.is_empty() {
+        return Err(reader.incomplete(missing));
+    }
+    drop(writer);
+    lower.confirm()?;
+    transaction.commit().map_err(|error| upper.error(error))?;
+    Ok(warmed)
+}
+
+/// What is read of the attached database.
+struct Reader<'a> {
+    connection: &'a Connection,
+    lower: &'a Database,
+    store: &'a StoreDirectory,
+}
+
+impl<'a> Reader<'a> {
+    fn error(&self, error: rusqlite::Error) -> WarmError {
+        self.lower.error(error).into()
+    }
+
+    fn damaged(&self, what: String) -> WarmError {
+        LowerError::Table {
+            path: self.lower.path().to_owned(),
+            what,
+        }
+        .into()
+    }
+
+    fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'a>, WarmError> {
+        self.connection
+            .prepare_cached(sql)
+            .map_err(|error| self.error(error))
+    }
+
+    fn ids_of(&self, paths: &[StorePath]) -> Result<Vec<i64>, WarmError> {
+        let mut statement = self.prepare("select id from lower.ValidPaths where path = ?")?;
+        let (mut ids, mut invalid) = (Vec::new(), Vec::new());
+        for path in paths {
+            let whole = self.store.print(path);
+            let id = statement
+                .query_row([String::from_utf8_lossy(&whole)], |row| row.get(0))
+                .optional()
+                .map_err(|error| self.error(error))?;
+            match id {
+                Some(id) => ids.push(id),
+                None => invalid.push(path.clone()),
+            }
+        }
+        if invalid.is_empty() {
+            Ok(ids)
+        } else {
+            Err(WarmError::NotValid(invalid))
+        }
+    }
+
+    /// All ids, in order.
+    fn all(&self) -> Result<Vec<i64>, WarmError> {
+        let mut statement = self.prepare("select id from lower.ValidPaths order by id")?;
+        let mut rows = statement.query([]).map_err(|error| self.error(error))?;
+        let mut ids = Vec::new();
+        while let Some(row) = rows.next().map_err(|error| self.error(error))? {
+            let id: i64 = row.get(0).map_err(|error| self.error(error))?;
+            // A damaged tree can lead in a circle.
+            if ids.last().is_some_and(|last| *last >= id) {
+                return Err(self.damaged(format!("row {id} of ValidPaths is not in its place")));
+            }
+            ids.push(id);
+        }
+        Ok(ids)
+    }
+
+    /// The ids of everything that these refer to, themselves included, in order. What has no row is
+    /// left out here.
+    fn closure(&self, roots: Vec<i64>) -> Result<Vec<i64>, WarmError> {
+        let mut references = self.prepare("select reference from lower.Refs where referrer = ?")?;
+        let mut exists = self.prepare("select 1 from lower.ValidPaths where id = ?")?;
+        let mut seen: HashSet<i64> = HashSet::new();
+        let mut pending = Vec::new();
+        for root in roots {
+            if seen.insert(root) {
+                pending.push(root);
+            }
+        }
+        while let Some(id) = pending.pop() {
+            let mut rows = references.query([id]).map_err(|error| self.error(error))?;
+            while let Some(row) = rows.next().map_err(|error| self.error(error))? {
+                let reference: i64 = row.get(0).map_err(|error| self.error(error))?;
+                if seen.contains(&reference) {
+                    continue;
+                }
+                if exists
+                    .exists([reference])
+                    .map_err(|error| self.error(error))?
+                {
+                    seen.insert(reference);
+                    pending.push(reference);
+                }
+            }
+        }
+        let mut ids: Vec<_> = seen.into_iter().collect();
+        ids.sort_unstable();
+        Ok(ids)
+    }
+
+    fn incomplete(&self, missing: Vec<(i64, i64)>) -> WarmError {
+        let name = |id: i64| {
+            self.connection
+                .query_row(
+                    "select path from lower.ValidPaths where id = ?",
+                    [id],
+                    |row| row.get(0),
+                )
+                .unwrap_or_else(|_| format!("row {id}"))
+        };
+        WarmError::Incomplete(
+            missing
+                .into_iter()
+                .map(|(id, reference)| (name(id), name(reference)))
+                .collect(),
+        )
+    }
+}

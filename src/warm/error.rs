@@ -1,0 +1,79 @@
+use std::io;
+use std::path::PathBuf;
+
+use crate::lower::{LowerError, Transient};
+use crate::nix::store_path::StorePath;
+use crate::show::show_path;
+
+/// Why nothing was copied.
+#[derive(Debug, thiserror::Error)]
+pub enum WarmError {
+    /// The lower store cannot be read.
+    #[error(transparent)]
+    Lower(#[from] LowerError),
+    /// Wanted paths that are not valid below.
+    #[error(
+        "not valid in the lower store: {}; add them there first, or leave them out",
+        list(.0)
+    )]
+    NotValid(Vec<StorePath>),
+    /// Paths that something in a closure refers to, and that are not valid below.
+    #[error(
+        "incomplete in the lower store: {}; \
+         the lower store is damaged: see `nix-store --verify --repair` there",
+        .0.iter().map(|(path, missing)| format!("{path} refers to {missing}, which is not valid"))
+            .collect::<Vec<_>>().join("; ")
+    )]
+    Incomplete(Vec<(String, String)>),
+    /// A derivation cannot be read, so its outputs are unknown.
+    #[error(
+        "cannot read the derivation {}: {what}; Nix cannot copy its metadata either",
+        show_path(.path)
+    )]
+    Derivation {
+        /// Its file in the lower store directory.
+        path: PathBuf,
+        /// What was expected, and what was found.
+        what: String,
+    },
+    /// A file of the store cannot be used.
+    #[error("cannot use {}: {source}; `overstore check` tells what is missing", show_path(.path))]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The upper database cannot be written.
+    #[error("cannot write the upper database {}: {source}", show_path(.path))]
+    Upper {
+        /// The database.
+        path: PathBuf,
+        /// What SQLite said.
+        source: rusqlite::Error,
+    },
+}
+
+/// Most items that a message lists.
+pub(super) const MOST_LISTED: usize = 20;
+
+fn list(paths: &[StorePath]) -> String {
+    let shown: Vec<_> = paths
+        .iter()
+        .take(MOST_LISTED)
+        .map(StorePath::as_str)
+        .collect();
+    let more = paths.len() - shown.len();
+    let more = if more == 0 {
+        String::new()
+    } else {
+        format!(" and {more} more")
+    };
+    shown.join(", ") + &more
+}
+
+impl Transient for WarmError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Lower(error) if error.is_transient())
+    }
+}

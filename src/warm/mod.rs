@@ -1,0 +1,97 @@
+//! Copying the metadata of closures from the lower store up into the upper database.
+//!
+//! Nix does that by itself, one path and one transaction at a time, whenever it asks whether a
+//! path is valid. Here it is one transaction, and what is written is row for row what Nix writes
+//! (`addValidPath` and `registerValidPaths` in its `local-store.cc`; tried against 2.26 and 2.34):
+//! all columns in their normal form, the references, and the outputs of derivations as their `.drv`
+//! files have them. Only the row ids are others.
+//!
+//! A lower store that is a database is attached, and its ids are mapped to new ones (`by_id`).
+//! Every other kind is asked path by path (`by_path`).
+//!
+//! Foreign keys are off meanwhile: what they would prove row by row is proved once, since a
+//! reference is only written when its path has a row, or will have one before the commit.
+
+mod by_id;
+mod by_path;
+mod error;
+mod outputs;
+mod upper;
+
+pub use error::WarmError;
+
+use std::path::Path;
+
+use crate::config::MetadataSource;
+use crate::lower::{self, StoreDirectory};
+use crate::nix::store_path::StorePath;
+use outputs::Objects;
+use upper::Upper;
+
+/// Where to copy from and to.
+#[derive(Debug, Clone, Copy)]
+pub struct Warm<'a> {
+    /// The store directory that both stores have.
+    pub store: &'a StoreDirectory,
+    /// The lower metadata source.
+    pub source: &'a MetadataSource,
+    /// The lower store directory: derivations are read there.
+    pub objects: &'a Path,
+    /// The directory of the upper database: `${state}/db`.
+    pub database: &'a Path,
+    /// Whether the upper database has a write-ahead log (`use-sqlite-wal`).
+    pub use_sqlite_wal: bool,
+}
+
+/// What to copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wanted<'a> {
+    /// Everything that is valid below.
+    All,
+    /// The closures of these paths, all of which have to be valid below.
+    Closures(&'a [StorePath]),
+    /// The closures of those among these paths that are valid below.
+    ValidClosures(&'a [StorePath]),
+}
+
+/// What was copied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Warmed {
+    /// Paths whose metadata was copied.
+    pub copied: u64,
+    /// Paths looked at whose metadata was there already.
+    pub present: u64,
+    /// References copied.
+    pub references: u64,
+    /// Outputs of derivations copied.
+    pub outputs: u64,
+    /// Wanted paths that are not valid below; only with [`Wanted::ValidClosures`].
+    pub invalid: u64,
+}
+
+impl Warm<'_> {
+    /// Copies what is wanted, in one transaction: when this returns, all of it is durable, and
+    /// after an error nothing of it is there. Holds the lock that Nix holds while it has the store
+    /// open, and the database's lock for writing while it copies.
+    ///
+    /// # Errors
+    /// When something is not valid below or refers to what is not, when a source or a derivation
+    /// cannot be read, and when the upper database cannot be written.
+    pub fn run(&self, wanted: Wanted<'_>) -> Result<Warmed, WarmError> {
+        let upper = Upper::open(self.database, self.use_sqlite_wal)?;
+        let objects = Objects::open(self.objects)?;
+        match self.source {
+            MetadataSource::Database { state, .. } => {
+                let path = state.join("db/db.sqlite");
+                lower::retry(
+                    || Ok(Box::new(lower::sqlite::Database::open(&path)?)),
+                    |lower| by_id::copy(&upper, lower, self.store, &objects, wanted),
+                )
+            }
+            other => lower::retry(
+                || lower::open(other, self.store),
+                |source| by_path::copy(&upper, source, self.store, &objects, wanted),
+            ),
+        }
+    }
+}
