@@ -52,6 +52,12 @@ pub enum Command {
     Plan(Plan),
     /// Check everything about the store, and change nothing.
     Check(Check),
+    /// Copy the metadata of closures up from the lower store, all at once.
+    ///
+    /// Nix does so by itself, one path at a time, whenever it asks whether a path is valid; this
+    /// does it in one transaction and many times faster. Objects are not copied. Nix's collector
+    /// undoes it for everything without a root: see --keep.
+    Warm(Warm),
     /// Print the store URL.
     Url(Url),
     /// Run a command in a private set-up of the store, without leaving a mount behind.
@@ -153,6 +159,32 @@ pub struct Check {
     pub nix: bool,
 }
 
+/// Arguments of `warm`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+pub struct Warm {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    /// Paths of the lower store (or links to some): their closures are copied.
+    #[arg(value_name = "PATH", group = "what")]
+    pub paths: Vec<PathBuf>,
+    /// Copy everything that is valid in the lower store.
+    #[arg(long, group = "what", conflicts_with_all = ["paths", "roots"])]
+    pub all: bool,
+    /// Copy the closures of the garbage-collector roots or profiles below DIR, except those that
+    /// are not valid in the lower store.
+    #[arg(long, value_name = "DIR", group = "what")]
+    pub roots: Vec<PathBuf>,
+    /// Make roots of them, in `gcroots/overstore` of the state directory, so that Nix's collector
+    /// keeps what was copied.
+    #[arg(long)]
+    pub keep: bool,
+    /// Remove the roots that --keep has made, and do nothing else.
+    #[arg(long, group = "what", conflicts_with_all = ["paths", "roots", "all", "keep"])]
+    pub forget: bool,
+}
+
 /// Arguments of `url`.
 #[derive(Debug, Args)]
 pub struct Url {
@@ -223,6 +255,8 @@ pub enum SchemaName {
     Report,
     /// The output of `url`.
     Url,
+    /// The output of `warm`.
+    Warm,
 }
 
 /// Arguments of `completions`.

@@ -11,6 +11,7 @@ mod remount;
 mod schema;
 mod up;
 mod url;
+mod warm;
 
 use std::io::Write;
 use std::process::ExitCode;
@@ -60,6 +61,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Down(arguments) => down::run(&arguments, json),
         Command::Plan(arguments) => plan::run(&arguments, json),
         Command::Check(arguments) => check::run(&arguments, json),
+        Command::Warm(arguments) => warm::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Remount(arguments) => remount::run(&arguments),

@@ -46,6 +46,18 @@ pub trait Source {
         each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
     ) -> Result<(), LowerError>;
 
+    /// Hands paths to `each` whose closures together are everything that is valid: where that can
+    /// be told at once, those that no other path refers to; otherwise all. No question may be open.
+    ///
+    /// # Errors
+    /// As [`all_paths`](Self::all_paths).
+    fn tops(
+        &mut self,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        self.all_paths(each)
+    }
+
     /// Proves that all that was read so far belongs to one state of the source.
     ///
     /// # Errors

@@ -2,6 +2,7 @@
 
 mod text;
 mod url;
+mod warm;
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -10,6 +11,7 @@ use crate::apply::{Holder, StepReport};
 use crate::check::{Finding, Severity};
 
 pub use url::{UrlByVersion, UrlReport};
+pub use warm::WarmReport;
 
 /// The result of `up`, `down`, `plan` and `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

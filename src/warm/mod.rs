@@ -16,9 +16,11 @@ mod by_id;
 mod by_path;
 mod error;
 mod outputs;
+mod roots;
 mod upper;
 
 pub use error::WarmError;
+pub use roots::{Roots, find as find_roots, into_store};
 
 use std::path::Path;
 
@@ -70,6 +72,26 @@ pub struct Warmed {
 }
 
 impl Warm<'_> {
+    /// What nothing else below refers to: with roots of these, all that is below is kept. Where only
+    /// asking path by path would tell, everything.
+    ///
+    /// # Errors
+    /// When the lower store cannot be read.
+    pub fn tops(&self) -> Result<Vec<StorePath>, WarmError> {
+        lower::retry(
+            || lower::open(self.source, self.store),
+            |source| {
+                let mut tops = Vec::new();
+                source.tops(&mut |path| {
+                    tops.push(path);
+                    Ok(())
+                })?;
+                source.confirm()?;
+                Ok(tops)
+            },
+        )
+    }
+
     /// Copies what is wanted, in one transaction: when this returns, all of it is durable, and
     /// after an error nothing of it is there. Holds the lock that Nix holds while it has the store
     /// open, and the database's lock for writing while it copies.

@@ -378,7 +378,8 @@ mod tests {
             matches!(error, Err(DaemonError::Silent { .. })),
             "{error:?}"
         );
-        assert!(started.elapsed() < 3 * SHORT);
+        // All of its bytes would take 24 s.
+        assert!(started.elapsed() < 20 * SHORT);
     }
 
     #[test]

@@ -15,6 +15,10 @@ const REFERENCES: &str = "select path from lower.Refs join lower.ValidPaths on i
 /// In the order of the row ids, so that a damaged tree that leads in a circle is noticed.
 const ALL: &str = "select id, path from lower.ValidPaths order by id";
 
+/// References never lead in a circle, except to oneself.
+const TOPS: &str = "select id, path from lower.ValidPaths where not exists \
+                    (select 1 from lower.Refs where reference = id and referrer != id) order by id";
+
 /// A local store's database as a source.
 #[derive(Debug)]
 pub struct SqliteSource {
@@ -54,6 +58,35 @@ impl SqliteSource {
             .prepare_cached("select 1 from lower.ValidPaths where path = ?")
             .and_then(|mut statement| statement.exists([String::from_utf8_lossy(&whole)]))
             .map_err(|error| self.database.error(error))
+    }
+
+    /// Hands the paths that `query` tells to `each`; it gives ids, in order, and paths.
+    fn paths(
+        &self,
+        query: &str,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.connection.prepare(query).map_err(sqlite)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let id = row.get::<_, i64>(0).map_err(sqlite)?;
+            let path = text(row, 1)
+                .and_then(|path| self.store.parse(path))
+                .map_err(|what| LowerError::Table {
+                    path: self.database.path().to_owned(),
+                    what,
+                })?;
+            if last.replace(id).is_some_and(|last| last >= id) {
+                return Err(LowerError::Table {
+                    path: self.database.path().to_owned(),
+                    what: format!("row {id} of ValidPaths is not in its place"),
+                });
+            }
+            each(path)?;
+        }
+        Ok(())
     }
 
     fn read(&self, path: &StorePath) -> Result<Option<PathInfo>, LowerError> {
@@ -104,27 +137,14 @@ impl Source for SqliteSource {
         &mut self,
         each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
     ) -> Result<(), LowerError> {
-        let sqlite = |error| self.database.error(error);
-        let mut statement = self.connection.prepare(ALL).map_err(sqlite)?;
-        let mut rows = statement.query([]).map_err(sqlite)?;
-        let mut last = None;
-        while let Some(row) = rows.next().map_err(sqlite)? {
-            let id = row.get::<_, i64>(0).map_err(sqlite)?;
-            let path = text(row, 1)
-                .and_then(|path| self.store.parse(path))
-                .map_err(|what| LowerError::Table {
-                    path: self.database.path().to_owned(),
-                    what,
-                })?;
-            if last.replace(id).is_some_and(|last| last >= id) {
-                return Err(LowerError::Table {
-                    path: self.database.path().to_owned(),
-                    what: format!("row {id} of ValidPaths is not in its place"),
-                });
-            }
-            each(path)?;
-        }
-        Ok(())
+        self.paths(ALL, each)
+    }
+
+    fn tops(
+        &mut self,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        self.paths(TOPS, each)
     }
 
     fn confirm(&mut self) -> Result<(), LowerError> {

@@ -1,0 +1,92 @@
+//! `overstore warm`.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::{Failure, load};
+use crate::cli;
+use crate::lower::StoreDirectory;
+use crate::nix::store_path::StorePath;
+use crate::report::WarmReport;
+use crate::show::show_path;
+use crate::warm::{self, Roots, Wanted, Warm, WarmError};
+
+/// How many links from one to the next are followed to the store.
+const MOST_LINKS: usize = 32;
+
+pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure> {
+    let store = load::description(&arguments.store)?;
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let roots = Roots::of(&store.state);
+    let mut report = WarmReport::new(&store.name);
+    if arguments.forget {
+        report.forgotten = roots.forget().map_err(failure)?;
+        report.print(json)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+
+    let mut paths = Vec::new();
+    for path in &arguments.paths {
+        paths.push(resolve(path, &directory)?);
+    }
+    let mut found = Vec::new();
+    for root in &arguments.roots {
+        found.extend(warm::find_roots(root, &directory).map_err(failure)?);
+    }
+    let database = store.state.join("db");
+    let warm = Warm {
+        store: &directory,
+        source: &store.lower.source,
+        objects: &store.lower.real,
+        database: &database,
+        use_sqlite_wal: store.use_sqlite_wal,
+    };
+    if arguments.all {
+        report.add(warm.run(Wanted::All).map_err(failure)?);
+    } else {
+        if !paths.is_empty() {
+            report.add(warm.run(Wanted::Closures(&paths)).map_err(failure)?);
+        }
+        if !found.is_empty() {
+            report.add(warm.run(Wanted::ValidClosures(&found)).map_err(failure)?);
+        }
+    }
+    if arguments.keep {
+        // Nix passes over those of them that are not valid.
+        paths.extend(found);
+        if arguments.all {
+            paths = warm.tops().map_err(failure)?;
+        }
+        roots.keep(&paths, &directory).map_err(failure)?;
+        report.kept = paths.len() as u64;
+    }
+    report.print(json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The store path that an argument means: itself, what it lies in, or where its links lead.
+fn resolve(argument: &Path, store: &StoreDirectory) -> Result<StorePath, Failure> {
+    let mut path = PathBuf::from(argument);
+    for _ in 0..MOST_LINKS {
+        if let Some(found) = warm::into_store(&path, store) {
+            return Ok(found);
+        }
+        let Ok(target) = std::fs::read_link(&path) else {
+            break;
+        };
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    Err(Failure::Refused(format!(
+        "{} is no store path, and no link to one\n\
+         remedy: give paths of the lower store, such as its `nix path-info --all` lists",
+        show_path(argument)
+    )))
+}
+
+fn failure(error: WarmError) -> Failure {
+    match error {
+        WarmError::NotValid(_) => Failure::Refused(error.to_string()),
+        error => Failure::Machine(error.to_string()),
+    }
+}

@@ -1,0 +1,95 @@
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::warm::Warmed;
+
+/// The result of `warm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct WarmReport {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// The store's name.
+    pub store: String,
+    /// Paths whose metadata was copied up.
+    pub copied: u64,
+    /// Paths looked at whose metadata was there already.
+    pub present: u64,
+    /// References copied up.
+    pub references: u64,
+    /// Outputs of derivations copied up.
+    pub outputs: u64,
+    /// Roots found with `--roots` that are not valid in the lower store.
+    pub invalid: u64,
+    /// Roots that now keep what was warmed (`--keep`).
+    pub kept: u64,
+    /// Roots removed (`--forget`).
+    pub forgotten: u64,
+}
+
+impl WarmReport {
+    /// A report of nothing so far.
+    pub fn new(store: &str) -> Self {
+        Self {
+            version: 1,
+            store: store.to_owned(),
+            copied: 0,
+            present: 0,
+            references: 0,
+            outputs: 0,
+            invalid: 0,
+            kept: 0,
+            forgotten: 0,
+        }
+    }
+
+    /// Adds what one copy did.
+    pub fn add(&mut self, warmed: Warmed) {
+        self.copied += warmed.copied;
+        self.present += warmed.present;
+        self.references += warmed.references;
+        self.outputs += warmed.outputs;
+        self.invalid += warmed.invalid;
+    }
+
+    /// Prints the report to standard output, as JSON or as text.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn print(&self, json: bool) -> std::io::Result<()> {
+        use std::io::Write;
+        let mut out = anstream::stdout().lock();
+        if json {
+            serde_json::to_writer_pretty(&mut out, self)?;
+            writeln!(out)?;
+        } else {
+            self.write(&mut out)?;
+        }
+        out.flush()
+    }
+
+    fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+        let Self {
+            copied,
+            references,
+            outputs,
+            present,
+            ..
+        } = self;
+        if self.forgotten > 0 {
+            return writeln!(out, "{} roots removed", self.forgotten);
+        }
+        writeln!(
+            out,
+            "{copied} paths copied up, with {references} references and {outputs} outputs; \
+             {present} were there"
+        )?;
+        if self.invalid > 0 {
+            writeln!(out, "{} roots are not valid below", self.invalid)?;
+        }
+        if self.kept > 0 {
+            writeln!(out, "{} roots keep them", self.kept)?;
+        }
+        Ok(())
+    }
+}

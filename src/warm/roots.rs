@@ -1,0 +1,280 @@
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::io::Errno;
+
+use super::WarmError;
+use crate::lower::StoreDirectory;
+use crate::nix::store_path::StorePath;
+
+/// Where the roots of warmed paths are, below the state directory's `gcroots`.
+const DIRECTORY: &str = "overstore";
+/// How deep a directory of roots is looked into. Nix's own are three deep.
+const DEEPEST: usize = 16;
+
+/// The roots that keep Nix's collector from undoing what was warmed: links in a directory of their
+/// own, `${state}/gcroots/overstore`, each named after the store path that it points to.
+#[derive(Debug)]
+pub struct Roots {
+    gcroots: PathBuf,
+}
+
+impl Roots {
+    /// Those of the store with this state directory.
+    pub fn of(state: &Path) -> Self {
+        Self {
+            gcroots: state.join("gcroots"),
+        }
+    }
+
+    /// Makes roots of these paths, those that are there already aside. They are durable when this
+    /// returns.
+    ///
+    /// # Errors
+    /// When the directory or a link in it cannot be made.
+    pub fn keep(&self, paths: &[StorePath], store: &StoreDirectory) -> Result<(), WarmError> {
+        let keep = || {
+            let gcroots = directory(rustix::fs::CWD, &self.gcroots)?;
+            match rustix::fs::mkdirat(&gcroots, DIRECTORY, Mode::from_raw_mode(0o755)) {
+                Ok(()) => rustix::fs::fsync(reopen(&gcroots)?)?,
+                Err(Errno::EXIST) => {}
+                Err(error) => return Err(error),
+            }
+            let own = directory(gcroots.as_fd(), Path::new(DIRECTORY))?;
+            for path in paths {
+                match rustix::fs::symlinkat(store.print(path), &own, path.as_str()) {
+                    Ok(()) | Err(Errno::EXIST) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            rustix::fs::fsync(reopen(&own)?)
+        };
+        keep().map_err(|error| self.error(error))
+    }
+
+    /// The paths that are kept.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn kept(&self) -> Result<Vec<StorePath>, WarmError> {
+        let kept = || {
+            let Some(own) = self.own()? else {
+                return Ok(Vec::new());
+            };
+            let mut kept = Vec::new();
+            for entry in Dir::read_from(&own)? {
+                if let Ok(path) = StorePath::parse(entry?.file_name().to_bytes()) {
+                    kept.push(path);
+                }
+            }
+            kept.sort();
+            Ok(kept)
+        };
+        kept().map_err(|error| self.error(error))
+    }
+
+    /// Removes all of these roots, and nothing else: how many there were.
+    ///
+    /// # Errors
+    /// When the directory cannot be read or a link cannot be removed.
+    pub fn forget(&self) -> Result<u64, WarmError> {
+        let paths = self.kept()?;
+        let forget = || {
+            let mut forgotten = 0;
+            let Some(own) = self.own()? else {
+                return Ok(0);
+            };
+            for path in &paths {
+                let stat = rustix::fs::statat(&own, path.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+                if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
+                    rustix::fs::unlinkat(&own, path.as_str(), AtFlags::empty())?;
+                    forgotten += 1;
+                }
+            }
+            rustix::fs::fsync(reopen(&own)?)?;
+            let gcroots = directory(rustix::fs::CWD, &self.gcroots)?;
+            match rustix::fs::unlinkat(&gcroots, DIRECTORY, AtFlags::REMOVEDIR) {
+                // Somebody else's files stay.
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(forgotten),
+                Err(error) => Err(error),
+            }
+        };
+        forget().map_err(|error| self.error(error))
+    }
+
+    /// The directory of these roots, if there is one.
+    fn own(&self) -> Result<Option<OwnedFd>, Errno> {
+        let open = || {
+            let gcroots = directory(rustix::fs::CWD, &self.gcroots)?;
+            reopen(&directory(gcroots.as_fd(), Path::new(DIRECTORY))?)
+        };
+        match open() {
+            Ok(own) => Ok(Some(own)),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn error(&self, error: Errno) -> WarmError {
+        WarmError::Io {
+            path: self.gcroots.join(DIRECTORY),
+            source: error.into(),
+        }
+    }
+}
+
+/// The store paths that the garbage-collector roots or profiles below a directory point to, as Nix
+/// finds them: by links into the store, by links to such links elsewhere, and by files that are
+/// named after a store path. Sorted; they need not be valid.
+///
+/// # Errors
+/// When the directory cannot be read.
+pub fn find(path: &Path, store: &StoreDirectory) -> Result<Vec<StorePath>, WarmError> {
+    let io = |source: io::Error| WarmError::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let mut found = Vec::new();
+    let directory = rustix::fs::open(path, LISTING, Mode::empty()).map_err(|e| io(e.into()))?;
+    walk(directory, path, 0, store, &mut found).map_err(|error| io(error.into()))?;
+    found.sort();
+    found.dedup();
+    Ok(found)
+}
+
+const LISTING: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
+
+fn walk(
+    directory: OwnedFd,
+    path: &Path,
+    depth: usize,
+    store: &StoreDirectory,
+    found: &mut Vec<StorePath>,
+) -> Result<(), Errno> {
+    for entry in Dir::read_from(&directory)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let entry_path = path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
+        match FileType::from_raw_mode(stat.st_mode) {
+            FileType::Directory if depth < DEEPEST => {
+                let below = rustix::fs::openat(
+                    &directory,
+                    name,
+                    LISTING | OFlags::NOFOLLOW,
+                    Mode::empty(),
+                )?;
+                walk(below, &entry_path, depth + 1, store, found)?;
+            }
+            FileType::Symlink => {
+                let target = rustix::fs::readlinkat(&directory, name, Vec::new())?;
+                let target = path.join(std::ffi::OsStr::from_bytes(target.to_bytes()));
+                found.extend(into_store(&target, store).or_else(|| {
+                    let next = std::fs::read_link(&target).ok()?;
+                    into_store(&target.parent()?.join(next), store)
+                }));
+            }
+            FileType::RegularFile => found.extend(StorePath::parse(name.to_bytes()).ok()),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The store path that a path is, or lies in.
+pub fn into_store(path: &Path, store: &StoreDirectory) -> Option<StorePath> {
+    let path = path.as_os_str().as_bytes();
+    let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    // The whole, or up to one of its slashes.
+    slashes
+        .map(|(at, _)| &path[..at])
+        .chain([path])
+        .find_map(|prefix| store.parse(prefix).ok())
+}
+
+fn directory(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(at, path, flags, Mode::empty())
+}
+
+/// A descriptor that can be listed and synced, of one that only names a directory.
+fn reopen(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
+    rustix::fs::openat(directory, ".", LISTING, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NAME: &str = "7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-a";
+
+    fn store() -> StoreDirectory {
+        StoreDirectory::new(b"/nix/store")
+    }
+
+    fn path(name: &str) -> StorePath {
+        StorePath::parse(name.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn paths_in_the_store_are_found() {
+        for text in [
+            format!("/nix/store/{NAME}"),
+            format!("/nix/store/{NAME}/"),
+            format!("/nix/store/{NAME}/bin/a"),
+        ] {
+            assert_eq!(into_store(Path::new(&text), &store()), Some(path(NAME)));
+        }
+        for text in ["", "/", "/nix/store", "/nix/store/x", "/home/a"] {
+            assert_eq!(into_store(Path::new(text), &store()), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn roots_are_made_and_removed_and_nothing_else() {
+        let state = tempfile::tempdir().unwrap();
+        let roots = Roots::of(state.path());
+        assert!(roots.keep(&[path(NAME)], &store()).is_err());
+        assert_eq!(roots.forget().unwrap(), 0);
+        std::fs::create_dir(state.path().join("gcroots")).unwrap();
+        for _ in 0..2 {
+            roots.keep(&[path(NAME)], &store()).unwrap();
+            assert_eq!(roots.kept().unwrap(), [path(NAME)]);
+        }
+        let own = state.path().join("gcroots/overstore");
+        assert_eq!(find(&own, &store()).unwrap(), [path(NAME)]);
+        std::fs::write(own.join("note"), "of somebody").unwrap();
+        assert_eq!(roots.forget().unwrap(), 1);
+        assert!(own.join("note").exists());
+        std::fs::remove_file(own.join("note")).unwrap();
+        assert_eq!(roots.forget().unwrap(), 0);
+        assert!(!own.exists());
+    }
+
+    #[test]
+    fn roots_of_every_kind_are_found() {
+        let state = tempfile::tempdir().unwrap();
+        let at = |name: &str| state.path().join(name);
+        let link = |target: &str, name: &str| std::os::unix::fs::symlink(target, at(name)).unwrap();
+        std::fs::create_dir_all(at("gcroots/auto")).unwrap();
+        link(&format!("/nix/store/{NAME}"), "gcroots/direct");
+        link(&format!("/nix/store/{NAME}1/lib"), "gcroots/inside");
+        link(&format!("/nix/store/{NAME}2"), "result");
+        link(at("result").to_str().unwrap(), "gcroots/auto/indirect");
+        link("../../result", "gcroots/auto/relative");
+        link("/nowhere", "gcroots/dangling");
+        link("/nix/store/short", "gcroots/wrong");
+        link(".", "gcroots/circle");
+        std::fs::write(at("gcroots").join(format!("{NAME}3")), "").unwrap();
+        let expected = ["", "1", "2", "3"].map(|end| path(&format!("{NAME}{end}")));
+        assert_eq!(find(&at("gcroots"), &store()).unwrap(), expected);
+    }
+}

@@ -1,0 +1,320 @@
+//! What `overstore warm` copies up is what Nix copies up.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+mod support;
+
+use support::{Run, Snapshot, World};
+
+/// All rows, without their ids, as text that tells types apart.
+const ROWS: &str = "
+    select path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca
+    from ValidPaths order by path;
+    select a.path, b.path from Refs join ValidPaths a on a.id = referrer
+    join ValidPaths b on b.id = reference order by 1, 2;
+    select p.path, d.id, d.path from DerivationOutputs d join ValidPaths p on p.id = d.drv
+    order by 1, 2;";
+
+/// A mounted overlay of which one state directory is Nix's (`/mnt/nix`) and one ours
+/// (`/mnt/ours`): each with an upper database that Nix has made.
+struct Stores<'w> {
+    world: &'w World,
+    /// The lower store, as it is written in a URL.
+    lower: String,
+}
+
+impl<'w> Stores<'w> {
+    fn new(world: &'w World, lower: &str) -> Stores<'w> {
+        world.ok([
+            "mkdir",
+            "-p",
+            "/mnt/upper",
+            "/mnt/work",
+            "/mnt/merged/nix/store",
+        ]);
+        world.ok([
+            "mount",
+            "-t",
+            "overlay",
+            "overlay",
+            "-o",
+            "lowerdir=/mnt/lower/nix/store,upperdir=/mnt/upper,workdir=/mnt/work",
+            "/mnt/merged/nix/store",
+        ]);
+        let stores = Stores {
+            world,
+            lower: lower.to_owned(),
+        };
+        for state in ["nix", "ours"] {
+            world
+                .nix(["nix", "store", "info", "--store", &stores.url(state)])
+                .ok();
+        }
+        world.write(
+            "/etc/overstore/example.toml",
+            format!(
+                "root = \"/mnt/merged\"\nstate = \"/mnt/ours\"\nlower-store = \"{lower}\"\n\
+                 upper-layer = \"/mnt/upper\"\nworkdir = \"/mnt/work\"\n"
+            ),
+        );
+        stores
+    }
+
+    fn url(&self, state: &str) -> String {
+        let lower = self.lower.replace('?', "%3F").replace('&', "%26");
+        format!(
+            "local-overlay://?root=/mnt/merged&state=/mnt/{state}&lower-store={lower}\
+             &upper-layer=/mnt/upper"
+        )
+    }
+
+    /// Has Nix copy the closures of these paths up.
+    fn nix(&self, paths: &[&str]) {
+        self.world
+            .nix(["nix-store", "--store", &self.url("nix"), "--check-validity"])
+            .args(paths)
+            .ok();
+    }
+
+    fn warm(&self, arguments: &[&str]) -> Run<'w> {
+        self.world.overstore(["warm", "example"]).args(arguments)
+    }
+
+    fn rows(&self, state: &str) -> String {
+        let database = format!("/mnt/{state}/db/db.sqlite");
+        self.world.ok(["sqlite3", "-quote", &database, ROWS])
+    }
+
+    #[track_caller]
+    fn assert_same(&self) {
+        let (nix, ours) = (self.rows("nix"), self.rows("ours"));
+        for (nix, ours) in nix.lines().zip(ours.lines()) {
+            assert_eq!(ours, nix);
+        }
+        assert_eq!(ours.lines().count(), nix.lines().count());
+        let database = "/mnt/ours/db/db.sqlite";
+        let check = "pragma integrity_check; pragma foreign_key_check";
+        assert_eq!(self.world.ok(["sqlite3", database, check]), "ok\n");
+    }
+}
+
+/// The lower store of the fixtures, with what Nix itself seldom writes.
+fn lower_store(world: &World) -> Vec<String> {
+    let lower = world.lower_store("/mnt/lower");
+    world.ok([
+        "sqlite3",
+        "/mnt/lower/nix/var/nix/db/db.sqlite",
+        "update ValidPaths set sigs = 'b-1:Ymw= a-1:YWE= b-1:Ymw=' where id % 3 = 0;
+         update ValidPaths set sigs = '' where id % 3 = 1;
+         update ValidPaths set ca = '' where ca is null and id % 2 = 0;
+         update ValidPaths set ultimate = 0, narSize = 0 where id % 4 = 1;
+         update ValidPaths set ultimate = 1, narSize = null where id % 4 = 2;
+         update ValidPaths set registrationTime = 1000000 + id;
+         pragma wal_checkpoint(truncate);",
+    ]);
+    lower.paths()
+}
+
+fn strings(paths: &[String]) -> Vec<&str> {
+    paths.iter().map(String::as_str).collect()
+}
+
+#[test]
+fn everything_is_copied_as_nix_copies_it() {
+    for world in World::each() {
+        let paths = lower_store(&world);
+        let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+        let before = Snapshot::of(world.path("/mnt/lower"));
+        stores.nix(&strings(&paths));
+        let said = stores.warm(&["--all"]).ok();
+        assert!(
+            said.starts_with(&format!("{} paths copied", paths.len())),
+            "{said}"
+        );
+        stores.assert_same();
+        assert!(stores.rows("ours").contains(".drv','out',"));
+        // Once more changes nothing.
+        let said = stores.warm(&["--all"]).ok();
+        assert!(
+            said.contains(&format!("{} were there", paths.len())),
+            "{said}"
+        );
+        stores.assert_same();
+        before.assert_unchanged(world.path("/mnt/lower"));
+        world
+            .nix(["nix-store", "--store", &stores.url("ours"), "--verify"])
+            .ok();
+    }
+}
+
+#[test]
+fn each_closure_is_copied_as_nix_copies_it() {
+    for world in World::each() {
+        let paths = lower_store(&world);
+        let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+        for path in strings(&paths) {
+            stores.nix(&[path]);
+            stores.warm(&[path]).ok();
+            stores.assert_same();
+        }
+    }
+}
+
+#[test]
+fn a_daemon_below_gives_the_same() {
+    for world in World::each() {
+        let paths = lower_store(&world);
+        let _daemon = world.nix_daemon("/mnt/lower", "/run/lower.socket");
+        let stores = Stores::new(&world, "unix:///run/lower.socket?root=/mnt/lower");
+        stores.nix(&strings(&paths[..2]));
+        stores.warm(&strings(&paths[..2])).ok();
+        stores.assert_same();
+        stores.nix(&strings(&paths));
+        stores.warm(&["--all"]).ok();
+        stores.assert_same();
+    }
+}
+
+#[test]
+fn an_empty_deriver_reads_as_none() {
+    let Some(world) = World::trixie() else { return };
+    lower_store(&world);
+    let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+    world.ok([
+        "sqlite3",
+        "/mnt/lower/nix/var/nix/db/db.sqlite",
+        "update ValidPaths set deriver = ''; pragma wal_checkpoint(truncate);",
+    ]);
+    stores.warm(&["--all"]).ok();
+    let derivers = "select count(*) from ValidPaths where deriver is not null";
+    assert_eq!(
+        world.ok(["sqlite3", "/mnt/ours/db/db.sqlite", derivers]),
+        "0\n"
+    );
+}
+
+#[test]
+fn rows_in_the_log_of_a_store_in_use_are_copied() {
+    let Some(world) = World::trixie() else { return };
+    let paths = lower_store(&world);
+    let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+    world.write("/tmp/new", "new");
+    let new = world
+        .nix(["nix-store", "--store", "/mnt/lower", "--add", "/tmp/new"])
+        .ok();
+    stores.warm(&["--all"]).ok();
+    assert!(stores.rows("ours").contains(new.trim_end()));
+    let count = "select count(*) from ValidPaths";
+    let count = world.ok(["sqlite3", "/mnt/ours/db/db.sqlite", count]);
+    assert_eq!(count.trim().parse(), Ok(paths.len() + 1));
+}
+
+#[test]
+fn what_is_not_valid_or_incomplete_leaves_nothing_behind() {
+    let Some(world) = World::trixie() else { return };
+    let paths = lower_store(&world);
+    let _daemon = world.nix_daemon("/mnt/lower", "/run/lower.socket");
+    for lower in [
+        "/mnt/lower?read-only=true",
+        "unix:///run/lower.socket?root=/mnt/lower",
+    ] {
+        world.run(["umount", "/mnt/merged/nix/store"]);
+        world.ok(["rm", "-rf", "/mnt/ours", "/mnt/nix"]);
+        let stores = Stores::new(&world, lower);
+        let missing = "/nix/store/7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-missing";
+        let outcome = stores.warm(&[&paths[0], missing]).fails();
+        assert_eq!(outcome.code(), Some(2));
+        assert!(outcome.stderr().contains("-missing"), "{outcome}");
+        assert_eq!(stores.rows("ours"), "");
+        let outcome = stores.warm(&["/etc"]).fails();
+        assert_eq!(outcome.code(), Some(2));
+    }
+    let stores = Stores {
+        world: &world,
+        lower: String::new(),
+    };
+    world.write(
+        "/etc/overstore/example.toml",
+        String::from_utf8(world.read("/etc/overstore/example.toml"))
+            .unwrap()
+            .replace(
+                "unix:///run/lower.socket?root=/mnt/lower",
+                "/mnt/lower?read-only=true",
+            ),
+    );
+    world.ok([
+        "sqlite3",
+        "/mnt/lower/nix/var/nix/db/db.sqlite",
+        "update Refs set reference = 9999 where rowid =
+         (select min(rowid) from Refs where referrer != reference)",
+    ]);
+    let outcome = stores.warm(&["--all"]).fails();
+    assert_eq!(outcome.code(), Some(3));
+    assert!(outcome.stderr().contains("refers to row 9999"), "{outcome}");
+    assert_eq!(stores.rows("ours"), "");
+}
+
+#[test]
+fn roots_keep_what_was_warmed_from_the_collector() {
+    for world in World::each() {
+        let paths = lower_store(&world);
+        let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+        let collect = || {
+            world
+                .nix(["nix-store", "--store", &stores.url("ours"), "--gc"])
+                .ok();
+        };
+        let count = || stores.rows("ours").lines().count();
+        stores.warm(&["--all"]).ok();
+        let all = count();
+        collect();
+        assert!(count() < all);
+        stores.warm(&["--all", "--keep"]).ok();
+        assert_eq!(count(), all);
+        collect();
+        assert_eq!(count(), all);
+        assert!(!world.list("/mnt/ours/gcroots/overstore").is_empty());
+        stores.warm(&["--forget"]).ok();
+        collect();
+        assert!(count() < all);
+
+        // Roots of the lower store, one of which is of no use any more.
+        world.ok(["mkdir", "/mnt/roots"]);
+        world.ok(["ln", "-s", &paths[3], "/mnt/roots/valid"]);
+        let gone = "/nix/store/7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-gone";
+        world.ok(["ln", "-s", gone, "/mnt/roots/gone"]);
+        let said = stores.warm(&["--roots", "/mnt/roots"]).ok();
+        assert!(said.contains("1 roots are not valid below"), "{said}");
+        assert!(stores.rows("ours").contains(&paths[3]));
+    }
+}
+
+/// Killed at each of its steps, the next run finds a database that is whole, and ends the work.
+#[test]
+fn it_is_safe_to_kill() {
+    let Some(world) = World::trixie() else { return };
+    lower_store(&world);
+    let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+    for call in ["pwrite64", "fdatasync", "symlinkat", "mkdirat"] {
+        for nth in 1..100 {
+            let before = stores.rows("ours");
+            let outcome = stores.warm(&["--all", "--keep"]).killed_at(call, nth);
+            let after = stores.rows("ours");
+            assert!(
+                after == before || after.lines().count() > 18,
+                "{call} {nth}: {after}"
+            );
+            if outcome.signal() != Some(9) {
+                break;
+            }
+        }
+        stores.warm(&["--all", "--keep"]).ok();
+        stores.warm(&["--forget"]).ok();
+        world.ok([
+            "sqlite3",
+            "/mnt/ours/db/db.sqlite",
+            "pragma foreign_keys = off; delete from Refs; delete from DerivationOutputs;
+             delete from ValidPaths",
+        ]);
+    }
+}
