@@ -133,3 +133,21 @@ impl std::fmt::Display for Code {
         f.write_str(self.as_str())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::Code;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_code_has_a_section_in_the_manual_and_every_section_a_code() {
+        let manual = include_str!("../../docs/findings.md");
+        let sections: Vec<&str> = manual
+            .lines()
+            .filter_map(|line| line.strip_prefix("### "))
+            .collect();
+        let codes: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
+        assert_eq!(sections.len(), codes.len());
+        assert_eq!(sections.into_iter().collect::<BTreeSet<_>>(), codes);
+    }
+}

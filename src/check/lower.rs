@@ -113,6 +113,13 @@ impl Looked<'_> {
         };
         let read_only_mount = on_read_only(&self.facts.directory) || on_read_only(state_place);
         if read_only {
+            let gone = |place: &Place, path: &Path| {
+                place.found.directory().is_none() && path.starts_with(&place.path)
+            };
+            // What is above them is missing, which is said already.
+            let missing = missing
+                .iter()
+                .filter(|path| !gone(&self.facts.directory, path) && !gone(state_place, path));
             for path in missing {
                 findings.push(directory_missing(path, read_only_mount));
             }

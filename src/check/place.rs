@@ -27,7 +27,7 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
         severity,
         part: named.part,
         subject: show_path(subject).into_owned(),
-        expected: format!("{}, a directory", named.what),
+        expected: named.what.to_owned(),
         actual,
         remedy,
     };
@@ -106,7 +106,7 @@ fn unreachable(component: &Path, errno: i32, named: &Named<'_>, machine: &Machin
         severity: Severity::Error,
         part: named.part,
         subject: show_path(component).into_owned(),
-        expected: format!("{}, or a directory on the way to it", named.what),
+        expected: format!("{}, or the way to it", named.what),
         actual: error.to_string(),
         remedy: match errno {
             // ENOTCONN, ESTALE, EIO, EHOSTDOWN, ETIMEDOUT: the file system is gone.

@@ -71,11 +71,16 @@ fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, Unreada
     let wal = is_wal(path)?;
     let connection = open(path, wal, use_sqlite_wal)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    let quick_check = quick_check(&connection)?;
     Ok(DatabaseContent {
         schema: judge_schema(&connection)?,
         wal,
-        quick_check: quick_check(&connection)?,
-        foreign_keys: foreign_keys(&connection)?,
+        // Rows of a damaged database cannot be compared.
+        foreign_keys: match quick_check.is_empty() {
+            true => foreign_keys(&connection)?,
+            false => Vec::new(),
+        },
+        quick_check,
     })
 }
 

@@ -62,7 +62,7 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
     };
     let mount = mounts.at(system, &expected, depth);
     let mut upper_layer = layer::observe(&upper, &machine, depth);
-    upper_layer.usage = upper_usage(system, &mounts, &upper, mount.overlay.as_ref(), depth);
+    upper_layer.usage = upper_usage(system, &mounts, &upper, &mount, depth);
     let state = visit_state(&store.state, &mounts);
     let overlays_below = [&lower, &upper]
         .into_iter()
@@ -116,21 +116,28 @@ fn upper_usage(
     system: &System,
     mounts: &Mounts,
     upper: &Visited,
-    overlay: Option<&OverlayFacts>,
+    mount: &MountFacts,
     depth: Depth,
 ) -> Usage {
     let Some(directory) = &upper.reached else {
         return Usage::Unknown;
     };
-    // An overlay over something else does not use our upper layer.
-    let in_effect = overlay.filter(|overlay| !matches!(overlay.upper, Identity::Different(_)));
-    let info = in_effect.map(|overlay| &overlay.info);
-    usage::observe(system, directory, in_effect.is_some(), || {
+    // Our own overlay, be it in effect or hidden. One that writes to something else is not it.
+    let ours = match &mount.overlay {
+        Some(overlay) => {
+            Some(&overlay.info).filter(|_| !matches!(overlay.upper, Identity::Different(_)))
+        }
+        None => [&mount.stack, &mount.buried]
+            .into_iter()
+            .flatten()
+            .find(|mount| mount.fs_type == "overlay"),
+    };
+    usage::observe(system, directory, ours.is_some(), || {
         mounts
-            .other_writer(directory, info)
+            .other_writer(directory, ours)
             .or_else(|| match depth {
                 Depth::Up => None,
-                Depth::Check { .. } => mounts.other_writer_elsewhere(system, directory, info),
+                Depth::Check { .. } => mounts.other_writer_elsewhere(system, directory, ours),
             })
     })
 }
