@@ -1,6 +1,8 @@
 //! `overstore check` on the real kernel: a healthy store, made by hand with `mount` and opened by real
 //! Nix, gives no finding; each damage gives exactly its own.
 
+#![allow(clippy::unwrap_used)]
+
 mod support;
 
 use std::fs::{self, Permissions};

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, Row};
+use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
 use rustix::fs::{Mode, OFlags};
 
 use super::place::{self, Visited};
@@ -176,7 +176,13 @@ fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let sql = format!("pragma quick_check({MAXIMUM_VIOLATIONS})");
     let mut statement = connection.prepare(&sql)?;
     let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
-    let mut lines = rows.collect::<rusqlite::Result<Vec<_>>>()?;
+    let mut lines = match rows.collect::<rusqlite::Result<Vec<_>>>() {
+        // Too much for the check to go on is damage too.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            vec![error.to_string()]
+        }
+        lines => lines?,
+    };
     lines.retain(|line| line != "ok");
     Ok(lines)
 }
