@@ -26,4 +26,4 @@ mod world;
 pub use lower::LowerStore;
 pub use snapshot::Snapshot;
 pub use tree::{Tree, skip};
-pub use world::{Daemon, Outcome, Run, World};
+pub use world::{Daemon, FEATURES, Outcome, Run, World};

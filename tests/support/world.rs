@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::{Tree, skip};
 
 /// The experimental features that a test's Nix has on.
-const FEATURES: &str =
+pub const FEATURES: &str =
     "experimental-features = nix-command local-overlay-store read-only-local-store";
 
 /// One test's private machine.
@@ -98,6 +98,11 @@ impl World {
             holder,
             _life: life,
         }
+    }
+
+    /// Process 1 of the World, as this side numbers it.
+    pub fn pid(&self) -> u32 {
+        self.pid
     }
 
     /// The path by which the test itself reaches the World's `path`. Symbolic links with absolute

@@ -1,0 +1,96 @@
+//! The part that runs in a World: the places to measure in, and the measuring.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use nix::sched::{CloneFlags, setns};
+use rustix::fs::CWD;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+use serde::{Deserialize, Serialize};
+
+use crate::generator::Result;
+use crate::measure;
+use crate::setup::{self, Setup};
+
+/// Everything that was measured.
+#[derive(Serialize, Deserialize)]
+pub struct Results {
+    pub setups: Vec<Setup>,
+    /// What [`measure::peak`] gives for a program that needs next to nothing: KiB.
+    pub least_peak: u64,
+}
+
+/// A file system to measure on.
+pub struct Place {
+    pub file_system: String,
+    /// Where the lower stores are, each by its recipe's name.
+    pub stores: PathBuf,
+    /// An empty directory for everything else.
+    pub scratch: PathBuf,
+}
+
+/// Enters the World of `process` and measures. `scratch` is a directory in the cache.
+pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Results> {
+    enter(process, cache)?;
+    let places = [place("/mnt/disk", scratch)?, place("/mnt/memory", scratch)?];
+    Ok(Results {
+        setups: setup::measure(&places, rounds)?,
+        least_peak: measure::peak(&Command::new("true"))?,
+    })
+}
+
+/// From here on this process sees the World, and its children are in it: the cache at `/mnt/disk`,
+/// its stores not to be written to, and copies of these at `/mnt/memory`.
+fn enter(process: u32, cache: &Path) -> Result<()> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    let tree = open_tree(CWD, cache, flags)?;
+    let world = Path::new("/proc").join(process.to_string()).join("ns");
+    let namespaces = [
+        ("pid", CloneFlags::CLONE_NEWPID),
+        ("mnt", CloneFlags::CLONE_NEWNS),
+    ];
+    let namespaces = namespaces.map(|(name, flag)| (fs::File::open(world.join(name)), flag));
+    for (file, flag) in namespaces {
+        setns(file?, flag)?;
+    }
+    fs::create_dir("/mnt/disk")?;
+    move_mount(
+        tree,
+        "",
+        CWD,
+        "/mnt/disk",
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )?;
+    for script in [
+        "mount --bind /mnt/disk/stores /mnt/disk/stores",
+        "mount -o remount,bind,ro /mnt/disk/stores",
+        "mkdir -p /mnt/memory/stores",
+    ] {
+        measure::time(Command::new("sh").args(["-c", script]))?;
+    }
+    for recipe in crate::recipes() {
+        let store = Path::new("/mnt/disk/stores").join(recipe.name());
+        measure::time(
+            Command::new("cp")
+                .arg("-a")
+                .arg(store)
+                .arg("/mnt/memory/stores"),
+        )?;
+    }
+    Ok(())
+}
+
+fn place(directory: &str, scratch: &str) -> Result<Place> {
+    let found = Command::new("findmnt")
+        .args(["-n", "-o", "FSTYPE", "-T", directory])
+        .output()?;
+    let directory = Path::new(directory);
+    let scratch = directory.join(scratch);
+    fs::create_dir_all(&scratch)?;
+    Ok(Place {
+        file_system: String::from_utf8(found.stdout)?.trim().to_owned(),
+        stores: directory.join("stores"),
+        scratch,
+    })
+}

@@ -1,0 +1,87 @@
+//! `make bench`: overstore beside the shell commands that do the same, in one run, on the same
+//! directories, in turns. Writes the tables of `docs/benchmarks.md`. Never fails for being slow.
+//!
+//! This process makes the stores and a World; in there the same program, started with `--inside`,
+//! measures, and gives the results back as JSON.
+
+#[path = "../generator/mod.rs"]
+mod generator;
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod document;
+mod inside;
+mod machine;
+mod measure;
+mod setup;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use generator::{Recipe, Result};
+use support::World;
+
+/// Numbers of store paths in the lower stores.
+const SIZES: [u32; 2] = [1_000, 1_000_000];
+
+/// How many turns, unless `OVERSTORE_BENCH_ROUNDS` says otherwise.
+const ROUNDS: u32 = 30;
+
+fn main() -> Result<()> {
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    match arguments[..] {
+        ["--inside", process, cache, scratch, rounds] => {
+            let (process, rounds) = (process.parse()?, rounds.parse()?);
+            let results = inside::run(process, Path::new(cache), scratch, rounds)?;
+            Ok(serde_json::to_writer(std::io::stdout(), &results)?)
+        }
+        ["--peak", ..] => measure::launch(&arguments[1..]),
+        [.., "--bench"] | ["--bench", ..] => run(),
+        _ => {
+            println!("not measured: use `cargo bench --bench overlay`");
+            Ok(())
+        }
+    }
+}
+
+fn run() -> Result<()> {
+    let cache = generator::cache()?;
+    for recipe in recipes() {
+        eprintln!("lower store of {} paths", recipe.paths);
+        recipe.cached()?;
+    }
+    let world = World::trixie().ok_or("Debian 13's Nix is needed, and root")?;
+    let scratch = tempfile::Builder::new()
+        .prefix("bench-")
+        .tempdir_in(&cache)?;
+    let rounds = std::env::var("OVERSTORE_BENCH_ROUNDS").unwrap_or_else(|_| ROUNDS.to_string());
+    let inside = Command::new(std::env::current_exe()?)
+        .arg("--inside")
+        .arg(world.pid().to_string())
+        .arg(&cache)
+        .arg(scratch.path().strip_prefix(&cache)?)
+        .arg(&rounds)
+        .stdout(Stdio::piped())
+        .spawn()?
+        .wait_with_output()?;
+    if !inside.status.success() {
+        return Err(format!("measuring failed: {}", inside.status).into());
+    }
+    let results = serde_json::from_slice(&inside.stdout)?;
+    let text = format!(
+        "{}\n{}",
+        machine::describe(&world)?,
+        document::setup(&results, &rounds)
+    );
+    print!("{text}");
+    document::write(&text)
+}
+
+/// The lower stores, by ascending size.
+fn recipes() -> impl Iterator<Item = Recipe> {
+    SIZES.into_iter().map(|paths| Recipe {
+        paths,
+        ..Recipe::default()
+    })
+}
