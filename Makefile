@@ -1,4 +1,8 @@
-.PHONY: help test bench lint
+.PHONY: help test bench lint install vm-test
+
+PREFIX ?= /usr/local
+PROGRAM ?= target/release/overstore
+SCENARIO ?=
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1: /p' Makefile
@@ -14,3 +18,18 @@ bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as
 lint: ## Checks the formatting and looks for likely mistakes
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+install: ## Builds the program, and installs it with all that belongs to it (PREFIX, DESTDIR)
+	[ "$(PROGRAM)" != target/release/overstore ] || cargo build --release
+	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/overstore
+	ln -sf overstore $(DESTDIR)$(PREFIX)/bin/overstore-remount
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system-generators
+	ln -sf ../../../bin/overstore $(DESTDIR)$(PREFIX)/lib/systemd/system-generators/overstore-generator
+	install -D -m 644 src/systemd/overstore-initrd@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/overstore-initrd@.service
+	install -d $(DESTDIR)$(PREFIX)/share/man/man1
+	$(PROGRAM) manual $(DESTDIR)$(PREFIX)/share/man/man1
+
+vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only these)
+	rm -rf target/vm-program
+	$(MAKE) install DESTDIR=target/vm-program PREFIX=/usr
+	cargo run -q -p vm-tests -- --program target/vm-program $(SCENARIO)

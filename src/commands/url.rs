@@ -12,6 +12,7 @@ use crate::nix::url::{StoreReference, UrlRules};
 use crate::nix::version::NixVersion;
 use crate::report::{self, UrlByVersion, UrlReport};
 use crate::show::show_path;
+use crate::systemd::text::environment_value;
 
 /// The variable in the `env` format.
 const VARIABLE: &str = "OVERSTORE_URL";
@@ -48,7 +49,7 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
     }
     let text = match format {
         UrlFormat::Url => format!("{}\n", report.url),
-        UrlFormat::Env => format!("{VARIABLE}={}\n", quote(&report.url)),
+        UrlFormat::Env => format!("{VARIABLE}={}\n", environment_value(&report.url)),
         UrlFormat::NixConf => nix_conf(&store, &report, arguments.client),
         UrlFormat::Json => format!(
             "{}\n",
@@ -107,21 +108,6 @@ fn report(store: &Store, reference: &StoreReference, rules: Option<UrlRules>) ->
     }
 }
 
-/// A value in double quotes, read alike by systemd's `EnvironmentFile=` (which expands nothing, but
-/// takes a backslash before these four characters away) and by a shell that sources the file.
-fn quote(value: &str) -> String {
-    let mut quoted = String::with_capacity(value.len() + 2);
-    quoted.push('"');
-    for character in value.chars() {
-        if matches!(character, '"' | '\\' | '`' | '$') {
-            quoted.push('\\');
-        }
-        quoted.push(character);
-    }
-    quoted.push('"');
-    quoted
-}
-
 fn nix_conf(store: &Store, report: &UrlReport, client: bool) -> String {
     let name = &store.name;
     let mut text = if client {
@@ -143,18 +129,4 @@ fn nix_conf(store: &Store, report: &UrlReport, client: bool) -> String {
         text.push_str("use-sqlite-wal = false\n");
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::quote;
-
-    #[test]
-    fn quotes_what_a_shell_would_expand() {
-        assert_eq!(
-            quote("unix:///run/s?root=/a'b!c"),
-            r#""unix:///run/s?root=/a'b!c""#
-        );
-        assert_eq!(quote(r#"/$x/`y`"\"#), r#""/\$x/\`y\`\"\\""#);
-    }
 }

@@ -1,0 +1,168 @@
+//! The generator (systemd.generator(7)): reads every description of the machine and writes the
+//! units. It runs early, before any file system but the root one is mounted, and whenever systemd
+//! reads its units again.
+
+use std::collections::BTreeMap;
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use super::units::{Content, Described, Files, units};
+use crate::config::{self, Environment};
+use crate::show::show_path;
+
+/// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
+const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];
+
+/// A description that no units are made for, and why.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Broken {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it, in one or more lines.
+    pub reason: String,
+}
+
+/// Runs the generator: the arguments are the three output directories of systemd.generator(7), of
+/// which the first is used. Its exit code says whether every description was fit.
+pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
+    let Some(output) = arguments.next() else {
+        log(&["expected a directory to write units to".to_owned()]);
+        return ExitCode::from(2);
+    };
+    let program = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/overstore".into());
+    match generate(Path::new("/"), Path::new(&output), &program) {
+        Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
+        Ok(broken) => {
+            for one in broken {
+                let first = format!("{}: no unit is made for this store", show_path(&one.file));
+                log(&[first]);
+                log(&one.reason.lines().map(str::to_owned).collect::<Vec<_>>());
+            }
+            ExitCode::from(1)
+        }
+        Err(error) => {
+            log(&[format!("cannot write units: {error}")]);
+            ExitCode::from(3)
+        }
+    }
+}
+
+/// Reads the descriptions of the system below `root` and writes its units to `output`. `program` is
+/// overstore's path in that system. Returns the descriptions that are broken, or claim what another
+/// store has.
+///
+/// # Errors
+/// When something cannot be written.
+pub fn generate(root: &Path, output: &Path, program: &Path) -> io::Result<Vec<Broken>> {
+    let environment = Environment {
+        remount_hook: program
+            .parent()
+            .map(|place| place.join("overstore-remount")),
+        ..Environment::default()
+    };
+    let mut stores: Vec<Described> = Vec::new();
+    let mut broken = Vec::new();
+    for (name, file) in descriptions(root) {
+        match read(root, &name, &file, &environment) {
+            Ok(None) => {}
+            Ok(Some(described)) => match conflict(&described, &stores) {
+                Some(reason) => broken.push(Broken { file, reason }),
+                None => stores.push(described),
+            },
+            Err(reason) => broken.push(Broken { file, reason }),
+        }
+    }
+    write(output, &units(&stores, program, &environment))?;
+    Ok(broken)
+}
+
+/// The files that count, by the names of their stores; their paths are those of the system.
+fn descriptions(root: &Path) -> BTreeMap<OsString, PathBuf> {
+    let mut found = BTreeMap::new();
+    for directory in DIRECTORIES {
+        // A directory that is not there, or not readable, has none.
+        let Ok(entries) = fs::read_dir(root.join(directory)) else {
+            continue;
+        };
+        for entry in entries.filter_map(Result::ok) {
+            let file = Path::new("/").join(directory).join(entry.file_name());
+            if file.extension() == Some(OsStr::new("toml"))
+                && let Some(name) = file.file_stem()
+            {
+                found.entry(name.to_owned()).or_insert(file);
+            }
+        }
+    }
+    found
+}
+
+/// Reads one description. One that is empty, such as a link to `/dev/null`, masks the store.
+fn read(
+    root: &Path,
+    name: &OsStr,
+    file: &Path,
+    environment: &Environment,
+) -> Result<Option<Described>, String> {
+    let there = root.join(file.strip_prefix("/").unwrap_or(file));
+    let text = fs::read_to_string(&there).map_err(|error| format!("cannot be read: {error}"))?;
+    if text.is_empty() {
+        return Ok(None);
+    }
+    let name = show_path(Path::new(name));
+    let store = config::parse(&name, &show_path(file), &text, environment)
+        .map_err(|errors| errors.to_string())?;
+    Ok(Some(Described {
+        store,
+        file: file.to_owned(),
+    }))
+}
+
+/// Why a store cannot be there beside those before it.
+fn conflict(new: &Described, stores: &[Described]) -> Option<String> {
+    let mine = new.store.daemon.as_ref()?;
+    let other = stores.iter().find(|other| {
+        let daemon = other.store.daemon.as_ref();
+        daemon.is_some_and(|daemon| daemon.socket == mine.socket)
+    })?;
+    Some(format!(
+        "expected a daemon of its own, found that {} is served at the same socket, {}\n\
+         remedy: give one of the two another `daemon.socket`",
+        show_path(&other.file),
+        show_path(&mine.socket)
+    ))
+}
+
+fn write(output: &Path, files: &Files) -> io::Result<()> {
+    for (name, content) in files {
+        let path = output.join(name);
+        if let Some(parent) = path.parent() {
+            fs::create_dir_all(parent)?;
+        }
+        match content {
+            Content::Text(text) => fs::write(path, text)?,
+            Content::Link(target) => symlink(target, path)?,
+        }
+    }
+    Ok(())
+}
+
+/// Writes lines to the kernel's log, from where the journal takes them: a generator's standard error
+/// is lost. `<3>` is the priority of an error.
+fn log(lines: &[String]) {
+    let mut kernel = OpenOptions::new().write(true).open("/dev/kmsg");
+    for line in lines {
+        let written = match &mut kernel {
+            // One write is one entry.
+            Ok(kernel) => kernel.write_all(format!("<3>overstore-generator: {line}\n").as_bytes()),
+            Err(error) => Err(io::Error::from(error.kind())),
+        };
+        if written.is_err() {
+            // Run by hand, and not by root.
+            let _ = writeln!(io::stderr(), "overstore-generator: {line}");
+        }
+    }
+}

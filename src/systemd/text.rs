@@ -1,0 +1,121 @@
+//! How systemd writes things: unit names, and words in unit files.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// A string as part of a unit's name, as `systemd-escape` makes it (systemd.unit(5), "String
+/// escaping for inclusion in unit names").
+pub fn unit_name(text: &str) -> String {
+    let mut name = String::with_capacity(text.len());
+    for (index, byte) in text.bytes().enumerate() {
+        match byte {
+            b'/' => name.push('-'),
+            b'.' if index == 0 => name.push_str("\\x2e"),
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b':' | b'_' | b'.' => {
+                name.push(char::from(byte));
+            }
+            other => name.push_str(&format!("\\x{other:02x}")),
+        }
+    }
+    name
+}
+
+/// One word of a setting that takes several: in quotes, with specifiers (`%`) made ordinary.
+pub fn word(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() + 2);
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:=@,~".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(plain) {
+        return String::from_utf8_lossy(bytes).into_owned();
+    }
+    text.push('"');
+    for &byte in bytes {
+        match byte {
+            b'%' => text.push_str("%%"),
+            b'"' => text.push_str("\\\""),
+            b'\\' => text.push_str("\\\\"),
+            b' '..=b'~' => text.push(char::from(byte)),
+            other => text.push_str(&format!("\\x{other:02x}")),
+        }
+    }
+    text.push('"');
+    text
+}
+
+/// A path as one word.
+pub fn path(path: &Path) -> String {
+    word(path.as_os_str().as_bytes())
+}
+
+/// One word of a command line, where `$` begins a variable, too.
+pub fn argument(path: &Path) -> String {
+    word(path.as_os_str().as_bytes()).replace('$', "$$")
+}
+
+/// A path as the whole value of a setting that takes one, such as `ListenStream=`: not in quotes,
+/// with specifiers made ordinary.
+pub fn whole(path: &Path) -> String {
+    path.to_string_lossy().replace('%', "%%")
+}
+
+/// Text for people in a setting, such as a description.
+pub fn prose(text: &str) -> String {
+    text.replace('%', "%%")
+}
+
+/// A value in double quotes, read alike by systemd's `EnvironmentFile=` (which expands nothing, but
+/// takes a backslash before these four characters away) and by a shell that sources the file.
+pub fn environment_value(value: &str) -> String {
+    let mut quoted = String::with_capacity(value.len() + 2);
+    quoted.push('"');
+    for character in value.chars() {
+        if matches!(character, '"' | '\\' | '`' | '$') {
+            quoted.push('\\');
+        }
+        quoted.push(character);
+    }
+    quoted.push('"');
+    quoted
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_systemd_escape() {
+        for (text, name) in [
+            ("example", "example"),
+            ("a-b", "a\\x2db"),
+            ("a b", "a\\x20b"),
+            (".hidden", "\\x2ehidden"),
+            ("v1.2", "v1.2"),
+            ("ü", "\\xc3\\xbc"),
+        ] {
+            assert_eq!(unit_name(text), name);
+        }
+    }
+
+    #[test]
+    fn words_are_read_back_as_they_were() {
+        for (bytes, text) in [
+            (b"/mnt/a".as_slice(), "/mnt/a"),
+            (b"/a b", "\"/a b\""),
+            (b"/100%", "\"/100%%\""),
+            (b"/q\"\\", "\"/q\\\"\\\\\""),
+            (b"/\xc3\xbc", "\"/\\xc3\\xbc\""),
+            (b"", "\"\""),
+        ] {
+            assert_eq!(word(bytes), text);
+        }
+        assert_eq!(argument(Path::new("/$HOME")), "\"/$$HOME\"");
+    }
+
+    #[test]
+    fn quotes_what_a_shell_would_expand() {
+        assert_eq!(
+            environment_value("unix:///run/s?root=/a'b!c"),
+            r#""unix:///run/s?root=/a'b!c""#
+        );
+        assert_eq!(environment_value(r#"/$x/`y`"\"#), r#""/\$x/\`y\`\"\\""#);
+    }
+}

@@ -1,0 +1,303 @@
+//! From stores to unit files. Pure: what is made depends on the descriptions alone.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Write;
+use std::path::{Path, PathBuf};
+
+use super::text::{argument, environment_value, path, prose, unit_name, whole};
+use crate::config::{Environment, MetadataSource, Store};
+use crate::nix::url::UrlRules;
+
+/// Where the service manager has its system generators write (systemd.generator(7)), so where units
+/// find what stands beside them.
+const OUTPUT: &str = "/run/systemd/generator";
+
+/// The variable with the store URL. A unit file could not hold the URL itself: `%` is a specifier
+/// there; and what an `EnvironmentFile=` says is not expanded.
+const VARIABLE: &str = "OVERSTORE_URL";
+
+/// Stops a service from doing what it never has to do. None of these gives the service a mount
+/// namespace of its own: from there its mounts would not reach the system.
+///
+/// - `CAP_SYS_ADMIN` to mount; `CAP_SYS_CHROOT` and `CAP_SYS_PTRACE` to see who uses a mount, and in
+///   which mount namespace; `CAP_SYSLOG` for the kernel's reason for a refusal; the others for
+///   directories that are somebody else's.
+const SANDBOX: &str = "\
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYSLOG CAP_CHOWN \
+CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX
+IPAddressDeny=any
+RestrictNamespaces=mnt
+SystemCallArchitectures=native
+SystemCallFilter=@system-service @mount
+SystemCallErrorNumber=EPERM
+DevicePolicy=closed
+KeyringMode=private
+LockPersonality=yes
+MemoryDenyWriteExecute=yes
+RestrictRealtime=yes
+RestrictSUIDSGID=yes
+UMask=0022
+";
+
+/// A store and the file that describes it.
+#[derive(Debug)]
+pub struct Described {
+    /// The store.
+    pub store: Store,
+    /// The file.
+    pub file: PathBuf,
+}
+
+/// A file or a symbolic link.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Content {
+    /// A file with this text.
+    Text(String),
+    /// A symbolic link to this path.
+    Link(PathBuf),
+}
+
+/// What is made, by its path below the generator's output directory.
+pub type Files = BTreeMap<PathBuf, Content>;
+
+/// The units of all stores. `program` is overstore's own path, `environment` what the descriptions
+/// were read in.
+pub fn units(stores: &[Described], program: &Path, environment: &Environment) -> Files {
+    let mut files = Files::new();
+    for described in stores {
+        let unit = Unit {
+            described,
+            stores,
+            program,
+            environment,
+            name: unit_name(&described.store.name),
+        };
+        unit.add_store(&mut files);
+        if let Some(daemon) = &described.store.daemon {
+            unit.add_url(&mut files);
+            if daemon.system {
+                unit.add_to_system_daemon(&mut files);
+            } else {
+                unit.add_own_daemon(&daemon.socket, &mut files);
+            }
+        }
+    }
+    files
+}
+
+struct Unit<'a> {
+    described: &'a Described,
+    stores: &'a [Described],
+    program: &'a Path,
+    environment: &'a Environment,
+    /// The store's name as part of a unit's.
+    name: String,
+}
+
+impl Unit<'_> {
+    fn store(&self) -> &Store {
+        &self.described.store
+    }
+
+    fn service(&self) -> String {
+        format!("overstore-{}.service", self.name)
+    }
+
+    /// Who made a file, and how to change it: not by editing it.
+    fn head(&self) -> String {
+        format!(
+            "# Made by overstore-generator from {}.\n",
+            crate::show::show_path(&self.described.file)
+        )
+    }
+
+    fn add_store(&self, files: &mut Files) {
+        let store = self.store();
+        let file = argument(&self.described.file);
+        let program = argument(self.program);
+        let mut text = self.head();
+        let line = |text: &mut String, key: &str, value: &str| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{key}={value}");
+        };
+        text += "\n[Unit]\n";
+        let description = format!("Local-overlay store {}", store.name);
+        line(&mut text, "Description", &prose(&description));
+        line(&mut text, "Documentation", "man:overstore(1)");
+        line(&mut text, "SourcePath", &whole(&self.described.file));
+        for needed in self.paths() {
+            line(&mut text, "RequiresMountsFor", &path(needed));
+        }
+        for needed in self.lower_units() {
+            line(&mut text, "Requires", &needed);
+            line(&mut text, "After", &needed);
+        }
+        // People come after the store, so when the machine stops they go before it.
+        let mut before = vec!["systemd-user-sessions.service".to_owned()];
+        if let Some(daemon) = &store.daemon {
+            before.push(if daemon.system {
+                "nix-daemon.service".to_owned()
+            } else {
+                format!("nix-daemon@{}.service", self.name)
+            });
+        }
+        line(&mut text, "Before", &before.join(" "));
+        text += "\n[Service]\nType=oneshot\nRemainAfterExit=yes\nNotifyAccess=main\n";
+        line(&mut text, "ExecStart", &format!("{program} up {file}"));
+        line(&mut text, "ExecStop", &format!("{program} down {file}"));
+        // No `ExecReload=`: the kernel changes no option of a mounted overlay.
+        text += "TimeoutStartSec=5min\n";
+        let field = format!("OVERSTORE_STORE={}", store.name);
+        let field = super::text::word(field.as_bytes());
+        line(&mut text, "LogExtraFields", &field);
+        text += SANDBOX;
+        let service = self.service();
+        let wanted = Path::new("multi-user.target.wants").join(&service);
+        files.insert(wanted, Content::Link(Path::new("..").join(&service)));
+        files.insert(service.into(), Content::Text(text));
+    }
+
+    /// What has to be mounted for the store, each once.
+    fn paths(&self) -> BTreeSet<&Path> {
+        let store = self.store();
+        let mut paths = BTreeSet::from([
+            store.real.as_path(),
+            store.state.as_path(),
+            store.upper_layer.as_path(),
+            store.workdir.as_path(),
+        ]);
+        let mut lower = Some(&store.lower);
+        while let Some(this) = lower {
+            paths.insert(this.real.as_path());
+            paths.extend(this.state());
+            lower = match &this.source {
+                MetadataSource::Overlay {
+                    lower, upper_layer, ..
+                } => {
+                    paths.insert(upper_layer);
+                    Some(lower)
+                }
+                MetadataSource::Daemon { socket } => {
+                    paths.extend(socket.parent());
+                    None
+                }
+                MetadataSource::Database { .. } | MetadataSource::Ssh { .. } => None,
+            };
+        }
+        paths
+    }
+
+    /// The units that the lower store is made by: another store's, and the socket's of a daemon.
+    fn lower_units(&self) -> BTreeSet<String> {
+        let mut units = BTreeSet::new();
+        let lower = &self.store().lower;
+        for other in self.stores {
+            let other = &other.store;
+            let name = unit_name(&other.name);
+            if name == self.name {
+                continue;
+            }
+            if *other.real == lower.real {
+                units.insert(format!("overstore-{name}.service"));
+            }
+            if let (MetadataSource::Daemon { socket }, Some(daemon)) =
+                (&lower.source, &other.daemon)
+                && !daemon.system
+                && daemon.socket == *socket
+            {
+                units.insert(format!("nix-daemon@{name}.socket"));
+            }
+        }
+        if let MetadataSource::Daemon { socket } = &lower.source
+            && *socket == self.environment.socket()
+        {
+            units.insert("nix-daemon.socket".to_owned());
+        }
+        units
+    }
+
+    fn url_file(&self) -> String {
+        format!("overstore-{}.env", self.name)
+    }
+
+    fn add_url(&self, files: &mut Files) {
+        let reference = self.store().reference();
+        // Where no text serves every version of Nix, the newer ones' is taken; `check` says so.
+        let url = reference
+            .render_for_all()
+            .unwrap_or_else(|_| reference.render(UrlRules::Since2_34));
+        let quoted = environment_value(&url);
+        let text = format!("{}{VARIABLE}={quoted}\n", self.head());
+        files.insert(self.url_file().into(), Content::Text(text));
+    }
+
+    /// The `[Unit]` part of what makes a daemon stand and fall with the store. The mount's own unit
+    /// is made by systemd when it sees the mount; `RequiresMountsFor=` has the daemon stopped before
+    /// that is unmounted at shutdown.
+    fn daemon_needs_store(&self) -> String {
+        let service = self.service();
+        let real = path(&self.store().real);
+        format!("BindsTo={service}\nAfter={service}\nRequiresMountsFor={real}\n")
+    }
+
+    /// The `[Service]` part of a daemon that serves the store.
+    fn daemon_serves_store(&self) -> String {
+        let features = self.store().experimental_features().join(" ");
+        let mut configuration = format!("extra-experimental-features = {features}");
+        if !self.store().use_sqlite_wal {
+            // systemd turns this into a newline, which separates settings.
+            configuration += "\\nuse-sqlite-wal = false";
+        }
+        let file = Path::new(OUTPUT).join(self.url_file());
+        format!(
+            "EnvironmentFile={}\n\
+             Environment=\"NIX_CONFIG={configuration}\"\n\
+             # `--store` wins over `store = daemon` in nix.conf, which would make the daemon its own\n\
+             # client without end.\n\
+             ExecStart=nix-daemon --daemon --store ${{{VARIABLE}}}\n\
+             # No connection may outlive the daemon: it would keep the mount busy.\n\
+             KillMode=mixed\n",
+            whole(&file)
+        )
+    }
+
+    fn add_to_system_daemon(&self, files: &mut Files) {
+        let text = format!(
+            "{}\n[Unit]\n{}\n[Service]\nExecStart=\n{}",
+            self.head(),
+            self.daemon_needs_store(),
+            self.daemon_serves_store()
+        );
+        let file = format!("nix-daemon.service.d/50-overstore-{}.conf", self.name);
+        files.insert(file.into(), Content::Text(text));
+    }
+
+    fn add_own_daemon(&self, socket: &Path, files: &mut Files) {
+        let (head, name) = (self.head(), prose(&self.store().name));
+        let unit = format!("nix-daemon@{}", self.name);
+        let mut text =
+            format!("{head}\n[Unit]\nDescription=Nix daemon socket of the store {name}\n");
+        if let Some(directory) = socket.parent() {
+            text += &format!("RequiresMountsFor={}\n", path(directory));
+        }
+        text += &format!("\n[Socket]\nListenStream={}\n", whole(socket));
+        let wanted = format!("sockets.target.wants/{unit}.socket");
+        files.insert(
+            wanted.into(),
+            Content::Link(format!("../{unit}.socket").into()),
+        );
+        files.insert(format!("{unit}.socket").into(), Content::Text(text));
+
+        let text = format!(
+            "{head}\n[Unit]\nDescription=Nix daemon of the store {name}\n\
+             Documentation=man:nix-daemon(8)\n\
+             Requires={unit}.socket\nAfter={unit}.socket\n{}\n\
+             [Service]\n{}LimitNOFILE=1048576\nTasksMax=1048576\nDelegate=yes\n",
+            self.daemon_needs_store(),
+            self.daemon_serves_store()
+        );
+        files.insert(format!("{unit}.service").into(), Content::Text(text));
+    }
+}
