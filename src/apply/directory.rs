@@ -55,6 +55,17 @@ pub(super) fn make(
     }
 }
 
+/// Has a directory synced that is there already, and the one that it is in.
+pub(super) fn sync_later(path: &Path, unsynced: &mut Unsynced) -> Result<(), Error> {
+    let directory = walked(path, path_walk::directory(path, Symlinks::Refuse))?;
+    unsynced.add(&directory, path)?;
+    let Some(parent) = path.parent() else {
+        return Ok(());
+    };
+    let directory = walked(parent, path_walk::directory(parent, Symlinks::Refuse))?;
+    unsynced.add(&directory, parent)
+}
+
 /// Makes one directory in a directory. The mask must be zero ([`NoUmask`]).
 fn make_entry(
     parent: &Reached,

@@ -7,7 +7,7 @@ use super::durable::Unsynced;
 use super::error::{Error, walked};
 use super::lock::DirectoryLock;
 use super::memory::{LowerMemory, Memory, Mounted};
-use super::plan::{Plan, Step, StepReport, plan};
+use super::plan::{Step, StepReport, plan};
 use super::{database, links, mount, state};
 use crate::check::Finding;
 use crate::config::Store;
@@ -112,36 +112,37 @@ impl SetUp<'_> {
             unsynced.sync()?;
             return Ok(End::Done(Box::new(observed)));
         }
-        self.apply_all(&plan, steps, &mut unsynced, tell)?;
+        let mut memory = Memory::read(self.store);
+        for step in &plan.steps {
+            if matches!(step, Step::MakeDatabase { .. }) {
+                // The directories may be of a run that was killed before it synced them.
+                for path in [
+                    &self.store.workdir,
+                    &self.store.upper_layer,
+                    &*self.store.real,
+                ] {
+                    directory::sync_later(path, &mut unsynced)?;
+                }
+            }
+            if let Step::MakeDatabase { .. } | Step::Mount(_) | Step::Record(_) = step {
+                // What these rely on is on the disk before they say that the store is there, and
+                // they are remembered whenever this is killed.
+                unsynced.sync()?;
+                self.remember(step, &mut memory, &observed)?;
+            }
+            self.apply(step, steps, &mut unsynced, tell)?;
+        }
+        unsynced.sync()?;
         let observed = self.observe()?;
         if self.remember {
-            self.remember(&plan, &observed)?;
+            memory.check(self.store, &observed);
+            memory.write(self.store)?;
         }
         Ok(End::Done(Box::new(observed)))
     }
 
     fn observe(&self) -> Result<Observed, Error> {
         observe::observe(self.system, self.store, Depth::Up).map_err(Error::Observe)
-    }
-
-    fn apply_all(
-        &self,
-        plan: &Plan,
-        steps: &mut Vec<StepReport>,
-        unsynced: &mut Unsynced,
-        tell: Tell<'_>,
-    ) -> Result<(), Error> {
-        for step in &plan.steps {
-            if matches!(
-                step,
-                Step::MakeDatabase { .. } | Step::Mount(_) | Step::Record(_)
-            ) {
-                // What these rely on is on the disk before they say that the store is there.
-                unsynced.sync()?;
-            }
-            self.apply(step, steps, unsynced, tell)?;
-        }
-        unsynced.sync()
     }
 
     fn apply(
@@ -181,32 +182,26 @@ impl SetUp<'_> {
         Ok(())
     }
 
-    /// Writes down what was done.
-    fn remember(&self, plan: &Plan, observed: &Observed) -> Result<(), Error> {
-        let mut memory = Memory::read(self.store);
-        for step in &plan.steps {
-            match step {
-                Step::MakeDatabase { .. } => {
-                    memory.lower =
-                        observed
-                            .lower
-                            .directory
-                            .found
-                            .directory()
-                            .map(|stat| LowerMemory {
-                                store: self.store.lower.given.clone(),
-                                dev: stat.dev,
-                                ino: stat.ino,
-                                fsid: stat.fs.fsid,
-                            });
-                }
-                Step::Mount(overlay) | Step::Record(overlay) => {
-                    memory.mounted = Some(Mounted::of(overlay));
-                }
-                _ => {}
-            }
+    /// Writes down what a step is going to do, where that is remembered.
+    fn remember(&self, step: &Step, memory: &mut Memory, observed: &Observed) -> Result<(), Error> {
+        if !self.remember {
+            return Ok(());
         }
-        memory.check(self.store, observed);
+        match step {
+            Step::MakeDatabase { .. } => {
+                let lower = observed.lower.directory.found.directory();
+                memory.lower = lower.map(|stat| LowerMemory {
+                    store: self.store.lower.given.clone(),
+                    dev: stat.dev,
+                    ino: stat.ino,
+                    fsid: stat.fs.fsid,
+                });
+            }
+            Step::Mount(overlay) | Step::Record(overlay) => {
+                memory.mounted = Some(Mounted::of(overlay));
+            }
+            _ => return Ok(()),
+        }
         memory.write(self.store)
     }
 }

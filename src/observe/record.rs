@@ -177,8 +177,9 @@ impl Record {
         }
         let directory = open_directory(system)?.ok_or(io::ErrorKind::NotFound)?;
         let name = file_name(real);
-        // A name of its own for each process: two that write at once do not disturb each other.
-        let draft = format!("{name}.{}", std::process::id());
+        // Always the same name: what a killed process left is used again. Only the holder of the
+        // store's lock writes.
+        let draft = format!("{name}.new");
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);

@@ -17,12 +17,14 @@
     reason = "each test file uses a part of this"
 )]
 
+mod example;
 mod lower;
 mod snapshot;
 pub mod trace;
 mod tree;
 mod world;
 
+pub use example::Example;
 pub use lower::LowerStore;
 pub use snapshot::Snapshot;
 pub use tree::{Tree, skip};

@@ -1,0 +1,78 @@
+//! `up` killed at each of its steps, and run again.
+
+mod support;
+
+use std::collections::BTreeSet;
+
+use support::World;
+
+/// What there is after `up`: every file's kind, owner, mode, size and content, and the mount. What
+/// differs from run to run is left out: the times in overstore's memory, the numbers in its record.
+/// So is a draft of that memory: killed at the very last write, there is nothing left to do, and the
+/// next write uses it again.
+fn state(world: &World) -> String {
+    let script = "set -e; cd /mnt/example; \
+        find . \\( -path ./merged-store/nix/store -o -path ./store-a -o -name state.json.overstore-new \\) -prune -o -type f -printf '%y %m %U:%G %p ' -exec sh -c \
+        'case $0 in *.json) echo;; *) md5sum <\"$0\";; esac' {} \\; -o -printf '%y %m %U:%G %p %l\\n' \
+        | sort; ls /run/overstore; getfattr -h -d -m - --absolute-names store-b/.links 2>/dev/null || true; \
+        grep ' /mnt/example' /proc/self/mounts";
+    world.ok(["sh", "-c", script])
+}
+
+/// As before the first `up`.
+fn fresh(world: &World) {
+    world.ok(["sh", "-c", "umount /mnt/example/merged-store/nix/store 2>/dev/null; rm -rf /mnt/example/[!s]* /mnt/example/store-b /run/overstore"]);
+}
+
+#[test]
+fn up_killed_at_any_step_is_finished_by_the_next() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    let (outcome, trace) = example.command("up").traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let wanted = state(&world);
+    let points = trace.kill_points();
+    let kinds: BTreeSet<&str> = points.iter().map(|(call, _)| call.as_str()).collect();
+    // If these are not there, the trace does not show what it should.
+    for call in [
+        "mkdirat",
+        "symlinkat",
+        "renameat",
+        "mount",
+        "fsetxattr",
+        "fallocate",
+        "write",
+        "flock",
+    ] {
+        assert!(
+            kinds.iter().any(|kind| kind.starts_with(call)),
+            "{call}: {kinds:?}"
+        );
+    }
+    assert!(points.len() > 40, "{points:?}");
+    let mut kills = 0;
+    for (call, nth) in &points {
+        fresh(&world);
+        let killed = example.command("up").killed_at(call, *nth);
+        if killed.signal() == Some(9) {
+            kills += 1;
+        } else {
+            // A call that another run makes less often: what waits tries a lock again, for example.
+            assert_eq!(killed.code(), Some(0), "{call} {nth}: {killed}");
+        }
+        let again = example.run("up");
+        assert_eq!(again.code(), Some(0), "killed at {call} {nth}: {again}");
+        let found = state(&world);
+        assert!(
+            found == wanted,
+            "killed at {call} {nth}: {found}\nshould be {wanted}"
+        );
+        let down = example.run("down");
+        assert_eq!(
+            down.code(),
+            Some(0),
+            "killed at {call} {nth}, the mount is not known to be ours: {down}"
+        );
+    }
+    assert!(kills + 3 > points.len(), "{kills} of {}", points.len());
+}
