@@ -79,7 +79,12 @@ impl Connection {
         Self::begin(socket, stream, timeout)
     }
 
-    fn begin(socket: &Path, writer: Stream, timeout: Duration) -> Result<Self, DaemonError> {
+    /// Agrees on a version over a connection to `socket`.
+    pub(super) fn begin(
+        socket: &Path,
+        writer: Stream,
+        timeout: Duration,
+    ) -> Result<Self, DaemonError> {
         let reader = writer.try_clone().map_err(|source| DaemonError::Io {
             socket: socket.to_owned(),
             source,

@@ -190,3 +190,122 @@ impl Source for DaemonSource {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::os::unix::net::UnixStream;
+    use std::time::Instant;
+
+    use proptest::prelude::*;
+
+    use super::super::stream::{Deadline, Stream};
+    use super::*;
+
+    const NAME: &str = "7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-a";
+
+    /// What a daemon says: to the handshake, to `QueryPathInfo` (with an activity before the
+    /// answer), and to `QueryAllValidPaths`.
+    fn conversation() -> Vec<u8> {
+        const LAST: u64 = 0x616c_7473;
+        let mut said = Vec::new();
+        let path = format!("/nix/store/{NAME}");
+        for number in [0x6478_696f, 0x126, 0] {
+            wire::write_u64(&mut said, number);
+        }
+        wire::write_bytes(&mut said, b"2.26.3");
+        for number in [1, LAST, 0x5354_5254, 7, 3, 100] {
+            wire::write_u64(&mut said, number);
+        }
+        wire::write_bytes(&mut said, b"querying");
+        for number in [2, 0, 5, 1] {
+            wire::write_u64(&mut said, number);
+        }
+        wire::write_bytes(&mut said, b"field");
+        for number in [0, 0x5354_4f50, 7, LAST, 1] {
+            wire::write_u64(&mut said, number);
+        }
+        wire::write_bytes(&mut said, b"");
+        wire::write_bytes(&mut said, "0f".repeat(32).as_bytes());
+        wire::write_u64(&mut said, 1);
+        wire::write_bytes(&mut said, path.as_bytes());
+        for number in [1_700_000_000, 120, 0, 1] {
+            wire::write_u64(&mut said, number);
+        }
+        wire::write_bytes(&mut said, b"key-1:AAAA");
+        wire::write_bytes(&mut said, b"");
+        for number in [LAST, 1] {
+            wire::write_u64(&mut said, number);
+        }
+        wire::write_bytes(&mut said, path.as_bytes());
+        said
+    }
+
+    /// Talks to somebody who says `said` whatever is asked, and hangs up.
+    fn talk(said: &[u8]) -> Result<(PathInfo, Vec<StorePath>), LowerError> {
+        let (ours, mut theirs) = UnixStream::pair().unwrap();
+        theirs.write_all(said).unwrap();
+        theirs.shutdown(std::net::Shutdown::Write).unwrap();
+        let timeout = Duration::from_secs(5);
+        let stream = Stream::new(ours, Deadline::Total(Instant::now() + timeout));
+        let connection = Connection::begin(Path::new("socket"), stream, timeout)?;
+        let mut source = DaemonSource::new(connection, StoreDirectory::new(b"/nix/store"));
+        let path = StorePath::parse(NAME.as_bytes()).unwrap();
+        source.ask(&path)?;
+        let info = source.answer()?;
+        let mut paths = Vec::new();
+        source.all_paths(&mut |path| {
+            paths.push(path);
+            Ok(())
+        })?;
+        let absent = DaemonError::Malformed {
+            socket: "socket".into(),
+            what: "absent".to_owned(),
+        };
+        Ok((info.ok_or(absent)?, paths))
+    }
+
+    #[test]
+    fn a_whole_conversation_is_understood() {
+        let (info, paths) = talk(&conversation()).unwrap();
+        assert_eq!(info.nar_hash, [15; 32]);
+        assert_eq!(info.references, paths);
+        assert_eq!(info.signatures, "key-1:AAAA");
+        assert_eq!(paths[0].as_str(), NAME);
+    }
+
+    proptest! {
+        /// Whatever is changed in it, the end is an answer or an error.
+        #[test]
+        fn a_changed_conversation_does_no_harm(
+            changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+            words in prop::collection::vec(
+                (any::<prop::sample::Index>(), prop_oneof![any::<u64>(), 0..300_u64]), 0..3),
+            cut in any::<prop::sample::Index>(),
+            whole in any::<bool>(),
+        ) {
+            let mut said = conversation();
+            for (index, byte) in changes {
+                let at = index.index(said.len());
+                said[at] = byte;
+            }
+            for (index, word) in words {
+                let at = index.index(said.len() / 8) * 8;
+                said[at..at + 8].copy_from_slice(&word.to_le_bytes());
+            }
+            if !whole {
+                said.truncate(cut.index(said.len()));
+            }
+            if let Ok((info, paths)) = talk(&said) {
+                for path in info.references.iter().chain(&paths) {
+                    prop_assert!(!path.as_str().contains('/'));
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_do_no_harm(said: Vec<u8>) {
+            prop_assert!(talk(&said).is_err());
+        }
+    }
+}
