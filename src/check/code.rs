@@ -112,6 +112,18 @@ codes! {
     JournalModeDiffers = "journal-mode-differs",
     /// The owner or the mode of the upper database's files is not what Nix would make it.
     DatabasePermissions = "database-permissions",
+    /// A row of the upper database whose object is in neither layer.
+    RowWithoutObject = "row-without-object",
+    /// An object in the upper layer that no database knows.
+    ObjectWithoutRow = "object-without-row",
+    /// A whiteout or an opaque directory in the upper layer hides a valid object of the lower store.
+    LowerObjectHidden = "lower-object-hidden",
+    /// An object is in both layers.
+    ObjectInBothLayers = "object-in-both-layers",
+    /// The metadata of an object differ between the upper database and the lower store.
+    MetadataDiffers = "metadata-differs",
+    /// The layers cannot be compared.
+    LayersUnreadable = "layers-unreadable",
     /// The remount hook is missing or cannot be run.
     RemountHookMissing = "remount-hook-missing",
     /// Nix's own mount check cannot pass with these paths.

@@ -1,6 +1,7 @@
 //! Rules: a described store and the machine as observed, to findings. Pure: no file system, no
 //! clock, no environment. One file an area.
 
+pub mod across;
 mod code;
 mod database;
 pub mod description;

@@ -5,12 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, ExitCode, Stdio};
 
 use super::{Failure, load};
-use crate::check::{self, Finding};
+use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
-use crate::config::Store;
+use crate::config::{MetadataSource, Store};
 use crate::observe::{self, Depth};
 use crate::report::{Outcome, Report};
-use crate::show::show;
+use crate::show::{show, show_path};
 
 pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failure> {
     if arguments.nix && arguments.root.root.is_some() {
@@ -29,12 +29,39 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
     let mut report = Report::new("check", &store.name);
     report.add_findings(check::check(&store, &observed));
+    report.add_findings(across(&store, &observed));
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
     if arguments.nix && report.outcome != Outcome::NotAsDescribed {
         report.add_findings(open_with_nix(&store)?.into_iter().collect());
     }
     report.print(json)?;
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Compares the layers and the upper database, where both are there.
+fn across(store: &Store, observed: &observe::Observed) -> Vec<Finding> {
+    if matches!(store.lower.source, MetadataSource::Ssh { .. }) {
+        return Vec::new();
+    }
+    let there = [&observed.lower.directory, &observed.upper_layer.place];
+    let database = matches!(observed.database.file, observe::FileFacts::File { .. });
+    if !database || there.iter().any(|place| place.found.directory().is_none()) {
+        return Vec::new();
+    }
+    match observe::across(store) {
+        Ok(across) => check::across::findings(store, &across),
+        Err(error) => vec![Finding {
+            code: Code::LayersUnreadable,
+            severity: Severity::Warning,
+            part: Part::UpperDatabase,
+            subject: show_path(&store.database()).into_owned(),
+            expected: "layers and databases that can be compared".to_owned(),
+            actual: error.to_string(),
+            remedy: "mend what is reported of the lower store and the upper database, then check \
+                     again"
+                .to_owned(),
+        }],
+    }
 }
 
 /// Has the `nix` on `PATH` open the store.

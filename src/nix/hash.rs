@@ -2,10 +2,9 @@
 //!
 //! Known from Nix's `hash.cc`, `base-nix-32.cc` and `content-address.cc`, 2.26 to 2.36.
 
-use std::fmt::Write as _;
-
 /// The characters of Nix's base 32: no `e`, `o`, `t`, `u`.
 const BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+const BASE16: &[u8; 16] = b"0123456789abcdef";
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
 /// The algorithms Nix knows, with their size in bytes.
@@ -32,8 +31,8 @@ pub fn render_sha256(hash: &[u8; 32]) -> String {
     let mut text = String::with_capacity(7 + 64);
     text.push_str("sha256:");
     for byte in hash {
-        // Writing to a String cannot fail.
-        let _ = write!(text, "{byte:02x}");
+        text.push(char::from(BASE16[usize::from(byte >> 4)]));
+        text.push(char::from(BASE16[usize::from(byte & 15)]));
     }
     text
 }

@@ -1,5 +1,6 @@
 //! What is there: everything that looks at the machine, and nothing that changes it.
 
+mod across;
 mod database;
 mod environment;
 mod facts;
@@ -20,6 +21,7 @@ use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD};
 
+pub use across::{Across, AcrossError, Missing, Several, across};
 pub use environment::{environment, environment_of_target, hook};
 pub use facts::*;
 

@@ -21,6 +21,11 @@ pub(super) fn copy(
     wanted: Wanted<'_>,
 ) -> Result<Warmed, WarmError> {
     lower.attach(&upper.connection, "lower")?;
+    // The closure is gone through in its own order, not in that of the pages.
+    upper
+        .connection
+        .pragma_update(Some("lower"), "cache_size", -8192)
+        .map_err(|error| upper.error(error))?;
     let result = copy_attached(upper, lower, store, objects, wanted)
         // Whatever went wrong may come from a change meanwhile.
         .map_err(|error| lower.confirm().err().map_or(error, WarmError::from));
@@ -80,7 +85,7 @@ fn copy_attached(
         for &id in &ids {
             let mut rows = statement.query([id]).map_err(|error| reader.error(error))?;
             let Some(row) = rows.next().map_err(|error| reader.error(error))? else {
-                return Err(reader.damaged(format!("row {id} of ValidPaths is not in its place")));
+                return Err(reader.no_row(id));
             };
             let path = read_text(row, 0)
                 .and_then(|path| store.parse(path))
@@ -194,11 +199,10 @@ impl<'a> Reader<'a> {
         Ok(ids)
     }
 
-    /// The ids of everything that these refer to, themselves included, in order. What has no row is
-    /// left out here.
+    /// The ids of everything that these refer to, themselves included, in order. They need not have
+    /// rows.
     fn closure(&self, roots: Vec<i64>) -> Result<Vec<i64>, WarmError> {
         let mut references = self.prepare("select reference from lower.Refs where referrer = ?")?;
-        let mut exists = self.prepare("select 1 from lower.ValidPaths where id = ?")?;
         let mut seen: HashSet<i64> = HashSet::new();
         let mut pending = Vec::new();
         for root in roots {
@@ -210,14 +214,7 @@ impl<'a> Reader<'a> {
             let mut rows = references.query([id]).map_err(|error| self.error(error))?;
             while let Some(row) = rows.next().map_err(|error| self.error(error))? {
                 let reference: i64 = row.get(0).map_err(|error| self.error(error))?;
-                if seen.contains(&reference) {
-                    continue;
-                }
-                if exists
-                    .exists([reference])
-                    .map_err(|error| self.error(error))?
-                {
-                    seen.insert(reference);
+                if seen.insert(reference) {
                     pending.push(reference);
                 }
             }
@@ -225,6 +222,20 @@ impl<'a> Reader<'a> {
         let mut ids: Vec<_> = seen.into_iter().collect();
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// Something refers to a row that is not there.
+    fn no_row(&self, id: i64) -> WarmError {
+        self.connection
+            .query_row(
+                "select referrer from lower.Refs where reference = ?",
+                [id],
+                |row| row.get(0),
+            )
+            .map_or_else(
+                |error| self.error(error),
+                |referrer| self.incomplete(vec![(referrer, id)]),
+            )
     }
 
     fn incomplete(&self, missing: Vec<(i64, i64)>) -> WarmError {

@@ -12,6 +12,9 @@ const BY_PATH: &str = "select id, hash, registrationTime, deriver, narSize, ulti
                        from lower.ValidPaths where path = ?";
 const REFERENCES: &str = "select path from lower.Refs join lower.ValidPaths on id = reference \
                           where referrer = ? order by path";
+const REFERRERS: &str = "select r.path from lower.ValidPaths v join lower.Refs on reference = v.id \
+                         join lower.ValidPaths r on r.id = referrer \
+                         where v.path = ? and r.id != v.id order by r.path";
 /// In the order of the row ids, so that a damaged tree that leads in a circle is noticed.
 const ALL: &str = "select id, path from lower.ValidPaths order by id";
 
@@ -87,6 +90,35 @@ impl SqliteSource {
             each(path)?;
         }
         Ok(())
+    }
+
+    /// Paths that refer to a path, itself aside: the first `most`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn referrers(&self, path: &StorePath, most: usize) -> Result<Vec<StorePath>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let whole = self.store.print(path);
+        let mut statement = self.connection.prepare_cached(REFERRERS).map_err(sqlite)?;
+        let mut rows = statement
+            .query([String::from_utf8_lossy(&whole)])
+            .map_err(sqlite)?;
+        let mut referrers = Vec::new();
+        while referrers.len() < most
+            && let Some(row) = rows.next().map_err(sqlite)?
+        {
+            let referrer = text(row, 0).and_then(|path| self.store.parse(path));
+            referrers.push(referrer.map_err(|what| self.database.wrong_row(path.clone(), what))?);
+        }
+        Ok(referrers)
+    }
+
+    /// Proves that all that was read belongs to one state of the database.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn confirmed(&self) -> Result<(), LowerError> {
+        self.database.confirm()
     }
 
     fn read(&self, path: &StorePath) -> Result<Option<PathInfo>, LowerError> {

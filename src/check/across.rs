@@ -1,0 +1,106 @@
+//! What no longer fits together across the layers and the upper database.
+
+use super::{Code, Finding, Part, Severity};
+use crate::config::Store;
+use crate::nix::store_path::StorePath;
+use crate::observe::{Across, Several};
+use crate::show::{quote, show_path};
+
+/// The findings of [`crate::observe::across`].
+pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let show = |path: &StorePath| format!("{}/{path}", show_path(&store.store));
+    let in_upper =
+        |path: &StorePath| show_path(&store.upper_layer.join(path.as_str())).into_owned();
+    let name = quote(store.name.as_ref());
+
+    for missing in &across.missing.first {
+        let referrers: Vec<_> = missing.referrers.iter().map(show).collect();
+        let actual = match referrers.len() {
+            0 => "an object in neither layer".to_owned(),
+            _ => format!(
+                "an object in neither layer; {} depend on it",
+                referrers.join(", ")
+            ),
+        };
+        findings.push(Finding {
+            code: Code::RowWithoutObject,
+            severity: Severity::Error,
+            part: Part::UpperDatabase,
+            subject: show(&missing.path),
+            expected: "an object in the upper layer or in the lower store directory".to_owned(),
+            actual,
+            remedy: "bring back the lower store that had it, or have Nix drop it: \
+                     `nix-store --verify` on this store"
+                .to_owned(),
+        });
+    }
+    for path in &across.unknown.first {
+        findings.push(Finding {
+            code: Code::ObjectWithoutRow,
+            severity: Severity::Warning,
+            part: Part::UpperLayer,
+            subject: in_upper(path),
+            expected: "metadata of it in the upper database".to_owned(),
+            actual: "none: left over by something that was interrupted".to_owned(),
+            remedy: "collect garbage in this store (`nix-store --gc`), which removes it".to_owned(),
+        });
+    }
+    for path in &across.hiding.first {
+        findings.push(Finding {
+            code: Code::LowerObjectHidden,
+            severity: Severity::Error,
+            part: Part::UpperLayer,
+            subject: in_upper(path),
+            expected: "the object of the lower store, which is valid".to_owned(),
+            actual: "a whiteout or an opaque directory that hides it".to_owned(),
+            remedy: format!(
+                "overstore down {name}, remove it from the upper layer, and overstore up {name}"
+            ),
+        });
+    }
+    for path in &across.both.first {
+        findings.push(Finding {
+            code: Code::ObjectInBothLayers,
+            severity: Severity::Note,
+            part: Part::UpperLayer,
+            subject: in_upper(path),
+            expected: "each object once".to_owned(),
+            actual: "the lower store has it too: its space is lost here".to_owned(),
+            remedy: "`nix-store --optimise` on this store removes it from the upper layer"
+                .to_owned(),
+        });
+    }
+    for (path, what) in &across.differing.first {
+        findings.push(Finding {
+            code: Code::MetadataDiffers,
+            severity: Severity::Error,
+            part: Part::UpperDatabase,
+            subject: show(path),
+            expected: format!("the {what} that the lower store has"),
+            actual: format!("another {what}"),
+            remedy:
+                "find out which is right (`nix-store --verify-path` on both stores), and delete \
+                     the other"
+                    .to_owned(),
+        });
+    }
+    // What is not listed is at least counted.
+    more(&mut findings, &across.missing, Code::RowWithoutObject);
+    more(&mut findings, &across.unknown, Code::ObjectWithoutRow);
+    more(&mut findings, &across.hiding, Code::LowerObjectHidden);
+    more(&mut findings, &across.both, Code::ObjectInBothLayers);
+    more(&mut findings, &across.differing, Code::MetadataDiffers);
+    findings
+}
+
+/// Says in the last finding of a kind how many more of it there are.
+fn more<T>(findings: &mut [Finding], several: &Several<T>, code: Code) {
+    let more = several.count - several.first.len() as u64;
+    let last = findings.iter_mut().rfind(|finding| finding.code == code);
+    if let Some(last) = last
+        && more > 0
+    {
+        last.actual += &format!(" (and {more} more like this)");
+    }
+}
