@@ -29,7 +29,7 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
     let mut report = Report::new("check", &store.name);
     report.add_findings(check::check(&store, &observed));
-    report.add_findings(across(&store, &observed));
+    report.add_findings(across(&store, &observed, &report.findings));
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
     if arguments.nix && report.outcome != Outcome::NotAsDescribed {
         report.add_findings(open_with_nix(&store)?.into_iter().collect());
@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
 }
 
 /// Compares the layers and the upper database, where both are there.
-fn across(store: &Store, observed: &observe::Observed) -> Vec<Finding> {
+fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec<Finding> {
     if matches!(store.lower.source, MetadataSource::Ssh { .. }) {
         return Vec::new();
     }
@@ -50,6 +50,8 @@ fn across(store: &Store, observed: &observe::Observed) -> Vec<Finding> {
     }
     match observe::across(store) {
         Ok(across) => check::across::findings(store, &across),
+        // What is in the way was found already.
+        Err(_) if known.iter().any(in_the_way) => Vec::new(),
         Err(error) => vec![Finding {
             code: Code::LayersUnreadable,
             severity: Severity::Warning,
@@ -62,6 +64,12 @@ fn across(store: &Store, observed: &observe::Observed) -> Vec<Finding> {
                 .to_owned(),
         }],
     }
+}
+
+/// Whether a finding can be why the layers cannot be compared.
+fn in_the_way(finding: &Finding) -> bool {
+    finding.severity == Severity::Error
+        && matches!(finding.part, Part::LowerStore | Part::UpperDatabase)
 }
 
 /// Has the `nix` on `PATH` open the store.
