@@ -237,12 +237,13 @@ impl Layers {
         let mut missing = Several::default();
         sources.upper.all_paths(&mut |path| {
             let mut look = || {
-                Ok(match self.upper.kind(path.as_str())? {
+                match self.upper.kind(path.as_str())? {
                     Some(Kind::Object | Kind::Opaque) => across.own_rows += 1,
                     Some(Kind::Whiteout) => missing.push(path.clone()),
                     None if self.lower.kind(path.as_str())?.is_some() => across.copied_rows += 1,
                     None => missing.push(path.clone()),
-                })
+                }
+                Ok(())
             };
             if failed.is_none() {
                 failed = look().err();
