@@ -5,11 +5,12 @@
 //! ([`path_walk`]); what the paths led to is held open, compared afterwards, and the mount undone on
 //! a mismatch. The mount point itself is taken by descriptor.
 
-use std::ffi::CString;
-use std::os::fd::OwnedFd;
+use std::ffi::{CString, OsString};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, readlinkat};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
@@ -76,12 +77,12 @@ pub(super) fn mount(
     let mount = || {
         layers.attach(overlay, system)?;
         let finish = || {
-            let merged = layers.compare(overlay)?;
+            let merged = layers.compare(overlay, system)?;
             record(Some(
                 MountIdentity::of(&merged).doing("look at", &overlay.real)?,
             ))
         };
-        finish().inspect_err(|_| layers.detach())
+        finish().inspect_err(|_| layers.detach(system))
     };
     mount().inspect_err(|_| {
         if record_for.is_some() {
@@ -106,7 +107,6 @@ pub(super) fn record(overlay: &Overlay, store: &str, system: &System) -> Result<
 
 /// The directories of an overlay, held open.
 struct Layers {
-    parent: Reached,
     real: Reached,
     lower: Reached,
     upper_layer: Reached,
@@ -125,7 +125,6 @@ impl Layers {
             return Err(Error::Occupied(overlay.real.clone()));
         }
         Ok(Layers {
-            parent,
             real,
             lower: open(&overlay.options.lowerdir, Symlinks::Follow)?,
             upper_layer: open(&overlay.options.upperdir, Symlinks::Refuse)?,
@@ -158,7 +157,7 @@ impl Layers {
 
     /// Whether all paths still lead where they led before, the merged one to the new mount. Gives
     /// the mount's root.
-    fn compare(&self, overlay: &Overlay) -> Result<Reached, Error> {
+    fn compare(&self, overlay: &Overlay, system: &System) -> Result<Reached, Error> {
         let held = [
             (&overlay.options.lowerdir, &self.lower, Symlinks::Follow),
             (
@@ -174,33 +173,46 @@ impl Layers {
                 return Err(Error::Replaced(path.clone()));
             }
         }
-        let mounted = self.mounted()?;
+        let mounted = self.mounted(system)?;
         match path_walk::directory(&overlay.real, Symlinks::Refuse) {
             Ok(merged) if same(merged.status(), mounted.status()) => Ok(merged),
             _ => Err(Error::Replaced(overlay.real.clone())),
         }
     }
 
-    /// The root of what is mounted on the merged store directory that is held open.
-    fn mounted(&self) -> Result<Reached, Error> {
-        let name = self.real.path().file_name().unwrap_or_default();
-        match self.parent.enter(name) {
+    /// The root of what is mounted on the merged store directory that is held open, by the path that
+    /// leads there now.
+    fn mounted(&self, system: &System) -> Result<Reached, Error> {
+        let described = self.real.path();
+        let link = format!("self/fd/{}", self.real.as_fd().as_raw_fd());
+        let path = readlinkat(system.proc(), link, Vec::new()).doing("find", described)?;
+        let path = PathBuf::from(OsString::from_vec(path.into_bytes()));
+        match path_walk::directory(&path, Symlinks::Refuse) {
             Ok(reached) if reached.status().mount_id != self.real.status().mount_id => Ok(reached),
-            _ => Err(Error::Replaced(self.real.path().to_owned())),
+            _ => Err(Error::Replaced(described.to_owned())),
         }
     }
 
     /// Takes away again what was mounted on the merged store directory that is held open.
-    fn detach(&self) {
+    fn detach(&self, system: &System) {
+        let detach = || {
+            let path = self.mounted(system)?.path().to_owned();
+            unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?.doing("unmount", path)
+        };
         // The caller is told what went wrong before; a mount that stays is found by the next
         // observation.
-        let _ = self.mounted().and_then(|mounted| {
-            let _entered = Entered::directory(&self.parent)?;
-            let name = mounted.path().file_name().unwrap_or_default();
-            rustix::mount::unmount(name, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)
-                .doing("unmount", mounted.path())
-        });
+        let _ = detach();
     }
+}
+
+/// Unmounts the topmost mount at a path, whose parent directory is reached without following links.
+pub(super) fn unmount(path: &Path, flags: UnmountFlags) -> Result<Result<(), Errno>, Error> {
+    let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
+        return Ok(Err(Errno::INVAL));
+    };
+    let parent = walked(above, path_walk::directory(above, Symlinks::Refuse))?;
+    let _entered = Entered::directory(&parent)?;
+    Ok(rustix::mount::unmount(name, flags))
 }
 
 /// Whether both are one directory on one mount.
@@ -210,10 +222,10 @@ fn same(one: &Status, other: &Status) -> bool {
 
 /// The process's working directory is another one until this is dropped. So a directory can be
 /// named by descriptor where a system call takes only a path.
-pub(super) struct Entered(OwnedFd);
+struct Entered(OwnedFd);
 
 impl Entered {
-    pub(super) fn directory(directory: &Reached) -> Result<Entered, Error> {
+    fn directory(directory: &Reached) -> Result<Entered, Error> {
         let path = directory.path();
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let before = rustix::fs::open(".", flags, Mode::empty()).doing("leave for", path)?;

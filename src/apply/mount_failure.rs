@@ -17,6 +17,9 @@ use crate::overlayfs::options::{OptionsTooLong, escape, escape_lower};
 use crate::path_walk::{self, Reached, Symlinks};
 use crate::show::{show, show_path};
 
+/// `OVERLAYFS_SUPER_MAGIC` in Linux's `magic.h`.
+const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
+
 /// The kernel's refusal, explained.
 #[derive(Debug, thiserror::Error)]
 #[error(
@@ -261,7 +264,11 @@ fn read_context_log(context: impl AsFd) -> Option<String> {
 fn from_log(overlay: &Overlay, lines: Vec<String>) -> Cause {
     let says = |text: &str| lines.iter().any(|line| line.contains(text));
     if says("maximum fs stacking depth exceeded") {
-        Cause::TooDeep(overlay.options.lowerdir.clone())
+        // Some file systems, such as proc, count as the deepest of all.
+        match is_overlay(&overlay.options.lowerdir) {
+            true => Cause::TooDeep(overlay.options.lowerdir.clone()),
+            false => Cause::UpperUnfit(overlay.options.upperdir.clone()),
+        }
     } else if says("not supported as upperdir") || says("upper fs does not support") {
         Cause::UpperUnfit(overlay.options.upperdir.clone())
     } else if says("is in-use") {
@@ -269,6 +276,10 @@ fn from_log(overlay: &Overlay, lines: Vec<String>) -> Cause {
     } else {
         Cause::KernelLog(lines)
     }
+}
+
+fn is_overlay(directory: &Path) -> bool {
+    rustix::fs::statfs(directory).is_ok_and(|found| found.f_type as u64 == OVERLAYFS_MAGIC)
 }
 
 /// What the error number says where nothing else does.

@@ -9,7 +9,7 @@ use super::error::{Doing, Error, walked};
 use super::holders::{self, Holder};
 use super::lock::DirectoryLock;
 use super::memory::Memory;
-use super::mount::Entered;
+use super::mount::unmount;
 use super::plan::StepReport;
 use super::set_up::{Progress, Tell};
 use crate::config::Store;
@@ -153,16 +153,6 @@ impl TakeDown<'_> {
             subject: shown,
         }
     }
-}
-
-/// Unmounts the topmost mount at a path, whose parent directory is reached without following links.
-fn unmount(real: &Path, flags: UnmountFlags) -> Result<Result<(), Errno>, Error> {
-    let (Some(above), Some(name)) = (real.parent(), real.file_name()) else {
-        return Ok(Err(Errno::INVAL));
-    };
-    let parent = walked(above, path_walk::directory(above, Symlinks::Refuse))?;
-    let _entered = Entered::directory(&parent)?;
-    Ok(rustix::mount::unmount(name, flags))
 }
 
 fn kind(mount: &MountInfo) -> String {
