@@ -52,6 +52,10 @@ pub enum Command {
     Plan(Plan),
     /// Check everything about the store, and change nothing.
     Check(Check),
+    /// Show the store at a glance: its parts, what is in which layer, how it is.
+    ///
+    /// Its cost is that of the upper layer and the upper database, not of the lower store.
+    Status(Status),
     /// Copy the metadata of closures up from the lower store, all at once.
     ///
     /// Nix does so by itself, one path at a time, whenever it asks whether a path is valid; this
@@ -159,6 +163,21 @@ pub struct Check {
     pub nix: bool,
 }
 
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub struct Status {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub root: RootArgument,
+    /// Also add up what the objects take up, and what removing those in both layers would free.
+    /// Goes through every file in the upper layer.
+    #[arg(long)]
+    pub sizes: bool,
+}
+
 /// Arguments of `warm`.
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
@@ -255,6 +274,8 @@ pub enum SchemaName {
     Report,
     /// The output of `url`.
     Url,
+    /// The output of `status`.
+    Status,
     /// The output of `warm`.
     Warm,
 }

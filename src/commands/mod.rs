@@ -9,6 +9,7 @@ mod new;
 mod plan;
 mod remount;
 mod schema;
+mod status;
 mod up;
 mod url;
 mod warm;
@@ -61,6 +62,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Down(arguments) => down::run(&arguments, json),
         Command::Plan(arguments) => plan::run(&arguments, json),
         Command::Check(arguments) => check::run(&arguments, json),
+        Command::Status(arguments) => status::run(&arguments, json),
         Command::Warm(arguments) => warm::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => exec::run(&arguments),

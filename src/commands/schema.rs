@@ -8,7 +8,7 @@ use schemars::{Schema, schema_for};
 use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
-use crate::report::{Report, UrlReport, WarmReport};
+use crate::report::{Report, StatusReport, UrlReport, WarmReport};
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
     let text =
@@ -22,6 +22,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Configuration => config::schema(),
         SchemaName::Report => schema_for!(Report),
         SchemaName::Url => schema_for!(UrlReport),
+        SchemaName::Status => schema_for!(StatusReport),
         SchemaName::Warm => schema_for!(WarmReport),
     }
 }
@@ -34,6 +35,7 @@ mod tests {
     fn schemas_do_not_change_by_accident() {
         insta::assert_json_snapshot!("configuration", schema(SchemaName::Configuration));
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
+        insta::assert_json_snapshot!("status", schema(SchemaName::Status));
         insta::assert_json_snapshot!("warm", schema(SchemaName::Warm));
         insta::assert_json_snapshot!("report", schema(SchemaName::Report));
     }

@@ -14,6 +14,7 @@ mod names;
 mod namespaces;
 mod place;
 pub mod record;
+mod size;
 mod usage;
 
 use std::io;
@@ -24,6 +25,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 pub use across::{Across, AcrossError, Missing, Several, across};
 pub use environment::{environment, environment_of_target, hook};
 pub use facts::*;
+pub use size::{Sizes, sizes};
 
 use crate::config::Store;
 use crate::path_walk::Symlinks;

@@ -1,5 +1,6 @@
 //! What a command tells: text for people, JSON for scripts.
 
+mod status;
 mod text;
 mod url;
 mod warm;
@@ -10,6 +11,7 @@ use serde::Serialize;
 use crate::apply::{Holder, StepReport};
 use crate::check::{Finding, Severity};
 
+pub use status::{CheckedReport, Content, SizesReport, StatusReport};
 pub use url::{UrlByVersion, UrlReport};
 pub use warm::WarmReport;
 

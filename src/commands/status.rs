@@ -1,0 +1,107 @@
+//! `overstore status`.
+
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Failure, load};
+use crate::apply::Memory;
+use crate::cli;
+use crate::config::{MetadataSource, Store};
+use crate::lower::StoreDirectory;
+use crate::lower::sqlite::SqliteSource;
+use crate::observe::{self, Depth, Observed};
+use crate::report::{CheckedReport, Content, SizesReport, StatusReport};
+use crate::show::show_path;
+use crate::warm::Roots;
+
+pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failure> {
+    let super::Loaded { store, system } = load::load(&arguments.store, &arguments.root)?;
+    let observed = observe::observe(&system, &store, Depth::Up)
+        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let (content, unreadable) = match observe::across(&store) {
+        Ok(across) => (
+            Some(Content {
+                objects: across.objects,
+                objects_in_both_layers: across.both.count,
+                own_rows: across.own_rows,
+                copied_rows: across.copied_rows,
+                rows_without_object: across.missing.count,
+            }),
+            None,
+        ),
+        Err(error) => (None, Some(error.to_string())),
+    };
+    let sizes = match arguments.sizes {
+        true => Some(sizes(&store, content)?),
+        false => None,
+    };
+    let memory = Memory::read(&store);
+    let (warm_roots, warm_roots_gone) = warm_roots(&store);
+    let report = StatusReport {
+        version: 1,
+        store: store.name.clone(),
+        real: show_path(&store.real).into_owned(),
+        mounted: observed.mount.overlay.is_some(),
+        upper_layer: show_path(&store.upper_layer).into_owned(),
+        workdir: show_path(&store.workdir).into_owned(),
+        database: show_path(&store.database()).into_owned(),
+        lower_store: store.lower.given.clone(),
+        lower_kind: match store.lower.source {
+            MetadataSource::Database { .. } => "database",
+            MetadataSource::Daemon { .. } => "daemon",
+            MetadataSource::Overlay { .. } => "overlay",
+            MetadataSource::Ssh { .. } => "ssh",
+        },
+        lower_real: show_path(&store.lower.real).into_owned(),
+        lower_changed: lower_changed(&memory, &observed),
+        content,
+        unreadable,
+        sizes,
+        warm_roots,
+        warm_roots_gone,
+        checked: memory.checked.map(|checked| CheckedReport {
+            time: checked.time,
+            errors: checked.errors,
+            warnings: checked.warnings,
+        }),
+    };
+    report.print(json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the lower store directory is another than when the upper database was made.
+fn lower_changed(memory: &Memory, observed: &Observed) -> Option<bool> {
+    let then = memory.lower.as_ref()?;
+    let now = observed.lower.directory.found.directory()?;
+    Some((then.dev, then.ino) != (now.dev, now.ino))
+}
+
+/// How many roots keep warmed paths, and how many of these have no row.
+fn warm_roots(store: &Store) -> (u64, u64) {
+    let Ok(kept) = Roots::of(&store.state).kept() else {
+        return (0, 0);
+    };
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let gone = SqliteSource::open(&store.database(), directory).map_or(0, |database| {
+        let gone = |path: &&_| matches!(database.is_valid(path), Ok(false));
+        kept.iter().filter(gone).count() as u64
+    });
+    (kept.len() as u64, gone)
+}
+
+fn sizes(store: &Store, content: Option<Content>) -> Result<SizesReport, Failure> {
+    // Hidden where standard error is no terminal.
+    let bar = ProgressBar::new(content.map_or(0, |content| content.objects));
+    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left") {
+        bar.set_style(style);
+    }
+    let sizes = observe::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1))
+        .map_err(|error| Failure::Machine(format!("cannot add up the upper layer: {error}")))?;
+    bar.finish_and_clear();
+    Ok(SizesReport {
+        upper_layer: sizes.upper_layer,
+        in_both_layers: sizes.both,
+    })
+}

@@ -1,0 +1,163 @@
+use std::io::Write;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+/// The result of `status`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct StatusReport {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// The store's name.
+    pub store: String,
+    /// The merged store directory.
+    pub real: String,
+    /// Whether an overlay is in effect there.
+    pub mounted: bool,
+    /// The upper layer.
+    pub upper_layer: String,
+    /// The work directory.
+    pub workdir: String,
+    /// The upper database.
+    pub database: String,
+    /// The lower store, as the configuration writes it.
+    pub lower_store: String,
+    /// Its kind: `database`, `daemon`, `overlay` or `ssh`.
+    pub lower_kind: &'static str,
+    /// The lower store directory.
+    pub lower_real: String,
+    /// Whether the lower store directory is another than when the upper database was made; absent
+    /// where that was not remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lower_changed: Option<bool>,
+    /// What is in the layers and the upper database; absent where these cannot be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub content: Option<Content>,
+    /// Why they cannot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unreadable: Option<String>,
+    /// What the objects take up; only with `--sizes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sizes: Option<SizesReport>,
+    /// Roots that keep what was warmed.
+    pub warm_roots: u64,
+    /// Those of them whose path has no row in the upper database any more.
+    pub warm_roots_gone: u64,
+    /// The last check that was remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checked: Option<CheckedReport>,
+}
+
+/// What is in the layers and the upper database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Content {
+    /// Objects in the upper layer.
+    pub objects: u64,
+    /// Those of them that the lower store has too.
+    pub objects_in_both_layers: u64,
+    /// Rows of objects in the upper layer.
+    pub own_rows: u64,
+    /// Rows copied up from the lower store.
+    pub copied_rows: u64,
+    /// Rows whose object is in neither layer.
+    pub rows_without_object: u64,
+}
+
+/// What the objects in the upper layer take up, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct SizesReport {
+    /// All of them.
+    pub upper_layer: u64,
+    /// What removing those that the lower store has too would free.
+    pub in_both_layers: u64,
+}
+
+/// A check that was remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct CheckedReport {
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The codes of the errors.
+    pub errors: Vec<String>,
+    /// The codes of the warnings.
+    pub warnings: Vec<String>,
+}
+
+impl StatusReport {
+    /// Prints the report to standard output, as JSON or as text.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn print(&self, json: bool) -> std::io::Result<()> {
+        let mut out = anstream::stdout().lock();
+        if json {
+            serde_json::to_writer_pretty(&mut out, self)?;
+            writeln!(out)?;
+        } else {
+            self.write(&mut out)?;
+        }
+        out.flush()
+    }
+
+    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+        let mut line = |name: &str, value: &str| writeln!(out, "{name:<22}{value}");
+        line("store", &self.store)?;
+        let mounted = if self.mounted {
+            "mounted"
+        } else {
+            "not mounted"
+        };
+        line("merged store", &format!("{} ({mounted})", self.real))?;
+        line("upper layer", &self.upper_layer)?;
+        line("work directory", &self.workdir)?;
+        line("upper database", &self.database)?;
+        let changed = match self.lower_changed {
+            Some(true) => ", another one than when the upper database was made",
+            Some(false) => ", the same as when the upper database was made",
+            None => "",
+        };
+        let lower = format!("{} ({}{changed})", self.lower_store, self.lower_kind);
+        line("lower store", &lower)?;
+        line("lower store directory", &self.lower_real)?;
+        if let Some(content) = self.content {
+            let objects = format!(
+                "{} in the upper layer, {} of them in both layers",
+                content.objects, content.objects_in_both_layers
+            );
+            line("objects", &objects)?;
+            let rows = format!(
+                "{} of its own, {} copied up, {} without an object",
+                content.own_rows, content.copied_rows, content.rows_without_object
+            );
+            line("metadata", &rows)?;
+        }
+        if let Some(unreadable) = &self.unreadable {
+            line("content", &format!("unknown: {unreadable}"))?;
+        }
+        if let Some(sizes) = self.sizes {
+            let text = format!(
+                "{} in the upper layer, {} of them in both layers",
+                indicatif::BinaryBytes(sizes.upper_layer),
+                indicatif::BinaryBytes(sizes.in_both_layers)
+            );
+            line("space", &text)?;
+        }
+        if self.warm_roots > 0 {
+            let text = format!("{}, {} of them gone", self.warm_roots, self.warm_roots_gone);
+            line("warmed and kept", &text)?;
+        }
+        if let Some(checked) = &self.checked {
+            let all = [checked.errors.as_slice(), &checked.warnings].concat();
+            let text = match all.is_empty() {
+                true => "nothing wrong".to_owned(),
+                false => all.join(", "),
+            };
+            line("last check", &text)?;
+        }
+        Ok(())
+    }
+}
