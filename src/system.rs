@@ -88,7 +88,8 @@ impl System {
             OFlag::O_RDONLY | OFlag::O_CLOEXEC,
             Mode::empty(),
         )?);
-        let mut content = Vec::new();
+        // Sizes in /proc are zero, so the first buffer is chosen here: few reads instead of many.
+        let mut content = Vec::with_capacity(16 << 10);
         file.read_to_end(&mut content)?;
         Ok(content)
     }

@@ -75,7 +75,7 @@ impl SetUp<'_> {
     }
 
     fn try_run(&self, steps: &mut Vec<StepReport>, tell: Tell<'_>) -> Result<End, Stop> {
-        let observed = self.observe()?;
+        let observed = self.observe(Depth::Up)?;
         let planned = plan(self.store, &observed, self.fix_permissions);
         if planned.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
             return Ok(End::Done(Box::new(observed)));
@@ -106,7 +106,7 @@ impl SetUp<'_> {
         let upper_layer = ready(&self.store.upper_layer, tell)?;
         let _ours = DirectoryLock::upper_layer(&upper_layer, self.system)?;
 
-        let observed = self.observe()?;
+        let observed = self.observe(Depth::UpLocked)?;
         let plan = plan(self.store, &observed, self.fix_permissions).map_err(Stop::Refused)?;
         if plan.steps.is_empty() {
             unsynced.sync()?;
@@ -133,7 +133,7 @@ impl SetUp<'_> {
             self.apply(step, steps, &mut unsynced, tell)?;
         }
         unsynced.sync()?;
-        let observed = self.observe()?;
+        let observed = self.observe(Depth::UpLocked)?;
         if self.remember {
             memory.check(self.store, &observed);
             memory.write(self.store)?;
@@ -141,8 +141,8 @@ impl SetUp<'_> {
         Ok(End::Done(Box::new(observed)))
     }
 
-    fn observe(&self) -> Result<Observed, Error> {
-        observe::observe(self.system, self.store, Depth::Up).map_err(Error::Observe)
+    fn observe(&self, depth: Depth) -> Result<Observed, Error> {
+        observe::observe(self.system, self.store, depth).map_err(Error::Observe)
     }
 
     fn apply(

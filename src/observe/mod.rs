@@ -38,6 +38,10 @@ use place::Visited;
 pub enum Depth {
     /// As `up` needs it: few system calls, whatever the size of the store.
     Up,
+    /// The same by a process that holds the locks of a set-up (`apply::DirectoryLock`): nobody else
+    /// has locked the upper layer then, and asking costs time (`/proc/locks` stops the machine for
+    /// milliseconds).
+    UpLocked,
     /// As `check` does: into the upper database, at every name in the upper layer, at other mount
     /// namespaces, at the daemon.
     Check {
@@ -136,11 +140,16 @@ fn upper_usage(
             .flatten()
             .find(|mount| mount.fs_type == "overlay"),
     };
-    usage::observe(system, directory, ours.is_some(), || {
+    if depth != Depth::UpLocked
+        && let Some(pids) = usage::locked(system, directory)
+    {
+        return Usage::Locked(pids);
+    }
+    usage::observe(directory, ours.is_some(), || {
         mounts
             .other_writer(directory, ours)
             .or_else(|| match depth {
-                Depth::Up => None,
+                Depth::Up | Depth::UpLocked => None,
                 Depth::Check { .. } => mounts.other_writer_elsewhere(system, directory, ours),
             })
     })

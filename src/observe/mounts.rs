@@ -174,7 +174,9 @@ fn overlay_facts(
     let layers: Vec<PathBuf> = options.lower.iter().chain(&options.data).cloned().collect();
     let lower = match (lower, depth, &recorded) {
         // What `up` compared when it mounted is still there.
-        (Some(_), Depth::Up, Some(Recorded::Same)) if layers.len() == 1 => Identity::Same,
+        (Some(_), Depth::Up | Depth::UpLocked, Some(Recorded::Same)) if layers.len() == 1 => {
+            Identity::Same
+        }
         (Some(lower), ..) => identity::lower(merged, lower, upper, &layers),
         (None, ..) => Identity::Unknown,
     };

@@ -121,16 +121,12 @@ pub(super) fn is_same(one: &Status, other: &Status) -> bool {
     (one.dev, one.ino) == (other.dev, other.ino)
 }
 
-/// What is known of who uses the upper layer besides the overlay in effect.
+/// Which overlay uses the upper layer besides the one in effect, as far as that is known.
 pub(super) fn observe(
-    system: &System,
     directory: &Reached,
     in_effect: bool,
     others: impl FnOnce() -> Option<String>,
 ) -> Usage {
-    if let Some(pids) = locked(system, directory) {
-        return Usage::Locked(pids);
-    }
     if let Some(other) = others() {
         return Usage::Mounted(other);
     }
