@@ -13,6 +13,9 @@
 # and writes what it wants to know later to $STATE.
 # shellcheck shell=sh
 
+# Without this, Nix run by root opens the system's store itself, as a local store.
+export NIX_REMOTE=daemon
+
 STATE=/var/lib/overstore-test
 mkdir -p "$STATE"
 
@@ -105,3 +108,42 @@ LOWER=/srv/lower
 if [ -r "$LOWER/paths" ]; then
     . "$LOWER/paths"
 fi
+
+# Describes the store "system", which is at /nix/store and served by the system's
+# daemon, with its layers on /data; further lines of the description come from
+# standard input.
+describe_system_store() {
+    mkdir -p /etc/overstore
+    {
+        echo "lower-store = \"${1-$LOWER?read-only=true}\""
+        echo 'upper-layer = "/data/upper"'
+        echo 'workdir = "/data/work"'
+        echo 'daemon.serve = true'
+        cat
+    } >/etc/overstore/system.toml
+}
+
+# start_store NAME: what a boot would do, without one.
+start_store() {
+    systemctl daemon-reload
+    systemctl restart "overstore-$1.service"
+}
+
+# Builds an attribute of the scenarios' expression as a user; prints the output.
+# build USER ATTRIBUTE [ARGUMENT...]
+build() {
+    user=$1
+    attribute=$2
+    shift 2
+    as_user "$user" nix-build --no-out-link "$@" "$OVERSTORE_TEST/expression.nix" \
+        --argstr lowerApp "${lower_app-}" -A "$attribute"
+}
+
+# The part of a store path after the store directory.
+name_of() { echo "${1##*/}"; }
+
+# What a clean store is, to overstore and to Nix.
+store_is_good() {
+    overstore check "$1"
+    nix-store --verify --check-contents
+}
