@@ -26,6 +26,7 @@ pub struct Guest {
 }
 
 /// A kernel and its initrd.
+#[derive(Clone)]
 pub struct Boot {
     pub kernel: PathBuf,
     pub initrd: PathBuf,

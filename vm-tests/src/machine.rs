@@ -66,6 +66,7 @@ pub struct Machine<'a> {
     /// How often its kernel has been started.
     pub boots: u32,
     origin: &'a Origin,
+    boot: Boot,
     directory: PathBuf,
     disks: Vec<Disk>,
     cable: Option<Cable>,
@@ -85,11 +86,17 @@ impl<'a> Machine<'a> {
             name: name.to_owned(),
             boots: 0,
             origin,
+            boot: origin.boot.clone(),
             directory,
             disks,
             cable,
             qemu: None,
         }
+    }
+
+    /// Has real boots use another initrd.
+    pub fn set_initrd(&mut self, initrd: PathBuf) {
+        self.boot.initrd = initrd;
     }
 
     fn root(&self) -> PathBuf {
@@ -135,7 +142,7 @@ impl<'a> Machine<'a> {
         self.qemu = None;
         let mut qemu = Qemu::start(
             self.origin.accelerator,
-            &self.origin.boot,
+            &self.boot,
             saved,
             &self.root(),
             &self.directory,

@@ -77,6 +77,8 @@ fn main() -> Result<ExitCode> {
         here.join("images"),
         scratch.path().to_owned(),
         payload,
+        here.join("scenarios"),
+        arguments.program.clone(),
     );
     let mut report = Report::new(plan.iter().map(|(_, scenarios)| scenarios.len()).sum());
     let mut boots = 0;

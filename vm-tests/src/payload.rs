@@ -30,6 +30,46 @@ pub fn make(scenarios: &Path, program: Option<&Path>, directory: &Path) -> Resul
     Ok(image)
 }
 
+/// What of the program's tree belongs into an initrd.
+const IN_INITRD: [&str; 2] = [
+    "usr/bin/overstore",
+    "usr/lib/systemd/system/overstore-initrd@.service",
+];
+
+/// Makes an initrd in `directory`: `initrd`, and after it an archive with the program and the tree
+/// `addition`. The kernel unpacks one after the other.
+pub fn extend_initrd(
+    initrd: &Path,
+    addition: &Path,
+    program: &Path,
+    directory: &Path,
+) -> Result<PathBuf> {
+    let tree = directory.join("initrd-tree");
+    copy_tree(addition, &tree)?;
+    for name in IN_INITRD {
+        let place = tree.join(name);
+        fs::create_dir_all(place.parent().context("it has a parent")?)?;
+        fs::copy(program.join(name), &place).with_context(|| format!("copying {name}"))?;
+    }
+    let mut content = fs::read(initrd)?;
+    // An archive begins at a multiple of four bytes.
+    content.resize(content.len().next_multiple_of(4), 0);
+    let output = Command::new("sh")
+        .args(["-c", "find . | cpio --quiet --create --format=newc"])
+        .current_dir(&tree)
+        .stderr(std::process::Stdio::inherit())
+        .output()
+        .context("running cpio (Debian: cpio)")?;
+    if !output.status.success() || output.stdout.is_empty() {
+        bail!("cpio: {}", output.status);
+    }
+    content.extend(output.stdout);
+    let extended = directory.join("initrd");
+    fs::write(&extended, content)?;
+    fs::remove_dir_all(&tree)?;
+    Ok(extended)
+}
+
 fn copy_tree(from: &Path, to: &Path) -> Result<()> {
     fs::create_dir_all(to)?;
     let status = Command::new("cp")

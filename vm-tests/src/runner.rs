@@ -12,6 +12,7 @@ use crate::accelerator::Accelerator;
 use crate::cache::{Cache, Key};
 use crate::image::{Guest, Image};
 use crate::machine::{Cable, Disk, Machine, Origin, PAYLOAD};
+use crate::payload;
 use crate::qemu;
 use crate::scenario::{Action, Power, Scenario, Step};
 
@@ -47,18 +48,30 @@ pub struct Runner {
     recipes: PathBuf,
     scratch: PathBuf,
     payload: PathBuf,
+    scenarios: PathBuf,
+    program: Option<PathBuf>,
     accelerator: Option<Accelerator>,
 }
 
 impl Runner {
     /// `recipes` is the directory of the image scripts, `scratch` one for the
-    /// run's own files, `payload` the disk with scenarios and program.
-    pub fn new(cache: Cache, recipes: PathBuf, scratch: PathBuf, payload: PathBuf) -> Self {
+    /// run's own files, `payload` the disk with scenarios and program; `scenarios` and `program` are
+    /// where those are.
+    pub fn new(
+        cache: Cache,
+        recipes: PathBuf,
+        scratch: PathBuf,
+        payload: PathBuf,
+        scenarios: PathBuf,
+        program: Option<PathBuf>,
+    ) -> Self {
         Self {
             cache,
             recipes,
             scratch,
             payload,
+            scenarios,
+            program,
             accelerator: None,
         }
     }
@@ -184,10 +197,17 @@ impl Runner {
                 "a cable has two ends; {} has more machines",
                 scenario.name
             );
-            machines.insert(
-                name.clone(),
-                Machine::new(name, &guest.origin, own, plugged, cable),
-            );
+            let mut machine = Machine::new(name, &guest.origin, own.clone(), plugged, cable);
+            if let Some(addition) = &scenario.initrd {
+                let program = self.program.as_ref();
+                machine.set_initrd(payload::extend_initrd(
+                    &guest.origin.boot.initrd,
+                    &self.scenarios.join(addition),
+                    program.context("an initrd needs the program (--program)")?,
+                    &own,
+                )?);
+            }
+            machines.insert(name.clone(), machine);
         }
         Ok(machines)
     }

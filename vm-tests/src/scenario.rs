@@ -14,6 +14,7 @@ use serde::Deserialize;
 struct File {
     summary: String,
     guests: Vec<String>,
+    initrd: Option<String>,
     #[serde(default)]
     disks: BTreeMap<String, String>,
     #[serde(default = "one_machine")]
@@ -103,6 +104,8 @@ pub struct Scenario {
     pub summary: String,
     /// The guests that run it.
     pub guests: Vec<String>,
+    /// A tree to add to the initrd, relative to the directory of all scenarios.
+    pub initrd: Option<PathBuf>,
     /// Its disks: names and sizes.
     pub disks: BTreeMap<String, String>,
     /// Its machines and their disks, in the order of their names.
@@ -157,6 +160,7 @@ impl Scenario {
             name: name.to_owned(),
             summary: file.summary,
             guests: file.guests,
+            initrd: file.initrd.map(|tree| Path::new(name).join(tree)),
             disks: file.disks,
             machines,
             step_limit: Duration::from_secs(file.step_limit_seconds),
