@@ -76,6 +76,7 @@ fn copy_attached(
     let transaction = upper.begin()?;
     let mut writer = Writer::new(upper, store, objects)?;
     let first_new = writer.next_id;
+    let shift = shift(&ids, first_new);
     let mut upper_ids = Vec::with_capacity(ids.len());
     {
         let mut statement = reader.prepare(
@@ -99,41 +100,38 @@ fn copy_attached(
             }
             let info =
                 read_row(row, 1, store).map_err(|what| lower.wrong_row(path.clone(), what))?;
-            let new = writer.next_id;
-            writer.next_id += 1;
+            let new = shift.map_or(writer.next_id, |shift| id + shift);
+            writer.next_id = new + 1;
             warmed.outputs += writer.path(new, &path, &info)?;
             warmed.copied += 1;
             upper_ids.push(new);
         }
     }
 
-    let mut statement =
-        reader.prepare("select reference from lower.Refs where referrer = ? order by reference")?;
-    let mut missing = Vec::new();
-    for (&id, &upper_id) in ids.iter().zip(&upper_ids) {
-        if upper_id < first_new {
-            // What is there already has all its references.
-            continue;
-        }
-        let mut rows = statement.query([id]).map_err(|error| reader.error(error))?;
-        while let Some(row) = rows.next().map_err(|error| reader.error(error))? {
-            let reference: i64 = row.get(0).map_err(|error| reader.error(error))?;
-            match ids.binary_search(&reference) {
-                Ok(place) => writer.reference(upper_id, upper_ids[place])?,
-                Err(_) if missing.len() < MOST_LISTED => missing.push((id, reference)),
-                Err(_) => {}
+    warmed.references = match shift {
+        Some(shift) if warmed.present == 0 => {
+            // All that is referred to has got a row: a closure has it, and in everything it is
+            // looked for.
+            if wanted == Wanted::All {
+                reader.all_references_lead_to(&ids)?;
             }
-            warmed.references += 1;
+            writer.references_shifted(&ids, shift)?
         }
-    }
-    drop(statement);
-    if !missing.is_empty() {
-        return Err(reader.incomplete(missing));
-    }
+        _ => reader.copy_references(&mut writer, &ids, &upper_ids, first_new)?,
+    };
     drop(writer);
     lower.confirm()?;
     transaction.commit().map_err(|error| upper.error(error))?;
     Ok(warmed)
+}
+
+/// How much larger the new ids are than those below: the gaps between them stay, so that all
+/// references can be copied by SQLite itself. `None` where the ids are too far apart for that.
+fn shift(ids: &[i64], first_new: i64) -> Option<i64> {
+    const FAR: i64 = 1 << 40;
+    let (first, last) = (*ids.first()?, *ids.last()?);
+    let near = last.checked_sub(first)? < FAR && (0..FAR).contains(&first_new);
+    (near && (-FAR..FAR).contains(&first)).then(|| first_new - first)
 }
 
 /// What is read of the attached database.
@@ -222,6 +220,59 @@ impl<'a> Reader<'a> {
         let mut ids: Vec<_> = seen.into_iter().collect();
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// Proves that every reference leads to one of these ids, which are all there are.
+    fn all_references_lead_to(&self, ids: &[i64]) -> Result<(), WarmError> {
+        // In the order of the index, so that one look at the ids is enough.
+        let mut statement =
+            self.prepare("select reference, rowid from lower.Refs order by reference")?;
+        let mut rows = statement.query([]).map_err(|error| self.error(error))?;
+        let mut place = 0;
+        while let Some(row) = rows.next().map_err(|error| self.error(error))? {
+            let reference: i64 = row.get(0).map_err(|error| self.error(error))?;
+            while ids.get(place).is_some_and(|id| *id < reference) {
+                place += 1;
+            }
+            if ids.get(place) != Some(&reference) {
+                return Err(self.no_row(reference));
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies the references of all paths that are new, one by one: how many.
+    fn copy_references(
+        &self,
+        writer: &mut Writer<'_>,
+        ids: &[i64],
+        upper_ids: &[i64],
+        first_new: i64,
+    ) -> Result<u64, WarmError> {
+        let mut statement =
+            self.prepare("select reference from lower.Refs where referrer = ? order by reference")?;
+        let (mut copied, mut missing) = (0, Vec::new());
+        for (&id, &upper_id) in ids.iter().zip(upper_ids) {
+            if upper_id < first_new {
+                // What is there already has all its references.
+                continue;
+            }
+            let mut rows = statement.query([id]).map_err(|error| self.error(error))?;
+            while let Some(row) = rows.next().map_err(|error| self.error(error))? {
+                let reference: i64 = row.get(0).map_err(|error| self.error(error))?;
+                match ids.binary_search(&reference) {
+                    Ok(place) => writer.reference(upper_id, upper_ids[place])?,
+                    Err(_) if missing.len() < MOST_LISTED => missing.push((id, reference)),
+                    Err(_) => {}
+                }
+                copied += 1;
+            }
+        }
+        if missing.is_empty() {
+            Ok(copied)
+        } else {
+            Err(self.incomplete(missing))
+        }
     }
 
     /// Something refers to a row that is not there.

@@ -154,9 +154,7 @@ impl<'u> Writer<'u> {
                  (id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca) \
                  values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
             )?,
-            reference: prepare(
-                "insert or replace into main.Refs (referrer, reference) values (?, ?)",
-            )?,
+            reference: prepare("insert into main.Refs (referrer, reference) values (?, ?)")?,
             output: prepare(
                 "insert or replace into main.DerivationOutputs (drv, id, path) values (?, ?, ?)",
             )?,
@@ -216,6 +214,26 @@ impl<'u> Writer<'u> {
                 .map_err(|error| self.upper.error(error))?;
         }
         Ok(outputs.len() as u64)
+    }
+
+    /// Copies the references of these paths from the attached database `lower`, whose ids become
+    /// larger by `shift`: how many.
+    pub(super) fn references_shifted(&self, ids: &[i64], shift: i64) -> Result<u64, WarmError> {
+        let upper = self.upper;
+        // After a conflict all is undone: so SQLite need not remember what each statement did.
+        let mut copy = upper
+            .connection
+            .prepare_cached(
+                "insert or rollback into main.Refs (referrer, reference) \
+                 select referrer + ?2, reference + ?2 from lower.Refs where referrer = ?1",
+            )
+            .map_err(|error| upper.error(error))?;
+        let mut copied = 0;
+        for id in ids {
+            let rows = copy.execute((id, shift));
+            copied += rows.map_err(|error| upper.error(error))? as u64;
+        }
+        Ok(copied)
     }
 
     /// Writes a reference between two rows, given by their ids.
