@@ -76,3 +76,28 @@ fn up_killed_at_any_step_is_finished_by_the_next() {
     }
     assert!(kills + 3 > points.len(), "{kills} of {}", points.len());
 }
+
+#[test]
+fn down_killed_at_any_step_is_finished_by_the_next() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let (outcome, trace) = example.command("down").traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let points = trace.kill_points();
+    assert!(
+        points.iter().any(|(call, _)| call == "umount2"),
+        "{points:?}"
+    );
+    for (call, nth) in &points {
+        example.up();
+        let killed = example.command("down").killed_at(call, *nth);
+        assert_eq!(killed.signal(), Some(9), "{call} {nth}: {killed}");
+        let again = example.run("down");
+        assert_eq!(again.code(), Some(0), "killed at {call} {nth}: {again}");
+        assert!(world.list("/run/overstore").is_empty(), "{call} {nth}");
+        let memory = world.read("/mnt/example/merged-store/nix/var/nix/overstore/state.json");
+        let memory: serde_json::Value = serde_json::from_slice(&memory).expect("JSON");
+        assert!(memory["mounted"].is_null(), "{call} {nth}: {memory}");
+    }
+}

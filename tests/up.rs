@@ -154,8 +154,22 @@ fn existing_directories_are_re_owned_only_with_the_flag() {
     assert_eq!(stat(), "0:0 755\n");
     example.command("up").args(["--fix-permissions"]).ok();
     assert_eq!(stat(), "0:30000 1775\n");
-    let again = example.command("up").args(["--fix-permissions"]).ok();
+    let fix = || example.command("up").args(["--fix-permissions"]).ok();
+    let again = fix();
     assert!(again.ends_with("nothing changed\n"), "{again}");
+    // Mounted, it is done through the mount.
+    world.ok(["chmod", "0755", Example::REAL]);
+    world.ok(["chown", "root:root", Example::REAL]);
+    let steps = fix();
+    assert!(
+        steps.contains(&format!("give {} the owner", Example::REAL)),
+        "{steps}"
+    );
+    assert_eq!(stat(), "0:30000 1775\n");
+    assert_eq!(
+        world.ok(["stat", "--format=%u:%g %a", Example::REAL]),
+        stat()
+    );
 }
 
 #[test]
@@ -486,5 +500,49 @@ fn a_system_that_will_be_booted_gets_a_mount_without_its_directory() {
         );
         assert!(!line.contains("sysroot"), "{line}");
         assert_eq!(text.code(), Some(0), "{text}");
+    }
+}
+
+#[test]
+fn who_waits_for_another_set_up_says_for_whom() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    world.mkdir(Example::WORKDIR);
+    world.mkdir(format!("{}/db", Example::STATE));
+    world.write(format!("{}/db/big-lock", Example::STATE), "");
+    // The store's own lock, and the one that Nix holds while it has the database open.
+    for (kind, path, whom) in [
+        (
+            "--exclusive",
+            Example::WORKDIR.to_owned(),
+            "waiting for process ",
+        ),
+        (
+            "--shared",
+            format!("{}/db/big-lock", Example::STATE),
+            "waiting for Nix",
+        ),
+    ] {
+        let holder = world
+            .command([
+                "flock",
+                "--no-fork",
+                kind,
+                &path,
+                "sh",
+                "-c",
+                "touch /run/locked; exec sleep 2",
+            ])
+            .spawn();
+        while !world.path("/run/locked").exists() {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+        }
+        let outcome = example.run("up");
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        assert!(outcome.stderr().starts_with(whom), "{outcome}");
+        drop(support::Outcome::of(holder));
+        world.ok(["rm", "/run/locked"]);
+        example.command("down").ok();
+        world.ok(["rm", &format!("{}/db/schema", Example::STATE)]);
     }
 }

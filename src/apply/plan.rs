@@ -1,6 +1,6 @@
 //! What is to be done, as values: the steps from the machine as observed to the store as described.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -9,7 +9,7 @@ use super::mount::Overlay;
 use crate::check::{self, Code, Finding, Severity};
 use crate::config::Store;
 use crate::nix::layout;
-use crate::observe::{FileFacts, Found, Links, Observed, OverlayFacts, Place, Recorded};
+use crate::observe::{FileFacts, Found, Links, Observed, OverlayFacts, Place, Recorded, Stat};
 use crate::show::{show, show_path};
 
 /// The steps that `up` takes, in order. Empty when there is nothing to do.
@@ -161,7 +161,11 @@ impl Planning<'_> {
         // First the work directory: set-ups of one store wait for each other at its lock.
         self.directory(&observed.workdir.place, layout::DIRECTORY_MODE, None);
         let upper_mode = layout::store_directory_mode(group.is_some());
-        self.directory(&observed.upper_layer.place, upper_mode, group);
+        match &observed.upper_layer.place.found {
+            // A layer must not be changed below its overlay, whose root directory it is.
+            Found::Directory(stat) if mounted => self.mend(stat, &store.real, upper_mode, group),
+            _ => self.directory(&observed.upper_layer.place, upper_mode, group),
+        }
         if !mounted {
             // The mount point's own owner and mode disappear under the mount.
             if let Found::Missing { .. } = observed.mount.place.found {
@@ -211,22 +215,28 @@ impl Planning<'_> {
 
     /// Makes a directory that is missing; mends one that is there, if that was asked for.
     fn directory(&mut self, place: &Place, mode: u32, gid: Option<u32>) {
-        let path = place.path.clone();
         match &place.found {
-            Found::Missing { .. } => self.steps.push(Step::MakeDirectory { path, mode, gid }),
-            Found::Directory(stat) if self.fix_permissions => {
-                let uid = self.observed.machine.uid;
-                let gid = gid.unwrap_or(0);
-                if (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {
-                    self.steps.push(Step::FixPermissions {
-                        path,
-                        mode,
-                        uid,
-                        gid,
-                    });
-                }
-            }
+            Found::Missing { .. } => self.steps.push(Step::MakeDirectory {
+                path: place.path.clone(),
+                mode,
+                gid,
+            }),
+            Found::Directory(stat) => self.mend(stat, &place.path, mode, gid),
             _ => {}
+        }
+    }
+
+    /// Gives a directory, whose facts are `stat`, its owner and mode by the path `path`.
+    fn mend(&mut self, stat: &Stat, path: &Path, mode: u32, gid: Option<u32>) {
+        let uid = self.observed.machine.uid;
+        let gid = gid.unwrap_or(0);
+        if self.fix_permissions && (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {
+            self.steps.push(Step::FixPermissions {
+                path: path.to_owned(),
+                mode,
+                uid,
+                gid,
+            });
         }
     }
 }

@@ -66,7 +66,8 @@ impl TakeDown<'_> {
         let mounts = self.mounts()?;
         let stack = stack_at(&mounts, real);
         let Some(&top) = stack.first() else {
-            Record::remove(self.system, real).doing("remove the record of the mount at", real)?;
+            // A run that was killed after unmounting left these.
+            self.forget()?;
             return Ok(TakenDown::NotMounted);
         };
         if let Some(why) = self.why_not_ours(&stack, top)? {
@@ -86,7 +87,6 @@ impl TakeDown<'_> {
             }
             Err(errno) => return Err(errno).doing("unmount", real),
         }
-        Record::remove(self.system, real).doing("remove the record of the mount at", real)?;
         self.forget()?;
         Ok(TakenDown::Unmounted(self.step()))
     }
@@ -135,8 +135,10 @@ impl TakeDown<'_> {
         }))
     }
 
-    /// Forgets the mount in what is remembered over reboots.
+    /// Removes the record of the mount, and forgets it in what is remembered over reboots.
     fn forget(&self) -> Result<(), Error> {
+        let real = &self.store.real.value;
+        Record::remove(self.system, real).doing("remove the record of the mount at", real)?;
         let mut memory = Memory::read(self.store);
         match memory.mounted.take() {
             Some(_) => memory.write(self.store),
