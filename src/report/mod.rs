@@ -1,5 +1,6 @@
 //! What a command tells: text for people, JSON for scripts.
 
+mod journal;
 mod status;
 mod text;
 mod url;
@@ -10,6 +11,7 @@ use serde::Serialize;
 
 use crate::apply::{Holder, StepReport};
 use crate::check::{Finding, Severity};
+use crate::systemd::journal::Journal;
 
 pub use status::{CheckedReport, Content, SizesReport, StatusReport};
 pub use url::{UrlByVersion, UrlReport};
@@ -108,12 +110,16 @@ impl Report {
         }
     }
 
-    /// Prints the report to standard output, as JSON or as text.
+    /// Prints the report to standard output, as JSON or as text; where that is the journal, as
+    /// entries with priorities and codes.
     ///
     /// # Errors
     /// When standard output cannot be written to.
     pub fn print(&self, json: bool) -> std::io::Result<()> {
         use std::io::Write;
+        if !json && let Some(journal) = Journal::behind_standard_output() {
+            return journal::send(&journal, self);
+        }
         let mut out = anstream::stdout().lock();
         if json {
             serde_json::to_writer_pretty(&mut out, self)?;

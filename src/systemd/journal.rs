@@ -1,0 +1,97 @@
+//! Entries with fields in the journal (systemd's "Native Journal Protocol").
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::net::UnixDatagram;
+
+/// Where the journal takes entries.
+const SOCKET: &str = "/run/systemd/journal/socket";
+
+/// A priority, as syslog(3) numbers them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Priority {
+    /// Something does not work.
+    Error = 3,
+    /// Something will not.
+    Warning = 4,
+    /// Worth knowing.
+    Notice = 5,
+    /// What happens.
+    Info = 6,
+}
+
+/// The journal.
+#[derive(Debug)]
+pub struct Journal(UnixDatagram);
+
+impl Journal {
+    /// The journal, if that is where standard output goes: `JOURNAL_STREAM` names its device and
+    /// inode (systemd.exec(5)).
+    pub fn behind_standard_output() -> Option<Journal> {
+        let named = std::env::var("JOURNAL_STREAM").ok()?;
+        let out = File::from(io::stdout().as_fd().try_clone_to_owned().ok()?);
+        let status = out.metadata().ok()?;
+        if named != format!("{}:{}", status.dev(), status.ino()) {
+            return None;
+        }
+        let socket = UnixDatagram::unbound().ok()?;
+        socket.connect(SOCKET).ok()?;
+        Some(Journal(socket))
+    }
+
+    /// Sends an entry: a message, its priority, and further fields.
+    ///
+    /// # Errors
+    /// When the journal does not take it, as one that is too long for a datagram.
+    pub fn send(
+        &self,
+        priority: Priority,
+        message: &str,
+        fields: &[(&str, &str)],
+    ) -> io::Result<()> {
+        let priority = (priority as u8).to_string();
+        let mut entry = Vec::new();
+        add(&mut entry, "MESSAGE", message);
+        add(&mut entry, "PRIORITY", &priority);
+        add(&mut entry, "SYSLOG_IDENTIFIER", "overstore");
+        for (name, value) in fields {
+            add(&mut entry, name, value);
+        }
+        self.0.send(&entry).map(drop)
+    }
+}
+
+/// Adds a field: in one line where the value is one, otherwise with its length.
+fn add(entry: &mut Vec<u8>, name: &str, value: &str) {
+    entry.extend_from_slice(name.as_bytes());
+    if value.contains('\n') {
+        entry.push(b'\n');
+        entry.extend_from_slice(&(value.len() as u64).to_le_bytes());
+    } else {
+        entry.push(b'=');
+    }
+    entry.extend_from_slice(value.as_bytes());
+    entry.push(b'\n');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_several_lines_have_their_length() {
+        let (here, there) = UnixDatagram::pair().unwrap();
+        let journal = Journal(here);
+        let fields = [("CODE", "mount-missing"), ("MORE", "a\nb")];
+        journal.send(Priority::Error, "one", &fields).unwrap();
+        let mut buffer = [0; 200];
+        let length = there.recv(&mut buffer).unwrap();
+        assert_eq!(
+            &buffer[..length],
+            b"MESSAGE=one\nPRIORITY=3\nSYSLOG_IDENTIFIER=overstore\nCODE=mount-missing\n\
+              MORE\n\x03\0\0\0\0\0\0\0a\nb\n"
+        );
+    }
+}
