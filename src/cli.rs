@@ -157,6 +157,10 @@ pub struct Check {
     /// Also look at every name in the lower store directory. Costs what the lower store holds.
     #[arg(long)]
     pub lower: bool,
+    /// Also hash every object in the upper layer and compare it with the upper database. With
+    /// --lower, also the objects below whose metadata was copied up.
+    #[arg(long)]
+    pub contents: bool,
     /// Also have the `nix` on PATH open the store. Nix may then write where Nix writes: in the
     /// state directory, and in a lower store that is not read-only.
     #[arg(long)]

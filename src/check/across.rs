@@ -2,8 +2,9 @@
 
 use super::{Code, Finding, Part, Severity};
 use crate::config::Store;
+use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
-use crate::observe::{Across, Several};
+use crate::observe::{Across, Contents, Damaged, Several};
 use crate::show::{quote, show_path};
 
 /// The findings of [`crate::observe::across`].
@@ -92,6 +93,33 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
     more(&mut findings, &across.both, Code::ObjectInBothLayers);
     more(&mut findings, &across.differing, Code::MetadataDiffers);
     findings
+}
+
+/// The findings of [`crate::observe::contents`].
+pub fn damaged(store: &Store, contents: &Contents) -> Vec<Finding> {
+    let finding = |damaged: &Damaged| {
+        let (layer, part) = match damaged.upper {
+            true => (&store.upper_layer, Part::UpperLayer),
+            false => (&store.lower.real, Part::LowerStore),
+        };
+        Finding {
+            code: Code::ObjectDamaged,
+            severity: Severity::Error,
+            part,
+            subject: show_path(&layer.join(damaged.path.as_str())).into_owned(),
+            expected: render_sha256(&damaged.expected),
+            actual: match &damaged.actual {
+                Ok(hash) => render_sha256(hash),
+                Err(why) => format!("it cannot be hashed: {why}"),
+            },
+            remedy: match damaged.upper {
+                true => "`nix-store --repair-path` on this store, or delete it and build it again",
+                false => "`nix-store --repair-path` on the lower store",
+            }
+            .to_owned(),
+        }
+    };
+    contents.damaged.iter().map(finding).collect()
 }
 
 /// Says in the last finding of a kind how many more of it there are.

@@ -122,6 +122,8 @@ codes! {
     ObjectInBothLayers = "object-in-both-layers",
     /// The metadata of an object differ between the upper database and the lower store.
     MetadataDiffers = "metadata-differs",
+    /// An object is not what its metadata says.
+    ObjectDamaged = "object-damaged",
     /// The layers cannot be compared.
     LayersUnreadable = "layers-unreadable",
     /// The remount hook is missing or cannot be run.

@@ -3,12 +3,18 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, load};
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
 use crate::config::{MetadataSource, Store};
-use crate::observe::{self, Depth};
+use crate::observe::{self, Depth, Progress};
 use crate::report::{Outcome, Report};
 use crate::show::{show, show_path};
 
@@ -30,6 +36,9 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
     let mut report = Report::new("check", &store.name);
     report.add_findings(check::check(&store, &observed));
     report.add_findings(across(&store, &observed, &report.findings));
+    if arguments.contents {
+        contents(&store, arguments.lower, &mut report)?;
+    }
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
     if arguments.nix && report.outcome != Outcome::NotAsDescribed {
         report.add_findings(open_with_nix(&store)?.into_iter().collect());
@@ -64,6 +73,54 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
                 .to_owned(),
         }],
     }
+}
+
+/// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far
+/// it got.
+fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failure> {
+    let machine = |what: String| Failure::Machine(format!("cannot hash the objects: {what}"));
+    let progress = Progress::default();
+    let interrupted = Arc::new(AtomicBool::new(false));
+    let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM].map(|signal| {
+        signal_hook::flag::register(signal, Arc::clone(&interrupted))
+            .map_err(|error| machine(error.to_string()))
+    });
+    let bar = ProgressBar::new(0);
+    if let Ok(style) =
+        ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes}, {eta} left")
+    {
+        bar.set_style(style);
+    }
+    let done = AtomicBool::new(false);
+    let found = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !done.load(Ordering::Relaxed) {
+                if interrupted.load(Ordering::Relaxed) {
+                    progress.stop.store(true, Ordering::Relaxed);
+                }
+                bar.set_length(progress.total.load(Ordering::Relaxed));
+                bar.set_position(progress.bytes.load(Ordering::Relaxed));
+                thread::sleep(Duration::from_millis(50));
+            }
+        });
+        let found = observe::contents(store, lower, &progress);
+        done.store(true, Ordering::Relaxed);
+        found
+    });
+    bar.finish_and_clear();
+    for signal in signals {
+        signal_hook::low_level::unregister(signal?);
+    }
+    let found = found.map_err(|error| machine(error.to_string()))?;
+    report.add_findings(check::across::damaged(store, &found));
+    if found.interrupted {
+        report.outcome = Outcome::Failed;
+        report.failure = Some(format!(
+            "interrupted: {} of {} objects were hashed",
+            found.objects, found.of
+        ));
+    }
+    Ok(())
 }
 
 /// Whether a finding can be why the layers cannot be compared.

@@ -1,6 +1,7 @@
 //! What is there: everything that looks at the machine, and nothing that changes it.
 
 mod across;
+mod contents;
 mod database;
 mod environment;
 mod facts;
@@ -12,6 +13,7 @@ mod machine;
 mod mounts;
 mod names;
 mod namespaces;
+mod nar;
 mod place;
 pub mod record;
 mod size;
@@ -23,6 +25,7 @@ use std::path::Path;
 use rustix::fs::{Access, AtFlags, CWD};
 
 pub use across::{Across, AcrossError, Missing, Several, across};
+pub use contents::{Contents, Damaged, Progress, contents};
 pub use environment::{environment, environment_of_target, hook};
 pub use facts::*;
 pub use size::{Sizes, sizes};
