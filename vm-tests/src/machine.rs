@@ -174,12 +174,19 @@ impl<'a> Machine<'a> {
         Ok(())
     }
 
-    /// Waits until systemd has finished booting, whether or not a unit failed.
+    /// Waits until systemd has finished booting, whether or not a unit failed. The agent may be
+    /// started again on the way, and then knows nothing of what it was asked: it is asked again.
     fn wait_until_booted(&mut self) -> Result<()> {
-        let outcome = self.execute("systemctl is-system-running --wait", BOOT_LIMIT)?;
-        match outcome.output.trim() {
-            "running" | "degraded" => Ok(()),
-            other => bail!("{}: booting ended in the state '{other}'", self.name),
+        let deadline = Instant::now() + BOOT_LIMIT;
+        loop {
+            match self.execute("systemctl is-system-running --wait", BOOT_LIMIT) {
+                Ok(outcome) => match outcome.output.trim() {
+                    "running" | "degraded" => return Ok(()),
+                    other => bail!("{}: booting ended in the state '{other}'", self.name),
+                },
+                Err(error) if Instant::now() > deadline => return Err(error),
+                Err(_) => self.qemu()?.agent.synchronise(BOOT_LIMIT)?,
+            }
         }
     }
 

@@ -143,7 +143,7 @@ pub struct Agent {
 impl Agent {
     /// How long a single request may take; programs are started by one and
     /// asked after by others.
-    const LIMIT: Duration = Duration::from_secs(30);
+    const LIMIT: Duration = Duration::from_secs(20);
 
     /// Connects to the agent's socket; the agent itself may come later.
     pub fn connect(socket: &Path) -> Result<Self> {
