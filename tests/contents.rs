@@ -82,3 +82,36 @@ fn damaged_objects_are_found_and_no_others() {
         assert!(damaged(&check(&world, &[]).1).is_empty());
     }
 }
+
+#[test]
+fn an_interrupted_run_tells_how_far_it_got() {
+    let Some(world) = World::trixie() else { return };
+    world.lower_store("/mnt/lower");
+    world.write(
+        "/etc/overstore/example.toml",
+        "root = \"/mnt/merged\"\nlower-store = \"/mnt/lower?read-only=true\"\n\
+         upper-layer = \"/mnt/upper\"\nworkdir = \"/mnt/work\"\n",
+    );
+    world.overstore(["up", "example"]).ok();
+    let url = world.overstore(["url", "example"]).ok();
+    for file in ["/tmp/small", "/tmp/large"] {
+        world.write(file, file);
+        let store = url.trim_end();
+        let added = world
+            .nix(["nix-store", "--store", store, "--add", file])
+            .ok();
+        if file == "/tmp/large" {
+            // Sparse: it takes no space, and long to hash.
+            let object = added.trim_end().replace("/nix/store", "/mnt/upper");
+            world.ok(["truncate", "--size=1T", &object]);
+        }
+    }
+    let outcome = world
+        .overstore(["check", "example", "--json", "--contents"])
+        .under(["timeout", "--signal=INT", "3"])
+        .run();
+    let report: Value = serde_json::from_str(&outcome.stdout()).unwrap();
+    assert_eq!(report["outcome"], "failed");
+    let failure = report["failure"].as_str().unwrap();
+    assert_eq!(failure, "interrupted: 1 of 2 objects were hashed");
+}

@@ -318,3 +318,92 @@ fn it_is_safe_to_kill() {
         ]);
     }
 }
+
+/// Whatever its kind and its state, the lower store is only read.
+#[test]
+fn the_lower_store_is_only_read() {
+    let Some(world) = World::trixie() else { return };
+    lower_store(&world);
+    // Rows in the log, and nobody there.
+    world.write("/tmp/new", "new");
+    world
+        .nix(["nix-store", "--store", "/mnt/lower", "--add", "/tmp/new"])
+        .ok();
+    let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+    let before = Snapshot::of(world.path("/mnt/lower"));
+    for arguments in [
+        &["warm", "example", "--all", "--keep"][..],
+        &["status", "example", "--sizes"],
+        &["check", "example", "--contents", "--lower"],
+    ] {
+        let (_, trace) = world.overstore(arguments).traced();
+        trace.assert_only_read("/mnt/lower");
+    }
+    before.assert_unchanged(world.path("/mnt/lower"));
+    assert!(!stores.rows("ours").is_empty());
+}
+
+/// The middle store's own paths, and those below it.
+#[test]
+fn a_nested_store_below_gives_the_same() {
+    for world in World::each() {
+        let paths = lower_store(&world);
+        world.write(
+            "/etc/overstore/middle.toml",
+            "root = \"/mnt/middle\"\nlower-store = \"/mnt/lower?read-only=true\"\n\
+             upper-layer = \"/mnt/middle-upper\"\nworkdir = \"/mnt/middle-work\"\n",
+        );
+        world.overstore(["up", "middle"]).ok();
+        let middle = world.overstore(["url", "middle"]).ok();
+        let middle = middle.split("&remount-hook").next().unwrap().trim_end();
+        world.write("/tmp/new", "new");
+        let add = ["nix-store", "--store", middle, "--add", "/tmp/new"];
+        let new = world.nix(add).ok();
+        world.write(
+            "/etc/overstore/top.toml",
+            format!(
+                "root = \"/mnt/top\"\nlower-store = \"{}\"\n\
+                 upper-layer = \"/mnt/top-upper\"\nworkdir = \"/mnt/top-work\"\n",
+                middle.replace("?read-only=true", "%3Fread-only=true")
+            ),
+        );
+        world.overstore(["up", "top"]).ok();
+        let before = Snapshot::of(world.path("/mnt/middle-upper"));
+        world.overstore(["warm", "top", "--all"]).ok();
+        before.assert_unchanged(world.path("/mnt/middle-upper"));
+        let rows = |database: &str| world.ok(["sqlite3", "-quote", database, ROWS]);
+        let ours = rows("/mnt/top/nix/var/nix/db/db.sqlite");
+        assert!(ours.contains(new.trim_end()), "{ours}");
+        world.overstore(["warm", "middle", "--all"]).ok();
+        // What is copied through two stores is what is copied through one.
+        assert_eq!(ours, rows("/mnt/middle/nix/var/nix/db/db.sqlite"));
+        assert!(paths.iter().all(|path| ours.contains(path)));
+    }
+}
+
+/// Nix adds to the same store meanwhile: both end well.
+#[test]
+fn it_is_safe_beside_nix() {
+    for world in World::each() {
+        let paths = lower_store(&world);
+        let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+        let add = |number: usize| {
+            let file = format!("/tmp/{number}");
+            world.write(&file, number.to_string());
+            let url = stores.url("ours");
+            let words = ["nix-store", "--store", &url, "--add", &file].map(str::to_owned);
+            world.nix(words).spawn()
+        };
+        let mut children: Vec<_> = (0..8).map(add).collect();
+        children.extend((0..4).map(|_| stores.warm(&["--all"]).spawn()));
+        for child in children {
+            let outcome = support::Outcome::of(child);
+            assert!(outcome.status.success(), "{outcome}");
+        }
+        let database = "/mnt/ours/db/db.sqlite";
+        let count = "select count(*) from ValidPaths; pragma foreign_key_check;
+                     pragma integrity_check";
+        let expected = format!("{}\nok\n", paths.len() + 8);
+        assert_eq!(world.ok(["sqlite3", database, count]), expected);
+    }
+}
