@@ -30,6 +30,7 @@ install: ## Builds the program, and installs it with all that belongs to it (PRE
 	$(PROGRAM) manual $(DESTDIR)$(PREFIX)/share/man/man1
 
 vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only these)
+	vm-tests/setup
 	rm -rf target/vm-program
 	$(MAKE) install DESTDIR=target/vm-program PREFIX=/usr
 	cargo run -q -p vm-tests -- --program target/vm-program $(SCENARIO)
