@@ -91,6 +91,9 @@ old_disk() {
 # Tells the driver; what was told survives whatever happens to the guest.
 report() { echo "$*" >/dev/virtio-ports/overstore.report; }
 
+# Tells people, beside the scenario's result.
+note() { report "note $*"; }
+
 # Asks for a power cut. The driver is fast, but not as fast as to come before
 # the next line: what must not go on has to wait.
 cut_power() { report power-cut; }

@@ -75,6 +75,9 @@ impl Report {
                 };
                 let seconds = run.time.as_secs_f64();
                 self.line(&format!("{result:<7} {name} {seconds:6.1} s{boots}"));
+                for note in &run.notes {
+                    self.line(&indented(note));
+                }
                 if let Some(failure) = &run.failure {
                     self.line(&indented(failure));
                 }
@@ -205,6 +208,7 @@ mod tests {
             Outcome::Run(Run {
                 time: Duration::from_millis(1500),
                 boots: 1,
+                notes: Vec::new(),
                 failure: failure.map(str::to_owned),
             })
         };

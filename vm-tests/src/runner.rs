@@ -26,6 +26,8 @@ pub struct Run {
     pub time: Duration,
     /// How often a kernel was started in it.
     pub boots: u32,
+    /// What its scripts have to tell people (`note`).
+    pub notes: Vec<String>,
     /// Why it failed, with what the machines can tell, if it did.
     pub failure: Option<String>,
 }
@@ -153,12 +155,14 @@ impl Runner {
             .err()
             .map(|error| format!("{error:#}\n{}", diagnose(&mut machines)));
         let boots = machines.values().map(|machine| machine.boots).sum();
+        let notes = machines.values().flat_map(notes).collect();
         drop(machines);
         // Gigabytes in the end, and nobody looks at them.
         let _ = fs::remove_dir_all(&directory);
         Run {
             time: started.elapsed(),
             boots,
+            notes,
             failure,
         }
     }
@@ -379,6 +383,14 @@ fn diagnose(machines: &mut BTreeMap<String, Machine>) -> String {
         }
     }
     text
+}
+
+fn notes(machine: &Machine) -> Vec<String> {
+    let reported = machine.reported();
+    let notes = reported
+        .lines()
+        .filter_map(|line| line.strip_prefix("note "));
+    notes.map(str::to_owned).collect()
 }
 
 fn tail(text: &str) -> String {
