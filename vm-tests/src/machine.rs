@@ -321,6 +321,9 @@ impl<'a> Machine<'a> {
 
     /// Boots again as a user would.
     pub fn reboot(&mut self) -> Result<()> {
+        // One reboot can reset the machine more than once: what is left of an earlier one is no
+        // sign of this one.
+        self.qemu()?.forget_events()?;
         self.spawn("systemctl reboot", "/dev/null")?;
         let qemu = self.qemu()?;
         qemu.wait_for_reset(Duration::from_secs(120))?;

@@ -259,6 +259,11 @@ impl Qemu {
         }
     }
 
+    /// Drops the events that have come so far: the monitor does when it answers a command.
+    pub fn forget_events(&mut self) -> Result<()> {
+        self.monitor.execute("query-status", json!({})).map(drop)
+    }
+
     /// Waits until the guest has restarted the machine.
     pub fn wait_for_reset(&mut self, limit: Duration) -> Result<()> {
         self.monitor.wait_for_event("RESET", limit)
