@@ -10,6 +10,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod lower;
+pub mod namespace;
 pub mod nix;
 pub mod observe;
 pub mod overlayfs;

@@ -9,7 +9,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{FlockOperation, flock};
-use rustix::io::Errno;
+use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use super::error::{Doing, Error};
 use crate::path_walk::{Reached, Status};
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 #[derive(Debug)]
 #[must_use]
 pub struct DirectoryLock {
-    _directory: OwnedFd,
+    directory: OwnedFd,
 }
 
 impl DirectoryLock {
@@ -47,7 +47,7 @@ impl DirectoryLock {
             waiting(&holder(system, directory.status()));
             flock(&file, FlockOperation::LockExclusive).doing("lock", path)?;
         }
-        Ok(DirectoryLock { _directory: file })
+        Ok(DirectoryLock { directory: file })
     }
 
     /// Takes the lock on an upper layer, or fails if somebody holds it.
@@ -63,7 +63,18 @@ impl DirectoryLock {
                 holder: holder(system, directory.status()),
             });
         }
-        Ok(DirectoryLock { _directory: file })
+        Ok(DirectoryLock { directory: file })
+    }
+
+    /// Leaves the lock to this process for as long as it lives, and to those that descend from it:
+    /// the last one that ends releases it.
+    ///
+    /// # Errors
+    /// Those of fcntl(2).
+    pub fn leave_to_descendants(self) -> Result<(), Errno> {
+        fcntl_setfd(&self.directory, FdFlags::empty())?;
+        std::mem::forget(self.directory);
+        Ok(())
     }
 }
 

@@ -35,6 +35,8 @@ pub struct Ended {
     pub steps: Vec<StepReport>,
     /// How it ended.
     pub end: End,
+    /// The lock on the upper layer, if it was taken: dropping it releases it.
+    pub upper_lock: Option<DirectoryLock>,
 }
 
 /// How setting up ended.
@@ -65,16 +67,26 @@ impl SetUp<'_> {
     /// second finds it done.
     pub fn run(&self, tell: Tell<'_>) -> Ended {
         let mut steps = Vec::new();
+        let mut upper_lock = None;
         let end = self
-            .try_run(&mut steps, tell)
+            .try_run(&mut steps, &mut upper_lock, tell)
             .unwrap_or_else(|stop| match stop {
                 Stop::Refused(findings) => End::Refused(findings),
                 Stop::Failed(error) => End::Failed(error),
             });
-        Ended { steps, end }
+        Ended {
+            steps,
+            end,
+            upper_lock,
+        }
     }
 
-    fn try_run(&self, steps: &mut Vec<StepReport>, tell: Tell<'_>) -> Result<End, Stop> {
+    fn try_run(
+        &self,
+        steps: &mut Vec<StepReport>,
+        upper_lock: &mut Option<DirectoryLock>,
+        tell: Tell<'_>,
+    ) -> Result<End, Stop> {
         let observed = self.observe(Depth::Up)?;
         let planned = plan(self.store, &observed, self.fix_permissions);
         if planned.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
@@ -104,7 +116,7 @@ impl SetUp<'_> {
             tell(Progress::Waiting(holder));
         })?;
         let upper_layer = ready(&self.store.upper_layer, tell)?;
-        let _ours = DirectoryLock::upper_layer(&upper_layer, self.system)?;
+        *upper_lock = Some(DirectoryLock::upper_layer(&upper_layer, self.system)?);
 
         let observed = self.observe(Depth::UpLocked)?;
         let plan = plan(self.store, &observed, self.fix_permissions).map_err(Stop::Refused)?;

@@ -1,10 +1,173 @@
-//! `overstore exec`.
+//! `overstore exec`: a command in a private set-up of the store.
 
-use std::process::ExitCode;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
 
-use super::Failure;
-use crate::cli;
+use super::{Failure, load, print_error};
+use crate::apply::{End, Ended, Progress, SetUp};
+use crate::check::{self, Severity};
+use crate::cli::{self, RootArgument};
+use crate::config::{Lower, MetadataSource, Store};
+use crate::namespace;
+use crate::nix::url::UrlRules;
+use crate::nix::version::NixVersion;
+use crate::report;
+use crate::show::show_path;
+use crate::system::System;
 
-pub(super) fn run(_arguments: &cli::Exec) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+/// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
+const SET_UP_FAILED: u8 = 125;
+const CANNOT_RUN: u8 = 126;
+const NOT_FOUND: u8 = 127;
+
+pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
+    let loaded = load(&arguments.store, &RootArgument { root: None })?;
+    let store = &loaded.store;
+    let can_mount = namespace::can_mount().unwrap_or(false);
+    if !can_mount {
+        refuse_foreign_lower(&store.lower)?;
+    }
+    if let Err(why) = set_up(store, &loaded.system, can_mount) {
+        print_error(&why);
+        return Ok(ExitCode::from(SET_UP_FAILED));
+    }
+    Ok(ExitCode::from(become_command(&arguments.command, store)))
+}
+
+/// Without root, Nix cannot open the database of somebody else's store for writing, so the lower
+/// store has to be one that it only reads.
+fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
+    let (state, read_only) = match &lower.source {
+        MetadataSource::Database { state, read_only } => (state, *read_only),
+        MetadataSource::Overlay {
+            state,
+            read_only,
+            lower,
+            ..
+        } => {
+            refuse_foreign_lower(lower)?;
+            (state, *read_only)
+        }
+        MetadataSource::Daemon { .. } | MetadataSource::Ssh { .. } => return Ok(()),
+    };
+    let database = state.join("db");
+    // Its absence is a finding of its own.
+    let Ok(metadata) = std::fs::metadata(&database) else {
+        return Ok(());
+    };
+    let (owner, user) = (metadata.uid(), ::nix::unistd::geteuid().as_raw());
+    if read_only || owner == user {
+        return Ok(());
+    }
+    Err(Failure::Refused(format!(
+        "the lower store's database {} belongs to user {owner}, and Nix, run by user {user}, would \
+         open it for writing\n\
+         remedy: if nobody changes that store meanwhile, set `read-only = true` in `[lower]`; \
+         otherwise use its daemon: `lower-store = \"daemon\"`",
+        show_path(&database)
+    )))
+}
+
+/// Sets the store up where nobody else sees it. The mount is gone with the last process that this
+/// one leaves behind; until then they hold the upper layer's lock.
+fn set_up(store: &Store, system: &System, can_mount: bool) -> Result<(), String> {
+    let private = if can_mount {
+        namespace::private_mounts()
+    } else {
+        namespace::private_user_and_mounts()
+    };
+    private.map_err(|error| error.to_string())?;
+    let set_up = SetUp {
+        store,
+        system,
+        fix_permissions: false,
+        remember: false,
+    };
+    let Ended {
+        end, upper_lock, ..
+    } = set_up.run(&mut |progress| {
+        if let Progress::Waiting(holder) = progress {
+            eprintln!("waiting for {holder}");
+        }
+    });
+    let findings = match end {
+        End::Done(observed) => check::check(store, &observed),
+        End::Refused(findings) => findings,
+        End::Failed(error) => return Err(error.to_string()),
+    };
+    let errors: Vec<_> = findings
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .collect();
+    if !errors.is_empty() {
+        report::warn(&errors);
+        return Err(format!("the store {} is not as described", store.name));
+    }
+    match upper_lock {
+        Some(lock) => lock
+            .leave_to_descendants()
+            .map_err(|error| error.to_string()),
+        // It was mounted already, for everybody.
+        None => Ok(()),
+    }
+}
+
+/// Replaces this process by the command, or gives the exit code that says why not.
+fn become_command(words: &[OsString], store: &Store) -> u8 {
+    let Some((program, arguments)) = words.split_first() else {
+        return CANNOT_RUN;
+    };
+    let url = url(store);
+    let error = Command::new(program)
+        .args(arguments)
+        .env("NIX_CONFIG", nix_config(store, &url))
+        .env("OVERSTORE_STORE", &store.name)
+        .env("OVERSTORE_URL", &url)
+        .env("OVERSTORE_REAL", store.real.as_os_str())
+        .env("OVERSTORE_STATE", store.state.as_os_str())
+        .env("OVERSTORE_UPPER_LAYER", &store.upper_layer)
+        .exec();
+    let program = show_path(program.as_ref());
+    if error.kind() == io::ErrorKind::NotFound {
+        print_error(&format!("there is no command {program}"));
+        NOT_FOUND
+    } else {
+        print_error(&format!("cannot run {program}: {error}"));
+        CANNOT_RUN
+    }
+}
+
+/// The store URL, written for the Nix on `PATH` where that matters.
+fn url(store: &Store) -> String {
+    let reference = store.reference();
+    reference.render_for_all().unwrap_or_else(|texts| {
+        let version = Command::new("nix").arg("--version").output().ok();
+        let version = version.and_then(|output| {
+            NixVersion::from_version_output(&String::from_utf8_lossy(&output.stdout)).ok()
+        });
+        match version.map(UrlRules::from) {
+            Some(UrlRules::Before2_34) => texts.before_2_34,
+            _ => texts.since_2_34,
+        }
+    })
+}
+
+/// `NIX_CONFIG` for the command: what it is already, then the settings of this store. Of two
+/// settings of one name the last wins, and `NIX_CONFIG` beats `nix.conf`, as `NIX_REMOTE` does not.
+fn nix_config(store: &Store, url: &str) -> OsString {
+    let mut config = std::env::var_os("NIX_CONFIG").unwrap_or_default();
+    if !config.is_empty() {
+        config.push("\n");
+    }
+    config.push(format!(
+        "store = {url}\nextra-experimental-features = {}\n",
+        store.experimental_features().join(" ")
+    ));
+    if !store.use_sqlite_wal {
+        config.push("use-sqlite-wal = false\n");
+    }
+    config
 }

@@ -1,19 +1,55 @@
 //! `overstore remount`, and the same as Nix's `remount-hook`.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::Failure;
-use crate::cli;
+use super::{Failure, load};
+use crate::apply::remount;
+use crate::cli::{self, RootArgument, StoreArgument};
+use crate::system::System;
 
-pub(super) fn run(_arguments: &cli::Remount) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+pub(super) fn run(arguments: &cli::Remount) -> Result<ExitCode, Failure> {
+    let (system, directory) = match directory(&arguments.target) {
+        Some(directory) => (System::here().map_err(machine)?, directory),
+        None => {
+            let target = StoreArgument {
+                store: arguments.target.clone(),
+            };
+            let loaded = load(&target, &RootArgument { root: None })?;
+            (loaded.system, loaded.store.real.value)
+        }
+    };
+    remount(&system, &directory).map_err(machine)?;
+    Ok(ExitCode::SUCCESS)
 }
 
-/// What Nix calls: `overstore-remount DIRECTORY`.
+/// What Nix calls: `overstore-remount DIRECTORY`. Prints nothing when it worked, since Nix shows
+/// its output to whoever collects garbage.
 ///
 /// # Errors
-/// Only when the remount failed.
-pub fn hook(_arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
-    Err(Failure::Machine("not written yet".to_owned()))
+/// Only when the remount failed, or when it was not called with one directory: Nix takes a hook's
+/// failure for its own.
+pub fn hook(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
+    let arguments: Vec<OsString> = arguments.collect();
+    let [directory] = arguments.as_slice() else {
+        return Err(Failure::Refused(format!(
+            "overstore-remount takes one argument, the merged store directory; it was given {}\nremedy: `overstore remount --help` tells more",
+            arguments.len()
+        )));
+    };
+    let system = System::here().map_err(machine)?;
+    remount(&system, Path::new(directory)).map_err(machine)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The argument as a directory, if it is one: a name without a `/` is always a store's.
+fn directory(target: &OsStr) -> Option<PathBuf> {
+    let path = Path::new(target);
+    (target.as_bytes().contains(&b'/') && path.is_dir()).then(|| path.to_owned())
+}
+
+fn machine(error: impl std::fmt::Display) -> Failure {
+    Failure::Machine(error.to_string())
 }

@@ -1,0 +1,120 @@
+//! Remounting the merged store: how the kernel is made to forget what it cached of the layers.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use crate::overlayfs::mountinfo::MountInfo;
+use crate::path_walk::Status;
+use crate::show::show_path;
+use crate::system::System;
+use ::nix::errno::Errno;
+use ::nix::fcntl::{OFlag, open};
+use ::nix::mount::MsFlags;
+use ::nix::sched::CloneFlags;
+use ::nix::sys::stat::Mode;
+
+/// Why a merged store was not remounted.
+#[derive(Debug, thiserror::Error)]
+pub enum RemountError {
+    /// The directory could not be opened.
+    #[error("cannot open {}: {error}", show_path(.path))]
+    Open {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: Errno,
+    },
+    /// There is no overlay at that directory.
+    #[error(
+        "{} is not an OverlayFS mount (it is on {found})\n\
+         remedy: name the merged store directory of a store that is up",
+        show_path(.path)
+    )]
+    NotAnOverlay {
+        /// The directory.
+        path: PathBuf,
+        /// The file system type that is there.
+        found: String,
+    },
+    /// The kernel refused.
+    #[error("cannot remount {}: {error}", show_path(.path))]
+    Refused {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: Errno,
+    },
+    /// No mount namespace of one's own.
+    #[error("cannot make a private mount namespace: {0}\nremedy: run it as root")]
+    Namespace(Errno),
+    /// The mount table could not be read.
+    #[error("cannot read the mount table: {0}")]
+    MountTable(#[from] io::Error),
+}
+
+/// Remounts the overlay at `directory`. Moves this process into a mount namespace of its own:
+/// nothing but ending it makes sense afterwards.
+///
+/// Through `mount(2)`, since the mount API refuses to reconfigure an overlay. A remount replaces
+/// the flags of the mount it is done through, which is why that mount is a copy in a private
+/// namespace; the superblock, and with it what the kernel cached, is the same one everywhere. The
+/// superblock's own flags are passed as they are.
+///
+/// # Errors
+/// See [`RemountError`].
+pub fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
+    ::nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(RemountError::Namespace)?;
+    let opened = open(
+        directory,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )
+    .map_err(|error| RemountError::Open {
+        path: directory.to_owned(),
+        error,
+    })?;
+    let mount = mount_of(system, &opened)?;
+    if mount.fs_type != "overlay" {
+        return Err(RemountError::NotAnOverlay {
+            path: directory.to_owned(),
+            found: mount.fs_type.to_string_lossy().into_owned(),
+        });
+    }
+    // By descriptor, so that it is the mount that was looked at.
+    let target = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    ::nix::mount::mount(
+        None::<&Path>,
+        &target,
+        None::<&Path>,
+        MsFlags::MS_REMOUNT | superblock_flags(&mount),
+        None::<&Path>,
+    )
+    .map_err(|error| RemountError::Refused {
+        path: directory.to_owned(),
+        error,
+    })
+}
+
+/// The mount that an open directory is on.
+fn mount_of(system: &System, directory: &OwnedFd) -> io::Result<MountInfo> {
+    let number = Status::of(directory).map_err(io::Error::from)?.mount_id;
+    MountInfo::parse_all(&system.read_proc("self/mountinfo")?)
+        .map_err(io::Error::other)?
+        .into_iter()
+        .find(|mount| mount.id == number)
+        .ok_or_else(|| io::Error::other("the directory's mount is not in it"))
+}
+
+/// The superblock's flags that a remount would otherwise reset.
+fn superblock_flags(mount: &MountInfo) -> MsFlags {
+    [
+        ("ro", MsFlags::MS_RDONLY),
+        ("sync", MsFlags::MS_SYNCHRONOUS),
+        ("dirsync", MsFlags::MS_DIRSYNC),
+        ("lazytime", MsFlags::MS_LAZYTIME),
+    ]
+    .into_iter()
+    .filter(|(name, _)| mount.super_option(name))
+    .fold(MsFlags::empty(), |flags, (_, flag)| flags | flag)
+}
