@@ -1,4 +1,4 @@
-.PHONY: help test bench lint install vm-test
+.PHONY: help demo test bench lint install vm-test
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
@@ -6,6 +6,10 @@ SCENARIO ?=
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1: /p' Makefile
+
+demo: ## Shows the main job on a small real lower store, as root or not
+	cargo build --release
+	fixtures/demo target/release/overstore
 
 test: ## Installs what the tests need (as root), and runs them all
 	tests/setup

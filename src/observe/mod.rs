@@ -143,7 +143,11 @@ fn upper_usage(
             .flatten()
             .find(|mount| mount.fs_type == "overlay"),
     };
-    if depth != Depth::UpLocked
+    // Where our own overlay is in effect, nobody but `overstore exec` around this process can hold
+    // the lock for long: whoever is elsewhere waits for that overlay to go.
+    let in_effect = mount.overlay.is_some() && ours.is_some();
+    if !in_effect
+        && depth != Depth::UpLocked
         && let Some(pids) = usage::locked(system, directory)
     {
         return Usage::Locked(pids);
