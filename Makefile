@@ -32,6 +32,12 @@ install: ## Builds the program, and installs it with all that belongs to it (PRE
 	install -D -m 644 src/systemd/overstore-initrd@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/overstore-initrd@.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
 	$(PROGRAM) manual $(DESTDIR)$(PREFIX)/share/man/man1
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
+	$(PROGRAM) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/overstore
+	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
+	$(PROGRAM) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_overstore
+	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	$(PROGRAM) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/overstore.fish
 
 vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only these)
 	vm-tests/setup
