@@ -76,6 +76,13 @@ pub enum Command {
     /// This is what Nix's `remount-hook` needs. Nix passes a hook only the merged store
     /// directory, so the same program called as `overstore-remount DIRECTORY` does this too.
     Remount(Remount),
+    /// Write the systemd units of stores, for a system that has its units made when it is built.
+    ///
+    /// They are those that overstore's generator makes when a machine starts. NixOS has to know them
+    /// before: it compares a new system's units with the old one's, and restarts what changed. When
+    /// a description is wrong, or two stores want one daemon's socket, nothing is written and the
+    /// exit code is 2.
+    Units(Units),
     /// Print a commented configuration file to start from.
     New,
     /// Print the JSON schema of the configuration file, or of a JSON output.
@@ -95,12 +102,15 @@ pub struct StoreArgument {
 }
 
 /// Working on a system that is not running.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Default, Clone, Args)]
 pub struct RootArgument {
     /// Work on the system that will be booted from DIR: every path is taken below it, and the
     /// mount's recorded text has no DIR in it, so that Nix's check passes after the switch of root.
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
+    /// With --root: read the description here and not below DIR, in an initrd that has it.
+    #[arg(long, requires = "root")]
+    pub description_here: bool,
 }
 
 /// Arguments of `up`.
@@ -259,6 +269,27 @@ pub struct Remount {
     /// A store (a name, or a path to a TOML file), or the merged store directory itself.
     #[arg(value_name = "STORE-or-DIRECTORY")]
     pub target: OsString,
+}
+
+/// Arguments of `units`.
+#[derive(Debug, Args)]
+pub struct Units {
+    /// The descriptions, all of one system: TOML files, each named after its store.
+    #[arg(value_name = "FILE", required = true)]
+    pub files: Vec<PathBuf>,
+    /// Write to DIR, which is made if it is missing.
+    #[arg(long, value_name = "DIR")]
+    pub output: PathBuf,
+    /// Where that system has the files with the store URLs (`overstore-NAME.env`), which are written
+    /// beside the units.
+    #[arg(long, value_name = "DIR", default_value = "/etc/overstore")]
+    pub variables: PathBuf,
+    /// overstore in that system, if it is not the running program.
+    #[arg(long, value_name = "PATH")]
+    pub program: Option<PathBuf>,
+    /// Nix's daemon in that system: a path, or a name that systemd looks up.
+    #[arg(long, value_name = "PATH", default_value = "nix-daemon")]
+    pub nix_daemon: PathBuf,
 }
 
 /// Arguments of `schema`.

@@ -24,7 +24,7 @@ const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
 pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
-    let loaded = load(&arguments.store, &RootArgument { root: None })?;
+    let loaded = load(&arguments.store, &RootArgument::default())?;
     let store = &loaded.store;
     let can_mount = namespace::can_mount().unwrap_or(false);
     if !can_mount {

@@ -29,7 +29,8 @@ pub struct Loaded {
 }
 
 /// Reads the description of a store and prepares to work on its machine. With `--root`, this
-/// process's root directory is changed first, and the description is looked for below it.
+/// process's root directory is changed first, and the description is looked for below it unless
+/// `--description-here` says otherwise.
 ///
 /// # Errors
 /// When there is no such description, when it is wrong, or when the root directory cannot be
@@ -41,7 +42,12 @@ pub fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded, Failur
             .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
         return Ok(Loaded { store, system });
     };
-    let hook = observe::hook();
+    let environment = observe::environment_of_target(observe::hook());
+    let outer = if root.description_here {
+        Some(read(store, &environment)?)
+    } else {
+        None
+    };
     let system = System::enter(directory).map_err(|error| {
         Failure::Machine(format!(
             "cannot work on the system below {}: {error}\n\
@@ -49,7 +55,10 @@ pub fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded, Failur
             show_path(directory)
         ))
     })?;
-    let store = read(store, &observe::environment_of_target(hook))?;
+    let store = match outer {
+        Some(store) => store,
+        None => read(store, &environment)?,
+    };
     Ok(Loaded { store, system })
 }
 
@@ -70,11 +79,18 @@ pub(super) fn description_and_environment(
 }
 
 fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {
-    let file = file(&store.store)?;
-    let text = contents(&file)?;
+    read_file(&file(&store.store)?, environment)
+}
+
+/// Reads a description from a file.
+///
+/// # Errors
+/// When it cannot be read, or is wrong.
+pub(super) fn read_file(file: &Path, environment: &Environment) -> Result<Store, Failure> {
+    let text = contents(file)?;
     // A name that is not UTF-8 is shown escaped everywhere.
     let name = show_path(Path::new(file.file_stem().unwrap_or_default())).into_owned();
-    Ok(config::parse(&name, &show_path(&file), &text, environment)?)
+    Ok(config::parse(&name, &show_path(file), &text, environment)?)
 }
 
 /// The file that a STORE argument means.

@@ -10,6 +10,7 @@ mod plan;
 mod remount;
 mod schema;
 mod status;
+mod units;
 mod up;
 mod url;
 mod warm;
@@ -67,6 +68,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Remount(arguments) => remount::run(&arguments),
+        Command::Units(arguments) => units::run(&arguments),
         Command::New => new::run(),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),

@@ -17,7 +17,7 @@ pub(super) fn run(arguments: &cli::Remount) -> Result<ExitCode, Failure> {
             let target = StoreArgument {
                 store: arguments.target.clone(),
             };
-            let loaded = load(&target, &RootArgument { root: None })?;
+            let loaded = load(&target, &RootArgument::default())?;
             (loaded.system, loaded.store.real.value)
         }
     };

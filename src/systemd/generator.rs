@@ -10,12 +10,16 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::units::{Content, Described, Files, units};
+use super::units::{Content, Described, Files, Places, units};
 use crate::config::{self, Environment};
 use crate::show::show_path;
 
 /// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
 const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];
+
+/// Where the service manager has its system generators write (systemd.generator(7)), so where units
+/// find what stands beside them.
+const OUTPUT: &str = "/run/systemd/generator";
 
 /// A description that no units are made for, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -58,12 +62,12 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 /// # Errors
 /// When something cannot be written.
 pub fn generate(root: &Path, output: &Path, program: &Path) -> io::Result<Vec<Broken>> {
-    let environment = Environment {
-        remount_hook: program
-            .parent()
-            .map(|place| place.join("overstore-remount")),
-        ..Environment::default()
+    let places = Places {
+        program,
+        nix_daemon: Path::new("nix-daemon"),
+        variables: Path::new(OUTPUT),
     };
+    let environment = places.environment();
     let mut stores: Vec<Described> = Vec::new();
     let mut broken = Vec::new();
     for (name, file) in descriptions(root) {
@@ -76,7 +80,7 @@ pub fn generate(root: &Path, output: &Path, program: &Path) -> io::Result<Vec<Br
             Err(reason) => broken.push(Broken { file, reason }),
         }
     }
-    write(output, &units(&stores, program, &environment))?;
+    write(output, &units(&stores, places, &environment))?;
     Ok(broken)
 }
 
@@ -122,7 +126,7 @@ fn read(
 }
 
 /// Why a store cannot be there beside those before it.
-fn conflict(new: &Described, stores: &[Described]) -> Option<String> {
+pub(crate) fn conflict(new: &Described, stores: &[Described]) -> Option<String> {
     let mine = new.store.daemon.as_ref()?;
     let other = stores.iter().find(|other| {
         let daemon = other.store.daemon.as_ref();
@@ -136,7 +140,11 @@ fn conflict(new: &Described, stores: &[Described]) -> Option<String> {
     ))
 }
 
-fn write(output: &Path, files: &Files) -> io::Result<()> {
+/// Writes what [`units`] makes, and the directories it is in.
+///
+/// # Errors
+/// When something cannot be written, or is there already.
+pub(crate) fn write(output: &Path, files: &Files) -> io::Result<()> {
     for (name, content) in files {
         let path = output.join(name);
         if let Some(parent) = path.parent() {

@@ -8,10 +8,6 @@ use super::text::{argument, environment_value, path, prose, unit_name, whole};
 use crate::config::{Environment, MetadataSource, Store};
 use crate::nix::url::UrlRules;
 
-/// Where the service manager has its system generators write (systemd.generator(7)), so where units
-/// find what stands beside them.
-const OUTPUT: &str = "/run/systemd/generator";
-
 /// The variable with the store URL. A unit file could not hold the URL itself: `%` is a specifier
 /// there; and what an `EnvironmentFile=` says is not expanded.
 const VARIABLE: &str = "OVERSTORE_URL";
@@ -59,18 +55,41 @@ pub enum Content {
     Link(PathBuf),
 }
 
-/// What is made, by its path below the generator's output directory.
+/// What is made, by its path below the directory that the units are written to.
 pub type Files = BTreeMap<PathBuf, Content>;
 
-/// The units of all stores. `program` is overstore's own path, `environment` what the descriptions
-/// were read in.
-pub fn units(stores: &[Described], program: &Path, environment: &Environment) -> Files {
+/// Where things are in the system that the units are for.
+#[derive(Clone, Copy, Debug)]
+pub struct Places<'a> {
+    /// overstore itself.
+    pub program: &'a Path,
+    /// Nix's daemon: a path, or a name that systemd looks up.
+    pub nix_daemon: &'a Path,
+    /// The directory of the files with the store URLs, which are made beside the units.
+    pub variables: &'a Path,
+}
+
+impl Places<'_> {
+    /// What the descriptions are read in: the hook is beside the program, the rest is Nix's default.
+    pub fn environment(&self) -> Environment {
+        Environment {
+            remount_hook: self
+                .program
+                .parent()
+                .map(|place| place.join("overstore-remount")),
+            ..Environment::default()
+        }
+    }
+}
+
+/// The units of all stores. `environment` is what the descriptions were read in.
+pub fn units(stores: &[Described], places: Places<'_>, environment: &Environment) -> Files {
     let mut files = Files::new();
     for described in stores {
         let unit = Unit {
             described,
             stores,
-            program,
+            places,
             environment,
             name: unit_name(&described.store.name),
         };
@@ -90,7 +109,7 @@ pub fn units(stores: &[Described], program: &Path, environment: &Environment) ->
 struct Unit<'a> {
     described: &'a Described,
     stores: &'a [Described],
-    program: &'a Path,
+    places: Places<'a>,
     environment: &'a Environment,
     /// The store's name as part of a unit's.
     name: String,
@@ -108,7 +127,7 @@ impl Unit<'_> {
     /// Who made a file, and how to change it: not by editing it.
     fn head(&self) -> String {
         format!(
-            "# Made by overstore-generator from {}.\n",
+            "# Made by overstore from {}.\n",
             crate::show::show_path(&self.described.file)
         )
     }
@@ -116,7 +135,7 @@ impl Unit<'_> {
     fn add_store(&self, files: &mut Files) {
         let store = self.store();
         let file = argument(&self.described.file);
-        let program = argument(self.program);
+        let program = argument(self.places.program);
         let mut text = self.head();
         let line = |text: &mut String, key: &str, value: &str| {
             // Writing to a string cannot fail.
@@ -250,16 +269,17 @@ impl Unit<'_> {
             // systemd turns this into a newline, which separates settings.
             configuration += "\\nuse-sqlite-wal = false";
         }
-        let file = Path::new(OUTPUT).join(self.url_file());
+        let file = self.places.variables.join(self.url_file());
         format!(
             "EnvironmentFile={}\n\
              Environment=\"NIX_CONFIG={configuration}\"\n\
              # `--store` wins over `store = daemon` in nix.conf, which would make the daemon its own\n\
              # client without end.\n\
-             ExecStart=nix-daemon --daemon --store ${{{VARIABLE}}}\n\
+             ExecStart={} --daemon --store ${{{VARIABLE}}}\n\
              # No connection may outlive the daemon: it would keep the mount busy.\n\
              KillMode=mixed\n",
-            whole(&file)
+            whole(&file),
+            argument(self.places.nix_daemon)
         )
     }
 

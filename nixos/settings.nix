@@ -1,0 +1,109 @@
+# The keys of the configuration file, as options. What is not given here is not
+# in the file: the defaults are overstore's own. Every key is here; the test
+# tests/nixos.rs compares them with the program's.
+{ lib }:
+let
+  inherit (lib) mkOption types;
+  key =
+    type: default: description:
+    mkOption {
+      type = types.nullOr type;
+      default = null;
+      defaultText = lib.literalMD default;
+      inherit description;
+    };
+  path = key types.str;
+  # What has no default is `null` here, too: the program says that it is missing,
+  # with all else that is wrong.
+  required = "none: it has to be given";
+in
+{
+  root = path "none: the store is the system's own" ''
+    The directory that holds the merged store and its state: `real`, `state` and
+    `log` are below it unless they are given. Leave it out for a store in
+    {file}`/nix/store`.
+  '';
+  real = path "`\${root}/nix/store`; without `root`, the value of `store`" ''
+    The merged store directory, where OverlayFS is mounted.
+  '';
+  state = path "`\${root}/nix/var/nix`; without `root`, {file}`/nix/var/nix`" ''
+    The state directory, which holds the upper database.
+  '';
+  log = path "`\${root}/nix/var/log/nix`; without `root`, {file}`/nix/var/log/nix`" ''
+    The directory of build logs.
+  '';
+  store = path "{file}`/nix/store`" ''
+    The store directory, as store paths name it.
+  '';
+  lower-store = path required ''
+    The lower store: a path (a local store with that root), `local`, `daemon`,
+    `auto`, or a store URL: `local://`, `unix://`, `local-overlay://` or
+    `mounted-ssh-ng://`.
+  '';
+  upper-layer = path required ''
+    The upper layer: the directory that takes the new store objects.
+  '';
+  workdir = path required ''
+    OverlayFS's work directory, on the same file system as the upper layer.
+  '';
+  check-mount =
+    key types.bool "`true`, unless a path has a character that Nix's check cannot match"
+      ''
+        Whether Nix checks the mount when it opens the store.
+      '';
+  remount-hook =
+    key (types.either types.str (types.enum [ false ])) "{file}`overstore-remount`, beside the program"
+      ''
+        The program that Nix runs to have the merged store remounted, or `false`
+        for none.
+      '';
+  lower = {
+    real = path "what Nix takes it to be" ''
+      The lower store directory, where the URL does not tell.
+    '';
+    state = path "what Nix takes it to be" ''
+      The lower store's state directory, where the URL does not tell.
+    '';
+    read-only = key types.bool "`false`" ''
+      Whether Nix is told that the lower store is read-only: it then neither
+      locks nor writes its database.
+    '';
+  };
+  mount.options = key (types.listOf types.str) "none" ''
+    Further mount options of OverlayFS, each `name` or `name=value`.
+  '';
+  permissions.build-users-group = key types.str "`nixbld`" ''
+    The group that owns the store directory if it exists, as Nix's setting of
+    that name. Empty for none.
+  '';
+  database.use-sqlite-wal = key types.bool "`true`" ''
+    Whether the upper database uses a write-ahead log, as Nix's setting of that
+    name. Has to be `false` on NFS.
+  '';
+  daemon = {
+    serve = key types.bool "`false`, unless `serve = \"system\"` of the store says so" ''
+      Whether the system's own nix-daemon serves this store.
+    '';
+    socket =
+      path "none, or {file}`/run/overstore/NAME/socket` where `serve = \"own\"` of the store says so"
+        ''
+          The socket of a nix-daemon of this store's own.
+        '';
+  };
+  parameters = mkOption {
+    type = types.attrsOf (
+      types.oneOf [
+        types.str
+        types.bool
+        types.int
+      ]
+    );
+    default = { };
+    example = {
+      require-sigs = false;
+    };
+    description = ''
+      Other settings of Nix's store, passed on in the store URL.
+    '';
+  };
+}

@@ -1,0 +1,177 @@
+# The options of one store.
+{ pkgs }:
+{
+  name,
+  config,
+  lib,
+  ...
+}:
+let
+  inherit (lib) mkOption types;
+  format = pkgs.formats.toml { };
+  anybody = [ "*" ];
+  # What is not given is not in the file.
+  given =
+    attributes:
+    lib.filterAttrs (_: value: value != null && value != { }) (
+      lib.mapAttrs (_: value: if lib.isAttrs value then given value else value) attributes
+    );
+in
+{
+  options = {
+    enable = mkOption {
+      type = types.bool;
+      default = true;
+      description = "Whether the system has this store.";
+    };
+
+    settings = mkOption {
+      type = types.submodule {
+        freeformType = format.type;
+        options = import ./settings.nix { inherit lib; };
+      };
+      default = { };
+      example = {
+        root = "/mnt/example/merged-store";
+        lower-store = "/mnt/example/store-a";
+        upper-layer = "/mnt/example/store-b";
+        workdir = "/mnt/example/workdir";
+      };
+      description = ''
+        The store's description, which becomes {file}`/etc/overstore/NAME.toml`.
+        The program checks it when the system is built: a mistake stops the build.
+      '';
+    };
+
+    serve = mkOption {
+      type = types.nullOr (
+        types.enum [
+          "system"
+          "own"
+        ]
+      );
+      default = null;
+      example = "own";
+      description = ''
+        Which nix-daemon serves the store: the system's (`"system"`), or one of the
+        store's own (`"own"`), which listens at {file}`/run/overstore/NAME/socket`
+        unless `settings.daemon.socket` says where. {command}`overstore url --client NAME`
+        prints what its users set as their store.
+      '';
+    };
+
+    allowedUsers = mkOption {
+      type = types.listOf types.str;
+      default = anybody;
+      example = [ "alice" ];
+      description = ''
+        The users who may use the store through its daemon; `"*"` for everybody.
+        With a daemon of the store's own, the directory of its socket admits
+        nobody else; with the system's daemon it is
+        {option}`nix.settings.allowed-users`.
+      '';
+    };
+
+    allowedGroups = mkOption {
+      type = types.listOf types.str;
+      default = [ ];
+      example = [ "developers" ];
+      description = "The groups whose members may use the store through its daemon.";
+    };
+
+    warm = {
+      paths = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "/run/current-system" ];
+        description = ''
+          Paths of the lower store, or links to some. The metadata of their closures
+          is copied up at boot, all at once, where Nix would do it path by path
+          whenever it first meets one.
+        '';
+      };
+      roots = mkOption {
+        type = types.listOf types.str;
+        default = [ ];
+        example = [ "/nix/.ro-store/nix/var/nix/gcroots" ];
+        description = "Directories of roots or profiles, of which the same is done.";
+      };
+      all = mkOption {
+        type = types.bool;
+        default = false;
+        description = "Whether it is done with everything that is valid in the lower store.";
+      };
+      keep = mkOption {
+        type = types.bool;
+        default = true;
+        description = "Whether Nix's collector is kept from undoing it.";
+      };
+    };
+
+    initrd.enable = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether the store is mounted in the initrd: for the system's own
+        {file}`/nix/store`, which has to be there before the system is. Needs
+        {option}`boot.initrd.systemd.enable`, and a lower store that holds the system.
+        A change takes effect at the next boot.
+      '';
+    };
+
+    file = mkOption {
+      type = types.path;
+      internal = true;
+      description = "The configuration file.";
+    };
+    unit = mkOption {
+      type = types.str;
+      internal = true;
+      description = "The store's name as part of a unit's.";
+    };
+    servedBy = mkOption {
+      type = types.nullOr types.str;
+      internal = true;
+      description = "As `serve`, also where `settings.daemon` says it.";
+    };
+    real = mkOption {
+      type = types.str;
+      internal = true;
+      description = "The merged store directory.";
+    };
+  };
+
+  config = {
+    settings.daemon = {
+      serve = lib.mkIf (config.serve == "system") true;
+      socket = lib.mkIf (config.serve == "own") (lib.mkDefault "/run/overstore/${name}/socket");
+    };
+    # In a directory of its own, because a file's name is its store's.
+    file =
+      let
+        named = "${name}.toml";
+        directory = pkgs.linkFarm "overstore-${name}" {
+          ${named} = format.generate named (given config.settings);
+        };
+      in
+      "${directory}/${named}";
+    # As systemd-escape(1) has it; the names there can be are in checks.nix.
+    unit = lib.replaceStrings [ "-" ] [ "\\x2d" ] name;
+    servedBy =
+      if config.settings.daemon.serve == true then
+        "system"
+      else if config.settings.daemon.socket != null then
+        "own"
+      else
+        null;
+    real =
+      if config.settings.real != null then
+        config.settings.real
+      else if config.settings.root != null then
+        "${config.settings.root}/nix/store"
+      else if config.settings.store != null then
+        config.settings.store
+      else
+        "/nix/store";
+  };
+}

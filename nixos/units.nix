@@ -1,0 +1,126 @@
+# The units of the stores. overstore makes them, when the system is built: NixOS
+# compares a new system's units with the old one's and stops, starts and restarts
+# accordingly, which it cannot do with units that a generator makes later. A
+# mistake in a description stops the build with overstore's own message.
+{
+  config,
+  lib,
+  pkgs,
+  ...
+}:
+let
+  cfg = config.services.overstore;
+  stores = cfg.enabled;
+  served = lib.filterAttrs (_: store: store.servedBy != null) stores;
+  own = lib.filterAttrs (_: store: store.servedBy == "own") stores;
+  system = lib.filterAttrs (_: store: store.servedBy == "system") stores;
+
+  # The program as the machine that builds can run it.
+  builds =
+    if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
+      cfg.package
+    else
+      pkgs.pkgsBuildBuild.callPackage ./package.nix { };
+
+  units = pkgs.runCommand "overstore-units" { preferLocalBuild = true; } ''
+    ${builds}/bin/overstore units \
+      --program ${cfg.package}/bin/overstore \
+      --nix-daemon ${config.nix.package}/bin/nix-daemon \
+      --variables /etc/overstore \
+      --output $out/lib/systemd/system \
+      ${lib.escapeShellArgs (lib.mapAttrsToList (_: store: store.file) stores)}
+  '';
+  daemon = config.systemd.services.nix-daemon or { };
+  variables = store: "overstore-${store.unit}.env";
+
+  forEach = stores: render: lib.listToAttrs (lib.mapAttrsToList render stores);
+  # systemd.packages brings the unit; this adds to it.
+  addTo = name: value: {
+    inherit name;
+    value = value // {
+      overrideStrategy = "asDropin";
+    };
+  };
+  people = store: store.allowedUsers ++ map (group: "@${group}") store.allowedGroups;
+  everybody = store: lib.elem "*" store.allowedUsers;
+in
+{
+  config = lib.mkIf (stores != { }) {
+    environment.systemPackages = [ cfg.package ];
+    environment.etc = lib.mkMerge [
+      (forEach stores (
+        name: store: {
+          name = "overstore/${name}.toml";
+          value.source = store.file;
+        }
+      ))
+      # Not from where the units are: a change of one store would be one of all.
+      (forEach served (
+        _: store: {
+          name = "overstore/${variables store}";
+          value.source = "${units}/lib/systemd/system/${variables store}";
+        }
+      ))
+    ];
+
+    systemd.packages = [ units ];
+
+    systemd.services = lib.mkMerge [
+      (forEach stores (
+        _: store:
+        addTo "overstore-${store.unit}" {
+          wantedBy = [ "multi-user.target" ];
+          # NixOS stops it with the old description and starts it with the new one.
+          restartTriggers = [ store.file ];
+        }
+      ))
+      (forEach own (
+        _: store:
+        addTo "nix-daemon@${store.unit}" {
+          # As the system's daemon has it.
+          path = daemon.path or [ ];
+          environment = removeAttrs (daemon.environment or { }) [ "PATH" ];
+          restartTriggers = [
+            store.file
+            config.environment.etc."nix/nix.conf".source
+          ];
+        }
+      ))
+      (lib.mkIf (system != { }) {
+        nix-daemon.restartTriggers = lib.mapAttrsToList (_: store: store.file) system;
+      })
+    ];
+
+    systemd.sockets = forEach own (
+      _: store:
+      addTo "nix-daemon@${store.unit}" {
+        wantedBy = [ "sockets.target" ];
+      }
+    );
+
+    # Who can enter the socket's directory can use the store.
+    systemd.tmpfiles.rules = lib.concatLists (
+      lib.mapAttrsToList (
+        _: store:
+        let
+          directory = dirOf store.settings.daemon.socket;
+          entry = kind: name: "${kind}:${name}:x";
+          entries = map (entry "u") store.allowedUsers ++ map (entry "g") store.allowedGroups;
+        in
+        if everybody store then
+          [ "d ${directory} 0755 root root -" ]
+        else
+          [
+            "d ${directory} 0700 root root -"
+            "a ${directory} - - - - ${lib.concatStringsSep "," entries}"
+          ]
+      ) own
+    );
+
+    nix.settings = lib.mkMerge (
+      lib.mapAttrsToList (
+        _: store: lib.mkIf (!everybody store) { allowed-users = people store; }
+      ) system
+    );
+  };
+}

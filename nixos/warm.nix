@@ -1,0 +1,45 @@
+# Copying metadata up at boot.
+{
+  config,
+  lib,
+  utils,
+  ...
+}:
+let
+  cfg = config.services.overstore;
+  stores = lib.filterAttrs (
+    _: store: store.warm.all || store.warm.paths != [ ] || store.warm.roots != [ ]
+  ) cfg.enabled;
+  arguments =
+    { file, warm, ... }:
+    [
+      "warm"
+      file
+    ]
+    ++ lib.optional warm.keep "--keep"
+    ++ lib.optional warm.all "--all"
+    ++ lib.concatMap (directory: [
+      "--roots"
+      directory
+    ]) warm.roots
+    ++ warm.paths;
+in
+{
+  systemd.services = lib.mapAttrs' (name: store: {
+    name = "overstore-warm-${store.unit}";
+    value = {
+      description = "Metadata of the local-overlay store ${name}, copied up";
+      documentation = [ "man:overstore-warm(1)" ];
+      requires = [ "overstore-${store.unit}.service" ];
+      after = [ "overstore-${store.unit}.service" ];
+      wantedBy = [ "multi-user.target" ];
+      serviceConfig = {
+        Type = "oneshot";
+        RemainAfterExit = true;
+        ExecStart = utils.escapeSystemdExecArgs (
+          [ "${cfg.package}/bin/overstore" ] ++ arguments store
+        );
+      };
+    };
+  }) stores;
+}

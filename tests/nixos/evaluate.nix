@@ -1,0 +1,157 @@
+# Evaluates configurations with the module, and makes of them the files that NixOS
+# would put into /etc and the initrd, as one derivation.
+{
+  lib ? import (builtins.getEnv "OVERSTORE_NIXPKGS_LIB" + "/lib"),
+  # Another configuration.
+  file ? { },
+}:
+let
+  pkgs = import ./pkgs.nix { inherit lib; };
+  evaluate =
+    module:
+    (lib.evalModules {
+      specialArgs.utils = import ./utils.nix { inherit lib; };
+      modules = [
+        ../../nixos
+        ./stubs.nix
+        module
+      ];
+    }).config;
+
+  # What is said about a configuration.
+  said = config: {
+    assertions = map (one: one.message) (lib.filter (one: !one.assertion) config.assertions);
+    inherit (config) warnings;
+  };
+
+  words =
+    name: values:
+    lib.optionalString (values != [ ]) "${name}=${lib.concatStringsSep " " (map toString values)}\n";
+  pairs =
+    values:
+    lib.concatStrings (
+      lib.mapAttrsToList (
+        name: value: lib.concatMapStrings (one: "${name}=${toText one}\n") (lib.toList value)
+      ) values
+    );
+  toText = value: if lib.isBool value then lib.boolToString value else toString value;
+  # As nixos/lib/systemd-lib.nix renders them, in the order that is used here.
+  unitText =
+    unit:
+    "[Unit]\n"
+    + lib.optionalString (unit.description != "") "Description=${unit.description}\n"
+    + words "Documentation" unit.documentation
+    + words "Requires" unit.requires
+    + words "After" unit.after
+    + words "Before" unit.before
+    + words "Conflicts" unit.conflicts
+    + words "X-Restart-Triggers" unit.restartTriggers
+    + pairs unit.unitConfig
+    + lib.optionalString (unit ? serviceConfig) (
+      "\n[Service]\n"
+      + pairs (lib.optionalAttrs (unit.path != [ ]) { Environment = "PATH=${lib.makeBinPath unit.path}"; })
+      + pairs { Environment = lib.mapAttrsToList (name: value: "${name}=${value}") unit.environment; }
+      + lib.optionalString (!unit.restartIfChanged) "X-RestartIfChanged=false\n"
+      + lib.optionalString (!unit.stopIfChanged) "X-StopIfChanged=false\n"
+      + pairs unit.serviceConfig
+    );
+
+  # Shell commands that put units into a directory.
+  put =
+    directory: suffix: units:
+    lib.concatStrings (
+      lib.mapAttrsToList (
+        name: unit:
+        let
+          file =
+            "${directory}/${name}.${suffix}"
+            + lib.optionalString (unit.overrideStrategy == "asDropin" || name == "nix-daemon") ".d/overrides.conf";
+          link = kind: target: ''
+            mkdir -p "${directory}/${target}.${kind}"
+            ln -s '../${name}.${suffix}' "${directory}/${target}.${kind}/"'${name}.${suffix}'
+          '';
+          quoted = lib.escapeShellArg file;
+        in
+        ''
+          mkdir -p "$(dirname ${quoted})"
+          cp ${pkgs.writeText "unit" (unitText unit)} ${quoted}
+        ''
+        + lib.concatMapStrings (link "wants") unit.wantedBy
+        + lib.concatMapStrings (link "requires") unit.requiredBy
+      ) units
+    );
+
+  tree =
+    config:
+    pkgs.runCommand "tree" { } (
+      ''
+        mkdir -p $out; cd $out
+        mkdir -p etc/systemd/system etc/overstore
+        for package in ${toString config.systemd.packages}; do
+            cp -R --no-preserve=mode "$package"/lib/systemd/system/. etc/systemd/system/
+        done
+        # NixOS takes no such links from packages.
+        rm -rf etc/systemd/system/*.wants
+      ''
+      + put "etc/systemd/system" "service" config.systemd.services
+      + put "etc/systemd/system" "socket" config.systemd.sockets
+      + lib.concatStrings (
+        lib.mapAttrsToList (
+          name: entry:
+          "cp ${entry.source} etc/${lib.escapeShellArg name}\n"
+        ) (lib.filterAttrs (name: _: lib.hasPrefix "overstore/" name) config.environment.etc)
+      )
+      + lib.optionalString (config.systemd.tmpfiles.rules != [ ]) ''
+        mkdir -p etc/tmpfiles.d
+        cp ${
+          pkgs.writeText "rules" (lib.concatMapStrings (rule: rule + "\n") config.systemd.tmpfiles.rules)
+        } etc/tmpfiles.d/00-nixos.conf
+      ''
+      + lib.optionalString (config.nix.settings.allowed-users != [ "*" ]) ''
+        mkdir -p etc/nix
+        echo 'allowed-users = ${toString config.nix.settings.allowed-users}' >etc/nix/nix.conf
+      ''
+      + put "initrd/etc/systemd/system" "service" config.boot.initrd.systemd.services
+      + lib.concatStrings (
+        lib.mapAttrsToList (name: entry: ''
+          mkdir -p initrd${dirOf name}
+          cp ${entry.source} initrd${name}
+        '') config.boot.initrd.systemd.contents
+      )
+    );
+
+  examples = lib.mapAttrs' (file: _: {
+    name = lib.removeSuffix ".nix" file;
+    value = evaluate (../../nixos/examples + "/${file}");
+  }) (builtins.readDir ../../nixos/examples);
+
+  mistakes = import ./mistakes.nix;
+in
+{
+  examples = {
+    said = lib.mapAttrs (_: said) examples;
+    trees = lib.mapAttrs (_: tree) examples;
+  };
+  mistakes = lib.mapAttrs (_: mistake: {
+    inherit (mistake) says;
+    said = said (evaluate mistake.configuration);
+  }) mistakes;
+  # For a description that only the program finds wrong.
+  other = tree (evaluate file);
+  options =
+    let
+      inherit
+        (lib.evalModules {
+          specialArgs.utils = import ./utils.nix { inherit lib; };
+          modules = [
+            ../../nixos
+            ./stubs.nix
+          ];
+        })
+        options
+        ;
+    in
+    lib.filter (option: option.visible && !option.internal) (
+      lib.optionAttrSetToDocList options.services.overstore
+    );
+}

@@ -1,0 +1,47 @@
+# Of NixOS's `pkgs`, what the module uses: real derivations, made with nothing but
+# a shell.
+{ lib }:
+rec {
+  inherit lib;
+  # A package that is only a name (not in nixpkgs).
+  package = name: version: outPath: {
+    type = "derivation";
+    name = "${name}-${version}";
+    pname = name;
+    inherit version outPath;
+  };
+
+  runCommand =
+    name: _attributes: script:
+    derivation {
+      inherit name script;
+      system = builtins.currentSystem;
+      builder = "/bin/sh";
+      args = [
+        "-euc"
+        ''export PATH=/usr/bin:/bin; eval "$script"''
+      ];
+    };
+
+  writeText =
+    name: text:
+    runCommand name { } "cat >$out <<'END OF TEXT'\n${text}\nEND OF TEXT\n";
+  stdenv = {
+    buildPlatform.canExecute = _: true;
+    hostPlatform = { };
+  };
+  linkFarm =
+    name: entries:
+    runCommand name { } (
+      "mkdir $out\n"
+      + lib.concatStrings (lib.mapAttrsToList (link: target: "ln -s ${target} $out/${link}\n") entries)
+    );
+  formats.toml = _: {
+    type = lib.types.attrsOf lib.types.raw;
+    generate = name: value: builtins.toFile name (import ./toml.nix { inherit lib; } value);
+  };
+  # Only named by the examples.
+  callPackage =
+    _file: _arguments: _:
+    package "image" "1" "/image";
+}

@@ -1,0 +1,122 @@
+# What the module meets in NixOS, as far as it does: the declarations of the
+# options that it sets and reads, what NixOS sets there itself, and a `pkgs` whose
+# few functions make real derivations with nothing but a shell.
+{ lib, config, ... }:
+let
+  inherit (lib) mkOption types;
+  option = type: default: mkOption { inherit type default; };
+  flag = option types.bool;
+  names = option (types.listOf types.str) [ ];
+  lines = option (types.listOf types.str) [ ];
+  section = option (types.attrsOf types.raw) { };
+
+  unit = {
+    options = {
+      description = option types.str "";
+      documentation = names;
+      overrideStrategy = option (types.enum [
+        "asDropin"
+        "asDropinIfExists"
+      ]) "asDropinIfExists";
+      wantedBy = names;
+      requiredBy = names;
+      requires = names;
+      after = names;
+      before = names;
+      conflicts = names;
+      restartTriggers = option (types.listOf (types.either types.path types.str)) [ ];
+      unitConfig = section;
+    };
+  };
+  service = {
+    options = {
+      serviceConfig = section;
+      environment = option (types.attrsOf types.str) { };
+      path = option (types.listOf (types.either types.package types.str)) [ ];
+      restartIfChanged = flag true;
+      stopIfChanged = flag true;
+    };
+  };
+  services = option (types.attrsOf (
+    types.submodule [
+      unit
+      service
+    ]
+  )) { };
+  pkgs = import ./pkgs.nix { inherit lib; };
+  inherit (pkgs) package;
+in
+{
+  options = {
+    assertions = mkOption { type = types.listOf types.raw; };
+    warnings = option (types.listOf types.str) [ ];
+    environment.systemPackages = option (types.listOf types.package) [ ];
+    environment.etc = option (types.attrsOf (
+      types.submodule {
+        options.source = mkOption { type = types.path; };
+      }
+    )) { };
+    systemd = {
+      packages = option (types.listOf types.package) [ ];
+      inherit services;
+      sockets = option (types.attrsOf (types.submodule unit)) { };
+      tmpfiles.rules = lines;
+    };
+    nix = {
+      enable = flag true;
+      package = option types.package (package "nix" "2.31.2" "/nix-package");
+      extraOptions = option types.lines "";
+      settings = mkOption {
+        type = types.submodule {
+          freeformType = types.attrsOf types.raw;
+          options.allowed-users = option (types.listOf types.str) [ "*" ];
+        };
+        default = { };
+      };
+    };
+    fileSystems = option (types.attrsOf (
+      types.submodule (
+        { name, ... }:
+        {
+          options = {
+            mountPoint = option types.str name;
+            device = option (types.nullOr types.str) null;
+            fsType = option types.str "auto";
+            options = names;
+            neededForBoot = flag false;
+          };
+        }
+      )
+    )) { };
+    boot = {
+      initrd = {
+        kernelModules = names;
+        availableKernelModules = names;
+        systemd = {
+          enable = flag false;
+          storePaths = lines;
+          contents = option (types.attrsOf types.raw) { };
+          inherit services;
+        };
+      };
+      kernelParams = names;
+      loader.grub.enable = flag true;
+    };
+    users.users = option (types.attrsOf types.raw) { };
+    system.build = option (types.attrsOf types.raw) { };
+    networking.hostName = option types.str "nixos";
+  };
+
+  config = {
+    environment.etc."nix/nix.conf".source = builtins.toFile "nix.conf" "";
+    systemd.services.nix-daemon = {
+      path = [ config.nix.package ];
+      environment.CURL_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
+      stopIfChanged = false;
+    };
+    services.overstore.package = package "overstore" "0.1.0" "/usr";
+    system.build.toplevel = package "nixos-system" "test" "/system";
+
+    _module.args = { inherit pkgs; };
+  };
+}
