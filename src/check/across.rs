@@ -13,7 +13,6 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
     let show = |path: &StorePath| format!("{}/{path}", show_path(&store.store));
     let in_upper =
         |path: &StorePath| show_path(&store.upper_layer.join(path.as_str())).into_owned();
-    let name = quote(store.name.as_ref());
 
     for missing in &across.missing.first {
         let referrers: Vec<_> = missing.referrers.iter().map(show).collect();
@@ -56,7 +55,9 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
             expected: "the object of the lower store, which is valid".to_owned(),
             actual: "a whiteout or an opaque directory that hides it".to_owned(),
             remedy: format!(
-                "overstore down {name}, remove it from the upper layer, and overstore up {name}"
+                "overstore down {0} && rm -r {1} && overstore up {0}",
+                store.arguments,
+                quote(&store.upper_layer.join(path.as_str()))
             ),
         });
     }

@@ -88,7 +88,7 @@ fn url_depends_on_version(store: &Store) -> Option<Finding> {
         remedy: format!(
             "use `overstore url --nix-version VERSION {}` wherever the URL goes, or name the lower \
              store without `%`, `&`, `#`, `?` and characters outside ASCII",
-            store.name
+            store.arguments
         ),
     })
 }

@@ -183,7 +183,7 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
         remedy: match (observed.mount.overlay.is_some(), observed.upper_layer.links) {
             (_, Links::Other) => format!(
                 "remove it while the store is down: overstore down {0} && rm {1} && {2}",
-                store.name,
+                store.arguments,
                 quote(&store.upper_layer.join(".links")),
                 up(store)
             ),

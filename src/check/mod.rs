@@ -6,19 +6,22 @@ mod code;
 mod database;
 pub mod description;
 mod finding;
+#[cfg(test)]
+pub(crate) mod healthy;
 mod layers;
 mod lower;
 mod mount;
 pub mod nix;
 mod place;
 mod state;
+#[cfg(test)]
+mod tests;
 
 pub use code::Code;
 pub use finding::{Finding, Part, Severity};
 
 use crate::config::Store;
 use crate::observe::Observed;
-use crate::show::quote;
 
 /// Everything that is not as it should be, as far as it was looked at.
 pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
@@ -34,22 +37,15 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
 
 /// The command that sets the store up.
 fn up(store: &Store) -> String {
-    format!("overstore up {}", quote(store.name.as_ref()))
+    format!("overstore up {}", store.arguments)
 }
 
 /// The command that mounts the store again.
 fn down_up(store: &Store) -> String {
-    format!(
-        "overstore down {} && {}",
-        quote(store.name.as_ref()),
-        up(store)
-    )
+    format!("overstore down {} && {}", store.arguments, up(store))
 }
 
 /// The command that mends owners and modes.
 fn fix_permissions(store: &Store) -> String {
-    format!(
-        "overstore up --fix-permissions {}",
-        quote(store.name.as_ref())
-    )
+    format!("overstore up --fix-permissions {}", store.arguments)
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use super::{Failure, load, tell};
 use crate::apply::{Holder, TakeDown, TakenDown};
 use crate::cli;
+use crate::config::Store;
 use crate::report::{Outcome, Report};
 use crate::show::show_path;
 use crate::systemd::notify::ServiceManager;
@@ -26,7 +27,7 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
             report.outcome = Outcome::Done;
         }
         Ok(TakenDown::Busy { below, holders }) => {
-            report.fail(busy(&show_path(&loaded.store.real), &below, &holders));
+            report.fail(busy(&loaded.store, &below, &holders));
             report.holders = holders;
         }
         Ok(TakenDown::NotOurs(why)) => report.fail(why),
@@ -36,7 +37,8 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
 }
 
 /// Who keeps a mount busy, in words.
-fn busy(real: &str, below: &[PathBuf], holders: &[Holder]) -> String {
+fn busy(store: &Store, below: &[PathBuf], holders: &[Holder]) -> String {
+    let real = show_path(&store.real);
     let mut text = format!("the overlay at {real} is in use, so nothing was unmounted");
     for path in below {
         text.push_str(&format!("\n  something is mounted at {}", show_path(path)));
@@ -48,9 +50,10 @@ fn busy(real: &str, below: &[PathBuf], holders: &[Holder]) -> String {
     if below.is_empty() && holders.is_empty() {
         text.push_str("\n  by nobody who can be seen from here");
     }
-    text.push_str(
-        "\nremedy: end these processes, or run `overstore down --lazy`, after which the mount goes \
-         when its last user does",
-    );
+    text.push_str(&format!(
+        "\nremedy: end these processes, or run `overstore down --lazy {}`, after which the mount \
+         goes when its last user does",
+        store.arguments
+    ));
     text
 }

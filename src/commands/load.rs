@@ -10,7 +10,7 @@ use super::Failure;
 use crate::cli::{RootArgument, StoreArgument};
 use crate::config::{self, Environment, Store};
 use crate::observe;
-use crate::show::show_path;
+use crate::show::{quote, show_path};
 use crate::system::System;
 
 /// Where the descriptions are that have a name.
@@ -55,10 +55,15 @@ pub fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded, Failur
             show_path(directory)
         ))
     })?;
-    let store = match outer {
+    let mut store = match outer {
         Some(store) => store,
         None => read(store, &environment)?,
     };
+    let here = match root.description_here {
+        true => "--description-here ",
+        false => "",
+    };
+    store.arguments = format!("--root {} {here}{}", quote(directory), store.arguments);
     Ok(Loaded { store, system })
 }
 
@@ -79,7 +84,9 @@ pub(super) fn description_and_environment(
 }
 
 fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {
-    read_file(&file(&store.store)?, environment)
+    let mut described = read_file(&file(&store.store)?, environment)?;
+    described.arguments = quote(store.store.as_ref());
+    Ok(described)
 }
 
 /// Reads a description from a file.

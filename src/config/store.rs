@@ -15,6 +15,9 @@ use crate::overlayfs::options::MountOption;
 pub struct Store {
     /// The store's name: the file's name without `.toml`. Used in units, records and messages.
     pub name: String,
+    /// What to write after a command of overstore for this store, quoted for a shell: the STORE
+    /// argument as it was given, and `--root` if it was. The name unless somebody sets it.
+    pub arguments: String,
     /// `root`: the directory that holds the merged store and its state, if one was given.
     pub root: Option<PathBuf>,
     /// The merged store directory: where OverlayFS is mounted. Default `${root}/nix/store`.

@@ -12,7 +12,7 @@ use super::raw::{RawDaemon, RawLower, RawStore};
 use super::read::{At, ProgramOrFalse, Scalars};
 use super::{Daemon, MetadataSource, Setting, Store};
 use crate::nix::url::is_parameter_name;
-use crate::show::show_path;
+use crate::show::{quote, show_path};
 
 /// The group that Nix uses unless told otherwise.
 const BUILD_USERS_GROUP: &str = "nixbld";
@@ -110,6 +110,7 @@ pub(super) fn validate(
     );
     let mut store = Store {
         name: name.to_owned(),
+        arguments: quote(name.as_ref()),
         root: given.root,
         real,
         state,

@@ -110,6 +110,15 @@ impl Report {
         }
     }
 
+    /// The text without colours.
+    #[cfg(test)]
+    pub(crate) fn text(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to a Vec cannot fail.
+        let _ = text::write(&mut text, self);
+        anstream::adapter::strip_str(&String::from_utf8_lossy(&text)).to_string()
+    }
+
     /// Prints the report to standard output, as JSON or as text; where that is the journal, as
     /// entries with priorities and codes.
     ///

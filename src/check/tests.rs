@@ -1,0 +1,471 @@
+//! Each rule with values: one change to a machine on which nothing is wrong, the codes that come of
+//! it, and (as a snapshot) every word.
+
+#![allow(clippy::unwrap_used)]
+
+use std::path::PathBuf;
+
+use super::healthy::{self, DESCRIPTION, directory, file, overlay, place, show_options, unmounted};
+use super::{Finding, check};
+use crate::config::Store;
+use crate::nix::mount_check::Verdict;
+use crate::observe::*;
+use crate::report::Report;
+
+/// The codes found, and the report as people read it.
+pub(super) fn told(findings: Vec<Finding>) -> (Vec<&'static str>, String) {
+    let codes = findings
+        .iter()
+        .map(|finding| finding.code.as_str())
+        .collect();
+    let mut report = Report::new("check", "example");
+    report.add_findings(findings);
+    (codes, report.text())
+}
+
+fn case(
+    name: &str,
+    description: &str,
+    codes: &[&str],
+    change: impl FnOnce(&mut Store, &mut Observed),
+) {
+    let mut store = healthy::store(description);
+    let mut observed = healthy::observed(&store);
+    change(&mut store, &mut observed);
+    let (found, text) = told(check(&store, &observed));
+    assert_eq!(found, codes, "{text}");
+    if !codes.is_empty() {
+        insta::assert_snapshot!(name, text);
+    }
+}
+
+/// Tests with the worked example, or with another description.
+macro_rules! rules {
+    ($($name:ident $(($description:expr))? = [$($code:literal),*], |$store:pat_param, $observed:pat_param| $change:expr;)+) => {
+        $(#[test]
+        fn $name() {
+            let descriptions = [$($description,)? DESCRIPTION.to_owned()];
+            case(stringify!($name), &descriptions[0], &[$($code),*], |$store, $observed| { $change });
+        })+
+    };
+}
+
+fn with(more: &str) -> String {
+    format!("{DESCRIPTION}{more}\n")
+}
+
+fn over(lower_store: &str) -> String {
+    DESCRIPTION.replace("/mnt/example/store-a?read-only=true", lower_store)
+}
+
+const NESTED: &str = "local-overlay://?root=/mnt/middle&lower-store=/mnt/low?read-only=true\
+                      &upper-layer=/mnt/middle/upper";
+
+fn missing(place: &mut Place) {
+    place.found = Found::Missing {
+        nearest: "/mnt".into(),
+    };
+}
+
+/// The lower store's facts, where it is a local one.
+fn source(
+    observed: &mut Observed,
+) -> (
+    &mut FileFacts,
+    &mut Option<LogFacts>,
+    &mut Option<String>,
+    &mut Place,
+    &mut Vec<PathBuf>,
+) {
+    let mut source = &mut observed.lower.source;
+    if let SourceFacts::Overlay { upper, .. } = source {
+        source = upper;
+    }
+    match source {
+        SourceFacts::Database {
+            database,
+            log,
+            schema,
+            state,
+            missing,
+        } => (database, log, schema, state, missing),
+        other => panic!("{other:?}"),
+    }
+}
+
+fn content(observed: &mut Observed) -> &mut DatabaseContent {
+    observed
+        .database
+        .content
+        .as_mut()
+        .unwrap()
+        .as_mut()
+        .unwrap()
+}
+
+rules! {
+    nothing_wrong = [], |_, _| {};
+
+    // The lower store.
+    lower_missing = ["lower-missing"], |_, observed| missing(&mut observed.lower.directory);
+    lower_is_a_file = ["lower-missing"], |_, observed| observed.lower.directory.found = Found::Other("a file");
+    lower_unmounted_from_below = ["path-unreachable"], |store, observed| {
+        observed.lower.directory.found = Found::Unreachable { component: store.lower.real.clone(), errno: 116 };
+    };
+    lower_database_missing = ["lower-database-missing"], |_, observed| *source(observed).0 = FileFacts::Missing;
+    lower_database_is_a_directory = ["lower-database-missing"], |_, observed| *source(observed).0 = FileFacts::Other("a directory");
+    lower_database_not_for_this_user = ["not-checked"], |_, observed| {
+        observed.machine.uid = 1000;
+        *source(observed).0 = FileFacts::Unreachable(13);
+    };
+    lower_schema_newer = ["lower-schema-unknown"], |_, observed| *source(observed).2 = Some("11".to_owned());
+    lower_schema_older = ["lower-schema-unknown"], |_, observed| *source(observed).2 = Some("9".to_owned());
+    lower_schema_no_number = ["lower-schema-unknown"], |_, observed| *source(observed).2 = Some("ten\n".to_owned());
+    lower_schema_missing = ["lower-schema-unknown"], |_, observed| *source(observed).2 = None;
+    lower_wal_pending = ["lower-wal-pending"], |_, observed| *source(observed).1 = Some(LogFacts::Pending(3));
+    lower_wal_unreadable = ["not-checked"], |_, observed| *source(observed).1 = Some(LogFacts::Unreadable(13));
+    lower_directories_missing = ["lower-directory-missing", "lower-directory-missing"], |store, observed| {
+        *source(observed).4 = vec![store.lower.real.join(".links"), store.lower.state().unwrap().join("temproots")];
+    };
+    lower_directories_missing_on_a_read_only_mount = ["lower-directory-missing"], |store, observed| {
+        directory(&mut observed.lower.directory).fs.read_only = true;
+        *source(observed).4 = vec![store.lower.real.join(".links")];
+    };
+    lower_directories_gone_with_what_is_above_them = ["lower-missing"], |store, observed| {
+        missing(&mut observed.lower.directory);
+        *source(observed).4 = vec![store.lower.real.join(".links")];
+    };
+    lower_not_described_read_only(over("/mnt/example/store-a")) = ["lower-not-described-read-only"], |_, observed| {
+        directory(&mut observed.lower.directory).fs.read_only = true;
+    };
+    lower_state_on_a_read_only_mount(over("/mnt/example/store-a")) = ["lower-not-described-read-only"], |_, observed| {
+        directory(source(observed).3).fs.read_only = true;
+    };
+    lower_written_by_nix(over("/mnt/example/store-a")) = ["lower-written-by-nix"], |_, _| {};
+    lower_daemon_answers(over("unix:///run/lower.socket?root=/mnt/example/store-a")) = [], |_, _| {};
+    lower_daemon_silent(over("unix:///run/lower.socket?root=/mnt/example/store-a")) = ["lower-daemon-silent"], |_, observed| {
+        observed.lower.source = SourceFacts::Daemon { answer: Some(Err("Connection refused".to_owned())) };
+    };
+    system_daemon_silent(over("daemon")) = ["lower-daemon-silent"], |_, observed| {
+        observed.lower.source = SourceFacts::Daemon { answer: Some(Err("No such file or directory".to_owned())) };
+    };
+    lower_daemon_not_asked(over("daemon")) = [], |_, observed| observed.lower.source = SourceFacts::Daemon { answer: None };
+    lower_strangers = ["lower-stranger", "lower-stranger"], |_, observed| {
+        observed.lower.strangers = Some(vec!["lost+found".into(), "a\nb".into()]);
+    };
+    lower_nested(over(NESTED)) = ["lower-written-by-nix"], |_, _| {};
+    lower_nested_not_mounted(over(NESTED)) = ["lower-written-by-nix", "lower-mount-wrong"], |_, observed| {
+        if let SourceFacts::Overlay { mount, .. } = &mut observed.lower.source {
+            mount.overlay = None;
+            mount.stack.clear();
+        }
+    };
+    lower_nested_over_something_else(over(NESTED)) = ["lower-written-by-nix", "lower-mount-wrong"], |_, observed| {
+        if let SourceFacts::Overlay { mount, .. } = &mut observed.lower.source {
+            mount.overlay.as_mut().unwrap().lower = Identity::Different("x has another size there".to_owned());
+        }
+    };
+    lower_nested_lowest_gone(over(NESTED)) = ["lower-written-by-nix", "lower-missing"], |_, observed| {
+        if let SourceFacts::Overlay { lower, .. } = &mut observed.lower.source {
+            missing(&mut lower.directory);
+        }
+    };
+    lower_on_another_machine(over("mounted-ssh-ng://host?real=/mnt/host")) = [], |_, _| {};
+
+    // The upper layer and the work directory.
+    upper_missing = ["upper-missing"], |_, observed| missing(&mut observed.upper_layer.place);
+    upper_is_a_file = ["upper-missing"], |_, observed| observed.upper_layer.place.found = Found::Other("a file");
+    upper_on_a_read_only_mount = ["upper-file-system-unfit"], |_, observed| {
+        directory(&mut observed.upper_layer.place).fs.read_only = true;
+    };
+    upper_on_nfs = ["upper-file-system-unfit"], |_, observed| {
+        directory(&mut observed.upper_layer.place).fs.name = "nfs4".to_owned();
+        observed.upper_layer.xattrs = Some(false);
+    };
+    upper_without_types = ["upper-file-system-unfit"], |_, observed| {
+        directory(&mut observed.upper_layer.place).fs.name = "xfs".to_owned();
+        observed.upper_layer.d_type = Some(false);
+    };
+    upper_on_an_unknown_file_system = [], |_, observed| {
+        (observed.upper_layer.xattrs, observed.upper_layer.d_type) = (None, None);
+    };
+    upper_in_use = ["upper-in-use"], |_, observed| {
+        observed.upper_layer.usage = Usage::Mounted("an overlay at /elsewhere".to_owned());
+    };
+    upper_locked = ["upper-in-use"], |_, observed| observed.upper_layer.usage = Usage::Locked(vec![17, 18]);
+    upper_locked_by_somebody = ["upper-in-use"], |_, observed| observed.upper_layer.usage = Usage::Locked(vec![]);
+    upper_mode = ["upper-permissions"], |_, observed| directory(&mut observed.upper_layer.place).mode = 0o755;
+    upper_owner = ["upper-permissions"], |_, observed| directory(&mut observed.upper_layer.place).uid = 1000;
+    upper_without_a_group(with("[permissions]\nbuild-users-group = \"\"")) = [], |_, observed| {
+        (directory(&mut observed.upper_layer.place).mode, directory(&mut observed.upper_layer.place).gid) = (0o755, 0);
+    };
+    upper_without_a_group_open_to_all(with("[permissions]\nbuild-users-group = \"\"")) = ["upper-permissions"], |_, observed| {
+        directory(&mut observed.upper_layer.place).mode = 0o1777;
+    };
+    upper_in_a_user_namespace = [], |_, observed| {
+        (observed.machine.uid, observed.machine.user_namespace) = (1000, true);
+        let stat = directory(&mut observed.upper_layer.place);
+        (stat.uid, stat.gid, stat.mode) = (1000, 1000, 0o755);
+    };
+    upper_strangers = ["upper-stranger", "upper-stranger"], |_, observed| {
+        observed.upper_layer.strangers = Some(vec!["lost+found".into(), "left over".into()]);
+    };
+    upper_strangers_of_a_store_that_is_down = ["upper-stranger", "mount-missing"], |_, observed| {
+        observed.upper_layer.strangers = Some(vec!["left over".into()]);
+        unmounted(observed);
+    };
+    links_missing = ["links-not-opaque"], |_, observed| observed.upper_layer.links = Links::Missing;
+    links_transparent_while_down = ["links-not-opaque", "mount-missing"], |_, observed| {
+        observed.upper_layer.links = Links::Transparent;
+        unmounted(observed);
+    };
+    links_is_a_file = ["links-not-opaque"], |_, observed| observed.upper_layer.links = Links::Other;
+    links_unknown_without_root = [], |_, observed| observed.upper_layer.links = Links::Unknown;
+    workdir_missing = ["workdir-missing"], |_, observed| missing(&mut observed.workdir.place);
+    workdir_elsewhere = ["workdir-elsewhere"], |_, observed| directory(&mut observed.workdir.place).fs.mount_id += 1;
+    stacked_too_deep = ["stacking-too-deep"], |_, observed| observed.overlays_below = 2;
+    stacked_once = [], |_, observed| observed.overlays_below = 1;
+
+    // Paths.
+    path_through_a_link = ["path-unsafe"], |_, observed| {
+        observed.workdir.place.found = Found::Symlink { component: "/mnt/example".into(), resolved: Some("/srv/workdir".into()) };
+    };
+    path_through_a_link_to_nowhere = ["path-unsafe"], |_, observed| {
+        observed.workdir.place.found = Found::Symlink { component: "/mnt/a link".into(), resolved: None };
+    };
+    path_that_others_can_replace = ["path-unsafe"], |_, observed| {
+        observed.workdir.place.found = Found::Unsafe { component: "/mnt/alice/work".into(), why: "belongs to user 1000".to_owned() };
+    };
+    path_through_a_file = ["path-unreachable"], |_, observed| {
+        observed.workdir.place.found = Found::Unreachable { component: "/mnt/file".into(), errno: 20 };
+    };
+    path_not_for_this_user = ["not-checked"], |_, observed| {
+        observed.machine.uid = 1000;
+        observed.workdir.place.found = Found::Unreachable { component: "/mnt/secret".into(), errno: 13 };
+    };
+
+    // The mount.
+    mount_missing = ["mount-missing"], |_, observed| unmounted(observed);
+    mount_point_missing = ["mount-missing"], |_, observed| {
+        unmounted(observed);
+        missing(&mut observed.mount.place);
+    };
+    mount_foreign = ["mount-foreign"], |_, observed| {
+        unmounted(observed);
+        observed.mount.stack = vec![healthy::line("tmpfs")];
+    };
+    mount_hidden = ["mount-hidden"], |_, observed| {
+        let overlay = observed.mount.stack[0].clone();
+        unmounted(observed);
+        observed.mount.stack = vec![healthy::line("tmpfs"), overlay];
+    };
+    mount_buried = ["mount-hidden"], |_, observed| {
+        let overlay = observed.mount.stack[0].clone();
+        unmounted(observed);
+        observed.mount.buried = vec![overlay];
+    };
+    mount_under_a_bind_of_itself = [], |_, observed| overlay(observed).under_bind = true;
+    mount_read_only = ["mount-read-only"], |_, observed| {
+        let options = &mut overlay(observed).info.super_options;
+        options.splice(0..2, *b"ro");
+    };
+    lowerdir_differs = ["lowerdir-differs"], |_, observed| {
+        overlay(observed).info.super_options = b"rw,lowerdir=/mnt/example/store-c/nix/store".to_vec();
+        overlay(observed).lower = Identity::Different("its options say /mnt/example/store-c/nix/store, which is another directory".to_owned());
+    };
+    lower_replaced = ["lower-replaced"], |_, observed| {
+        overlay(observed).recorded = Some(Recorded::Different("it was inode 12, and is inode 13".to_owned()));
+    };
+    lower_replaced_by_what_it_shows = ["lower-replaced"], |_, observed| {
+        overlay(observed).recorded = None;
+        overlay(observed).lower = Identity::Different("x has another inode number there".to_owned());
+    };
+    upperdir_differs = ["upperdir-differs"], |_, observed| overlay(observed).upper = Identity::Different("it has no upper layer".to_owned());
+    workdir_differs = ["workdir-differs"], |_, observed| overlay(observed).workdir = Identity::Different("it has no work directory".to_owned());
+    nothing_to_compare_is_no_difference = [], |_, observed| {
+        let overlay = overlay(observed);
+        (overlay.lower, overlay.upper, overlay.workdir) = (Identity::Unknown, Identity::Unknown, Identity::Unknown);
+        overlay.recorded = None;
+    };
+    mounted_volatile = ["mount-option-risky"], |_, observed| show_options(observed, "volatile");
+    mounted_volatile_as_newer_kernels_show_it = ["mount-option-risky"], |_, observed| show_options(observed, "fsync=volatile");
+    described_volatile(with("[mount]\noptions = [\"volatile\"]")) = ["mount-option-risky"], |_, observed| {
+        show_options(observed, "fsync=volatile");
+    };
+    option_differs(with("[mount]\noptions = [\"index=off\"]")) = ["mount-options-differ"], |_, observed| show_options(observed, "index=on");
+    option_not_there(with("[mount]\noptions = [\"default_permissions\"]")) = ["mount-options-differ"], |_, _| {};
+    option_in_force(with("[mount]\noptions = [\"index=on\", \"default_permissions\"]")) = [], |_, observed| {
+        show_options(observed, "default_permissions,index=on");
+    };
+    overlay_unsupported = ["mount-missing", "overlay-unsupported"], |_, observed| {
+        unmounted(observed);
+        observed.machine.overlay_loaded = false;
+    };
+
+    // The state directory and the upper database.
+    state_missing = ["state-missing"], |_, observed| missing(&mut observed.state[2]);
+    state_all_missing = ["state-missing"], |_, observed| observed.state.iter_mut().for_each(missing);
+    state_is_a_file = ["state-missing"], |_, observed| observed.state[6].found = Found::Other("a file");
+    state_open_to_all = ["state-permissions"], |_, observed| directory(&mut observed.state[1]).mode = 0o777;
+    state_with_a_sticky_bit = [], |_, observed| directory(&mut observed.state[3]).mode = 0o1777;
+    state_of_somebody_else = ["state-permissions"], |_, observed| directory(&mut observed.state[0]).uid = 1000;
+    database_missing = ["database-missing"], |_, observed| observed.database.file = FileFacts::Missing;
+    database_empty = ["database-missing"], |_, observed| observed.database.file = file(0o644, 0);
+    database_is_a_link = ["database-unreadable"], |_, observed| observed.database.file = FileFacts::Other("a symbolic link");
+    database_unreadable = ["database-unreadable"], |_, observed| observed.database.content = Some(Err("file is not a database".to_owned()));
+    database_not_for_this_user = ["not-checked"], |_, observed| {
+        observed.machine.uid = 1000;
+        observed.database.file = FileFacts::Unreachable(13);
+    };
+    database_open_to_all = ["database-permissions", "database-permissions"], |_, observed| {
+        observed.database.file = file(0o666, 65536);
+        observed.database.big_lock = FileFacts::File { mode: 0o600, uid: 1000, gid: 0, size: 0 };
+    };
+    database_not_looked_into = [], |_, observed| observed.database.content = None;
+    schema_newer = ["schema-unknown"], |_, observed| observed.database.schema = Some("11".to_owned());
+    schema_no_number = ["schema-unknown"], |_, observed| observed.database.schema = Some("\u{1b}[31m".to_owned());
+    schema_missing = ["schema-incomplete"], |_, observed| observed.database.schema = None;
+    schema_incomplete = ["schema-incomplete"], |_, observed| {
+        content(observed).schema.missing = vec!["trigger DeleteSelfRefs".to_owned()];
+        content(observed).schema.altered = vec!["table Refs".to_owned()];
+    };
+    schema_foreign = ["schema-foreign"], |_, observed| content(observed).schema.foreign = vec!["table Mine".to_owned()];
+    schema_of_a_newer_nix = ["schema-foreign"], |_, observed| {
+        content(observed).schema.unknown_migrations = vec!["20990101-all-is-new".to_owned()];
+    };
+    database_damaged = ["database-damaged"], |_, observed| {
+        content(observed).quick_check = vec!["Tree 3 page 4: btreeInitPage() returns error code 11".to_owned(), "more".to_owned()];
+    };
+    foreign_key_violated = ["foreign-key-violated"], |_, observed| {
+        content(observed).foreign_keys = vec!["row 1 of Refs refers to a row that ValidPaths does not have".to_owned()];
+    };
+    journal_mode_wal = ["journal-mode-differs"], |store, _| store.use_sqlite_wal = false;
+    journal_mode_other = ["journal-mode-differs"], |_, observed| content(observed).wal = false;
+
+    // Nix.
+    remount_hook_missing = ["remount-hook-missing"], |_, observed| observed.hook_runs = Some(false);
+    remount_hook_turned_off(format!("remount-hook = false\n{DESCRIPTION}")) = [], |_, _| {};
+    build_users_group_missing = ["build-users-group-missing"], |_, observed| {
+        observed.machine.build_users_gid = None;
+        directory(&mut observed.upper_layer.place).mode = 0o755;
+    };
+    mount_check_impossible(DESCRIPTION.replace("store-b", "store+b")) = ["mount-check-impossible"], |_, observed| {
+        observed.mount.nix_check = Verdict::UpperDiffers { line: Vec::new() };
+    };
+    mount_check_turned_off(format!("check-mount = false\n{}", DESCRIPTION.replace("store-b", "store+b"))) = [], |_, observed| {
+        observed.mount.nix_check = Verdict::UpperDiffers { line: Vec::new() };
+    };
+    mount_check_fails_for_the_source = ["mount-check-fails"], |_, observed| observed.mount.nix_check = Verdict::NoMount;
+    mount_check_fails_for_the_lower_layer = ["mount-check-fails"], |_, observed| {
+        observed.mount.nix_check = Verdict::LowerDiffers { line: b"overlay /mnt/example/merged-store/nix/store overlay rw,lowerdir=a 0 0".to_vec() };
+    };
+    url_depends_on_version(over("/mnt/100%")) = ["url-depends-on-version", "lower-written-by-nix"], |_, _| {};
+}
+
+#[test]
+fn remedies_name_the_store_as_it_was_given() {
+    let mut store = healthy::store(DESCRIPTION);
+    store.arguments = "--root /sysroot './my stores/a.toml'".to_owned();
+    let mut observed = healthy::observed(&store);
+    unmounted(&mut observed);
+    directory(&mut observed.state[1]).mode = 0o777;
+    observed.upper_layer.links = Links::Other;
+    let findings = check(&store, &observed);
+    let remedies: Vec<&str> = findings.iter().map(|finding| &*finding.remedy).collect();
+    insta::assert_snapshot!("remedies_name_the_store", remedies.join("\n"));
+}
+
+/// The rules that compare layers and databases.
+mod across {
+    use super::super::across;
+    use super::*;
+    use crate::nix::store_path::StorePath;
+
+    fn path(name: &str) -> StorePath {
+        StorePath::parse(format!("{}-{name}", "0".repeat(32)).as_bytes()).unwrap()
+    }
+
+    fn several<T>(first: Vec<T>, count: u64) -> Several<T> {
+        Several { first, count }
+    }
+
+    fn case(name: &str, codes: &[&str], change: impl FnOnce(&mut Across)) {
+        let store = healthy::store(DESCRIPTION);
+        let mut facts = Across::default();
+        change(&mut facts);
+        let (found, text) = told(across::findings(&store, &facts));
+        assert_eq!(found, codes, "{text}");
+        if !codes.is_empty() {
+            insta::assert_snapshot!(name, text);
+        }
+    }
+
+    #[test]
+    fn nothing() {
+        case("nothing", &[], |_| {});
+    }
+
+    #[test]
+    fn everything() {
+        case(
+            "everything",
+            &[
+                "row-without-object",
+                "object-without-row",
+                "lower-object-hidden",
+                "object-in-both-layers",
+                "metadata-differs",
+            ],
+            |across| {
+                let missing = Missing {
+                    path: path("gone"),
+                    referrers: vec![path("one"), path("two")],
+                };
+                across.missing = several(vec![missing], 1);
+                across.unknown = several(vec![path("unknown")], 1);
+                across.hiding = several(vec![path("hidden")], 1);
+                across.both = several(vec![path("twice")], 102);
+                across.differing = several(vec![(path("other"), "size")], 1);
+            },
+        );
+    }
+
+    #[test]
+    fn damaged() {
+        let store = healthy::store(DESCRIPTION);
+        let damaged = |upper, actual| Damaged {
+            path: path("damaged"),
+            upper,
+            expected: [7; 32],
+            actual,
+        };
+        let contents = Contents {
+            damaged: vec![
+                damaged(true, Ok([8; 32])),
+                damaged(false, Err("Input/output error".to_owned())),
+            ],
+            ..Contents::default()
+        };
+        let (codes, text) = told(across::damaged(&store, &contents));
+        assert_eq!(codes, ["object-damaged", "object-damaged"]);
+        insta::assert_snapshot!("damaged", text);
+    }
+}
+
+#[test]
+fn nix_refuses() {
+    let store = healthy::store(DESCRIPTION);
+    let finding = super::nix::refuses(&store, "nix store info --store URL", "error: told so");
+    let (codes, text) = told(vec![finding]);
+    assert_eq!(codes, ["nix-refuses"]);
+    insta::assert_snapshot!("nix_refuses", text);
+}
+
+/// A healthy place elsewhere is not mistaken for the one described.
+#[test]
+fn the_builder_is_as_described() {
+    let store = healthy::store(DESCRIPTION);
+    let observed = healthy::observed(&store);
+    assert_eq!(observed.lower.directory, place(store.lower.real.clone()));
+    assert_eq!(observed.mount.place.path, *store.real);
+}
