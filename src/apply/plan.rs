@@ -111,6 +111,7 @@ pub fn plan(
 /// Whether a finding makes it wrong to begin: nothing may be mounted over it, and no step mends it.
 fn is_obstacle(finding: &Finding, observed: &Observed) -> bool {
     let missing = |place: &Place| matches!(place.found, Found::Missing { .. });
+    let mounted = observed.mount.overlay.is_some();
     match finding.code {
         Code::LowerMissing
         | Code::LowerMountWrong
@@ -129,9 +130,10 @@ fn is_obstacle(finding: &Finding, observed: &Observed) -> bool {
         | Code::OverlayUnsupported
         | Code::SchemaUnknown
         | Code::DatabaseUnreadable => true,
-        // Missing, they are made; what else is there is not ours to remove.
-        Code::UpperMissing => !missing(&observed.upper_layer.place),
-        Code::WorkdirMissing => !missing(&observed.workdir.place),
+        // Missing, they are made, but not for an overlay that has others already; what else is there
+        // is not ours to remove.
+        Code::UpperMissing => mounted || !missing(&observed.upper_layer.place),
+        Code::WorkdirMissing => mounted || !missing(&observed.workdir.place),
         Code::MountMissing => {
             !missing(&observed.mount.place) && observed.mount.place.found.directory().is_none()
         }
@@ -300,3 +302,6 @@ impl Step {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -9,19 +9,24 @@ use crate::show::{quote, show, show_path};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
+    // A new directory would not be the one that the overlay has.
+    let make = match observed.mount.overlay {
+        Some(_) => down_up(store),
+        None => up(store),
+    };
     let upper = Named {
         part: Part::UpperLayer,
         what: "the upper layer",
         key: "upper-layer",
         missing: (Code::UpperMissing, Severity::Error),
-        remedy: up(store),
+        remedy: make.clone(),
     };
     let workdir = Named {
         part: Part::WorkDirectory,
         what: "the work directory",
         key: "workdir",
         missing: (Code::WorkdirMissing, Severity::Error),
-        remedy: up(store),
+        remedy: make,
     };
     let machine = &observed.machine;
     findings.extend(place::finding(&observed.upper_layer.place, &upper, machine));
