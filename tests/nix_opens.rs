@@ -35,26 +35,8 @@ impl<'w> Overlay<'w> {
         self.world.nix(words).args(["--store", &self.url])
     }
 
-    /// Adds a file and builds with the lower store's shell as the builder, in the sandbox. Gives the
-    /// two new store paths.
     fn add_and_build(&self) -> [String; 2] {
-        self.world.write("/tmp/added.txt", "something new\n");
-        let shell = self.lower.path("mksh-static");
-        let expression = format!(
-            r#"derivation {{
-                name = "built";
-                system = "x86_64-linux";
-                builder = builtins.storePath "{shell}" + "/bin/mksh";
-                args = [ "-c" "print {} >$out" ];
-            }}"#,
-            self.lower.path("chain-3")
-        );
-        self.world.write("/tmp/built.nix", expression);
-        let added = self.nix(&["nix-store", "--add", "/tmp/added.txt"]).ok();
-        let built = self
-            .nix(&["nix-build", "--no-out-link", "/tmp/built.nix"])
-            .ok();
-        [added, built].map(|path| path.trim().to_owned())
+        self.lower.add_and_build(self.world, &self.url)
     }
 
     /// What Nix knows of a store path.

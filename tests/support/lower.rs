@@ -75,4 +75,24 @@ impl LowerStore {
         let objects = self.names.iter().filter(|name| *name != ".links");
         objects.map(|name| format!("/nix/store/{name}")).collect()
     }
+
+    /// Adds a file to the store at `url`, which has this one below it, and builds with this one's shell
+    /// as the builder, in the sandbox. Gives the two new store paths.
+    pub fn add_and_build(&self, world: &World, url: &str) -> [String; 2] {
+        world.write("/tmp/added.txt", "something new\n");
+        let expression = format!(
+            r#"derivation {{
+                name = "built";
+                system = "x86_64-linux";
+                builder = builtins.storePath "{}" + "/bin/mksh";
+                args = [ "-c" "print {} >$out" ];
+            }}"#,
+            self.path("mksh-static"),
+            self.path("chain-3")
+        );
+        world.write("/tmp/built.nix", expression);
+        let added = world.nix(["nix-store", "--add", "/tmp/added.txt"]);
+        let built = world.nix(["nix-build", "--no-out-link", "/tmp/built.nix"]);
+        [added, built].map(|command| command.args(["--store", url]).ok().trim().to_owned())
+    }
 }
