@@ -93,6 +93,22 @@ pub enum Command {
     Manual(Manual),
 }
 
+impl Command {
+    /// Whether the result can be had as JSON.
+    pub fn has_json(&self) -> bool {
+        matches!(
+            self,
+            Command::Up(_)
+                | Command::Down(_)
+                | Command::Plan(_)
+                | Command::Check(_)
+                | Command::Status(_)
+                | Command::Warm(_)
+                | Command::Url(_)
+        )
+    }
+}
+
 /// The store a command is about.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgument {
@@ -313,6 +329,8 @@ pub enum SchemaName {
     Status,
     /// The output of `warm`.
     Warm,
+    /// The output of any of them that came to no result (exit code 2, or 3 without a report).
+    Error,
 }
 
 /// Arguments of `completions`.

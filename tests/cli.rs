@@ -174,6 +174,21 @@ fn mistakes_go_to_standard_error_without_colours_in_a_pipe() {
 }
 
 #[test]
+fn with_json_a_mistake_is_json_too() {
+    let text = "upper_layer = 1\nroot = \"/\"\n";
+    let directory = directory(text);
+    for command in ["up", "down", "plan", "check", "status", "url"] {
+        let output = overstore(directory.path(), &[command, "--json", "example.toml"]);
+        let (out, err) = streams(&output);
+        assert_eq!(output.status.code(), Some(2), "{command}: {err}");
+        assert!(err.contains("example.toml:1:1"), "{command}: {err}");
+        insta::assert_snapshot!("json_mistakes", out);
+    }
+    let output = overstore(directory.path(), &["check", "--json", "missing.toml"]);
+    insta::assert_snapshot!("json_missing", streams(&output).0);
+}
+
+#[test]
 fn the_starter_file_is_a_description() {
     let starter = printed(EXAMPLE, &["new"]);
     assert_eq!(
@@ -184,7 +199,7 @@ fn the_starter_file_is_a_description() {
 
 #[test]
 fn schemas_are_json() {
-    for name in ["configuration", "report", "url"] {
+    for name in ["configuration", "report", "url", "status", "warm", "error"] {
         let schema: serde_json::Value =
             serde_json::from_str(&printed("", &["schema", name])).unwrap();
         assert!(schema["properties"].is_object(), "{name}");

@@ -20,7 +20,7 @@ use std::process::ExitCode;
 
 use crate::apply::Progress;
 use crate::cli::{Cli, Command};
-use crate::report::Report;
+use crate::report::{ErrorReport, Outcome, Report};
 use crate::systemd::notify::ServiceManager;
 
 pub use load::{Loaded, load};
@@ -43,6 +43,25 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// The failure as JSON has it.
+    fn as_report(&self) -> ErrorReport {
+        ErrorReport {
+            version: 1,
+            outcome: match self.exit_code() {
+                2 => Outcome::Refused,
+                _ => Outcome::Failed,
+            },
+            failure: match self {
+                Failure::Configuration(_) => "the configuration file is wrong".to_owned(),
+                _ => self.to_string(),
+            },
+            mistakes: match self {
+                Failure::Configuration(errors) => errors.mistakes(),
+                _ => Vec::new(),
+            },
+        }
+    }
+
     /// The exit code that says so.
     pub fn exit_code(&self) -> u8 {
         match self {
@@ -57,6 +76,17 @@ impl Failure {
 /// # Errors
 /// See [`Failure`]; what the command found out about the store is not an error but its result.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    // What cannot be printed is no JSON either.
+    let json = cli.json && cli.command.has_json();
+    run_command(cli).inspect_err(|failure| {
+        if json && !matches!(failure, Failure::Output(_)) {
+            // The exit code and standard error tell the same.
+            let _ = failure.as_report().print();
+        }
+    })
+}
+
+fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
     let json = cli.json;
     match cli.command {
         Command::Up(arguments) => up::run(&arguments, json),

@@ -8,7 +8,7 @@ use schemars::{Schema, schema_for};
 use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
-use crate::report::{Report, StatusReport, UrlReport, WarmReport};
+use crate::report::{ErrorReport, Report, StatusReport, UrlReport, WarmReport};
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
     let text =
@@ -24,6 +24,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Url => schema_for!(UrlReport),
         SchemaName::Status => schema_for!(StatusReport),
         SchemaName::Warm => schema_for!(WarmReport),
+        SchemaName::Error => schema_for!(ErrorReport),
     }
 }
 
@@ -37,6 +38,7 @@ mod tests {
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
         insta::assert_json_snapshot!("status", schema(SchemaName::Status));
         insta::assert_json_snapshot!("warm", schema(SchemaName::Warm));
+        insta::assert_json_snapshot!("error", schema(SchemaName::Error));
         insta::assert_json_snapshot!("report", schema(SchemaName::Report));
     }
 }

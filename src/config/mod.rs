@@ -20,7 +20,7 @@ use problem::Problem;
 use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore};
 
 pub use environment::{Auto, Environment};
-pub use problem::Errors;
+pub use problem::{Errors, Mistake};
 pub use store::{Daemon, Lower, MetadataSource, Setting, Store};
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.

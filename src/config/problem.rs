@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::Range;
 
 use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
+use schemars::JsonSchema;
+use serde::Serialize;
 
 /// A range of bytes of the file.
 pub(super) type Span = Range<usize>;
@@ -97,6 +99,31 @@ impl Problem {
     }
 }
 
+/// One thing that is wrong with a configuration file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Mistake {
+    /// The file.
+    pub file: String,
+    /// The line, from 1; absent for what is not in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
+    /// The column, from 1, in characters; absent for what is not in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub column: Option<usize>,
+    /// What is wrong.
+    pub message: String,
+    /// What is said of that place.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub label: Option<String>,
+    /// What else there is to know.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub notes: Vec<String>,
+    /// What to write instead.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub help: Option<String>,
+}
+
 /// Everything that is wrong with a configuration file, in the order of the file.
 ///
 /// Displayed with the lines it is about, without colours; [`Errors::styled`] has them.
@@ -120,6 +147,31 @@ impl Errors {
     /// How many there are: at least one.
     pub fn count(&self) -> usize {
         self.problems.len()
+    }
+
+    /// The errors as values, in the order of the file.
+    pub fn mistakes(&self) -> Vec<Mistake> {
+        let mistake = |problem: &Problem| {
+            let place = problem.place.as_ref();
+            let position = place.map(|(span, _)| self.position(span.start));
+            Mistake {
+                file: self.label.clone(),
+                line: position.map(|(line, _)| line),
+                column: position.map(|(_, column)| column),
+                message: problem.title.clone(),
+                label: place.map(|(_, label)| label.clone()),
+                notes: problem.notes.clone(),
+                help: problem.help.clone(),
+            }
+        };
+        self.problems.iter().map(mistake).collect()
+    }
+
+    /// The line and the column, from 1 and in characters, of a place in the text.
+    fn position(&self, at: usize) -> (usize, usize) {
+        let before = self.text.get(..at).unwrap_or(&self.text);
+        let line = before.rsplit('\n').next().unwrap_or_default();
+        (before.matches('\n').count() + 1, line.chars().count() + 1)
     }
 
     /// The errors as they are shown on a terminal, with ANSI styles.

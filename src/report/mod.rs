@@ -1,5 +1,6 @@
 //! What a command tells: text for people, JSON for scripts.
 
+mod error;
 mod journal;
 mod status;
 mod text;
@@ -13,6 +14,7 @@ use crate::apply::{Holder, StepReport};
 use crate::check::{Finding, Severity};
 use crate::systemd::journal::Journal;
 
+pub use error::ErrorReport;
 pub use status::{CheckedReport, Content, SizesReport, StatusReport};
 pub use url::{UrlByVersion, UrlReport};
 pub use warm::WarmReport;

@@ -1,0 +1,37 @@
+//! What a command tells that came to no result.
+
+use std::io::Write;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::config::Mistake;
+
+/// Why a command came to no result, as JSON in its place.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ErrorReport {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// `refused` (exit code 2) or `failed` (exit code 3).
+    pub outcome: Outcome,
+    /// Why, in words.
+    pub failure: String,
+    /// Everything that is wrong with the configuration file, if that is why.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mistakes: Vec<Mistake>,
+}
+
+impl ErrorReport {
+    /// Prints it to standard output, as JSON.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub fn print(&self) -> std::io::Result<()> {
+        let mut out = std::io::stdout().lock();
+        serde_json::to_writer_pretty(&mut out, self)?;
+        writeln!(out)?;
+        out.flush()
+    }
+}
