@@ -9,6 +9,7 @@ use crate::nix::layout;
 use crate::nix::mount_check::Verdict;
 use crate::nix::schema;
 use crate::observe::*;
+use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::mountinfo::MountInfo;
 
 /// The worked example of Nix's manual, with a lower store that Nix does not write to.
@@ -41,6 +42,10 @@ pub fn observed(store: &Store) -> Observed {
             can_mount: true,
             kernel: "6.12.0".to_owned(),
             overlay_loaded: true,
+            overlay_defaults: (!store.mount_options.is_empty()).then_some(Defaults {
+                redirect_always_follow: true,
+                ..Defaults::default()
+            }),
             build_users_gid: store.build_users_group.as_ref().map(|_| GROUP),
         },
         lower: lower(&store.lower),

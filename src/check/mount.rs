@@ -6,7 +6,8 @@ use super::place::{self, Named};
 use super::{Code, Finding, Part, Severity, down_up, up};
 use crate::config::Store;
 use crate::nix::mount_check::{self, CheckedPath, Verdict};
-use crate::observe::{Identity, MountFacts, Observed, OverlayFacts, Recorded};
+use crate::observe::{Identity, MountFacts, Observed, OverlayFacts, Place, Recorded};
+use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::options::{MountOption, SuperOptions};
 use crate::show::{quote, show, show_path};
 use std::os::unix::ffi::OsStrExt;
@@ -32,7 +33,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         return findings;
     };
     let options = SuperOptions::parse(&overlay.info.super_options);
-    findings.extend(differing_options(store, &options));
+    findings.extend(differing_options(store, observed, &options));
     findings.extend(risky(store, &options));
     findings.extend(nix_check(store, facts));
     findings
@@ -161,38 +162,71 @@ fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Fi
     findings
 }
 
-/// Options that are described and not in force. The kernel shows only those that differ from the
-/// defaults of its module, so one that is not shown is taken for a difference only if it is never
-/// the default.
-fn differing_options(store: &Store, options: &SuperOptions) -> Vec<Finding> {
-    let differing = store
-        .mount_options
-        .iter()
-        .filter(|option| !in_force(option, options));
-    differing
-        .map(|option| Finding {
+/// Options that are described and not in force.
+fn differing_options(store: &Store, observed: &Observed, shown: &SuperOptions) -> Vec<Finding> {
+    let found = Shown {
+        options: shown,
+        // Where the defaults are unknown, an option that is not shown may be one.
+        defaults: observed.machine.overlay_defaults,
+        one_file_system: one_file_system(observed),
+    };
+    let differing = store.mount_options.iter().filter_map(|option| {
+        let actual = found.instead_of(option)?;
+        Some(Finding {
             code: Code::MountOptionsDiffer,
             severity: Severity::Warning,
             part: Part::Mount,
             subject: show_path(&store.real).into_owned(),
             expected: format!("an overlay mounted with {option}"),
-            actual: match options.value(&option.name) {
-                Some(value) => format!("{}={}", option.name, show(value)),
-                None => "one without that option".to_owned(),
-            },
+            actual,
             remedy: down_up(store),
         })
-        .collect()
+    });
+    differing.collect()
 }
 
-fn in_force(option: &MountOption, shown: &SuperOptions) -> bool {
-    match (&option.value, shown.value(&option.name)) {
-        (Some(value), Some(shown)) => value.as_bytes() == shown,
-        (Some(value), None) if value == "volatile" => shown.is_volatile(),
-        // May be the default of the module, which is not shown.
-        (Some(_), None) => true,
-        (None, _) if option.name == "volatile" => shown.is_volatile(),
-        (None, _) => shown.has(&option.name) || option.name.ends_with("override_creds"),
+/// Whether all layers are on one file system, as far as can be told.
+fn one_file_system(observed: &Observed) -> bool {
+    let device = |place: &Place| place.found.directory().map(|stat| stat.dev);
+    let layers = [&observed.lower.directory, &observed.upper_layer.place].map(device);
+    layers.contains(&None) || layers[0] == layers[1]
+}
+
+/// The options of a mounted overlay.
+struct Shown<'a> {
+    options: &'a SuperOptions,
+    defaults: Option<Defaults>,
+    one_file_system: bool,
+}
+
+impl Shown<'_> {
+    /// What is there instead of a described option, if it is not in force.
+    fn instead_of(&self, option: &MountOption) -> Option<String> {
+        let name = option.name.as_str();
+        let Some(described) = option.value.as_deref() else {
+            let there = match name {
+                "volatile" => self.options.is_volatile(),
+                // No kernel shows these.
+                "override_creds" | "nooverride_creds" => true,
+                _ => self.options.has(name),
+            };
+            return (!there).then(|| "one without that option".to_owned());
+        };
+        if (name, described) == ("fsync", "volatile") {
+            return (!self.options.is_volatile()).then(|| "one without that option".to_owned());
+        }
+        let defaults = self.defaults.unwrap_or_default();
+        match self.options.value(name) {
+            Some(shown) => {
+                let shown = show(shown);
+                (!defaults.may_become(name, described, &shown)).then(|| format!("{name}={shown}"))
+            }
+            None => {
+                let default = self.defaults?.of(name, self.one_file_system)?;
+                (!defaults.may_become(name, described, default))
+                    .then(|| format!("{name}={default}, the default"))
+            }
+        }
     }
 }
 

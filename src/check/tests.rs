@@ -294,6 +294,17 @@ rules! {
     };
     option_differs(with("[mount]\noptions = [\"index=off\"]")) = ["mount-options-differ"], |_, observed| show_options(observed, "index=on");
     option_not_there(with("[mount]\noptions = [\"default_permissions\"]")) = ["mount-options-differ"], |_, _| {};
+    option_that_the_default_is_not(with("[mount]\noptions = [\"index=on\", \"metacopy=off\"]")) = ["mount-options-differ"], |_, _| {};
+    option_where_defaults_are_unknown(with("[mount]\noptions = [\"index=on\"]")) = [], |_, observed| {
+        observed.machine.overlay_defaults = None;
+    };
+    option_that_became_another(with("[mount]\noptions = [\"uuid=auto\", \"redirect_dir=off\"]")) = [], |_, observed| {
+        show_options(observed, "uuid=on");
+    };
+    xino_on_one_file_system(with("[mount]\noptions = [\"xino=on\"]")) = [], |_, _| {};
+    xino_across_file_systems(with("[mount]\noptions = [\"xino=on\"]")) = ["mount-options-differ"], |_, observed| {
+        directory(&mut observed.lower.directory).dev += 1;
+    };
     option_in_force(with("[mount]\noptions = [\"index=on\", \"default_permissions\"]")) = [], |_, observed| {
         show_options(observed, "default_permissions,index=on");
     };

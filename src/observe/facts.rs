@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::nix::mount_check;
+use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::mountinfo::MountInfo;
 
 /// Everything that was looked at for one store.
@@ -43,6 +44,9 @@ pub struct Machine {
     pub kernel: String,
     /// Whether the kernel has OverlayFS loaded already (it may still load it on demand).
     pub overlay_loaded: bool,
+    /// What OverlayFS's options default to, if that can be told; looked at only where the description
+    /// gives options.
+    pub overlay_defaults: Option<Defaults>,
     /// The build users' group: its number, if the description names one and it exists.
     pub build_users_gid: Option<u32>,
 }

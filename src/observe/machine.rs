@@ -1,12 +1,17 @@
 //! Who is asking, and on which kernel.
 
 use std::io;
+use std::path::Path;
 
 use rustix::thread::CapabilitySet;
 
 use super::Machine;
 use crate::config::Store;
+use crate::overlayfs::defaults::Defaults;
 use crate::system::System;
+
+/// Where the kernel's module shows its parameters.
+const PARAMETERS: &str = "/sys/module/overlay/parameters";
 
 /// Looks at the process and the kernel.
 ///
@@ -25,6 +30,10 @@ pub(super) fn observe(system: &System, store: &Store) -> io::Result<Machine> {
             .contains(CapabilitySet::SYS_ADMIN),
         kernel: String::from_utf8_lossy(rustix::system::uname().release().to_bytes()).into_owned(),
         overlay_loaded: knows_overlay(&system.read_proc("filesystems")?),
+        overlay_defaults: match store.mount_options.is_empty() {
+            true => None,
+            false => Defaults::read(|name| std::fs::read(Path::new(PARAMETERS).join(name)).ok()),
+        },
         build_users_gid,
     })
 }
