@@ -62,6 +62,35 @@ pub struct Status {
     pub mount_id: u64,
 }
 
+/// Who could replace a component of a path. Shown as the rest of a sentence that begins with the
+/// component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Danger {
+    /// Everybody.
+    #[error("is in a directory that everybody may write to and that has no sticky bit")]
+    OpenDirectory,
+    /// The user that the directory belongs to.
+    #[error("belongs to user {entry} in a directory of user {directory}, who could replace it")]
+    TheirDirectory {
+        /// Whose the component is.
+        entry: u32,
+        /// Whose the directory is.
+        directory: u32,
+    },
+    /// The user that the directory belongs to, once somebody has made the component.
+    #[error("is missing in a directory of user {directory}, who could replace what is made there")]
+    NothingThere {
+        /// Whose the directory is.
+        directory: u32,
+    },
+    /// The user that the component belongs to; everybody may make such entries in the directory.
+    #[error("belongs to user {entry} in a directory that everybody may write to")]
+    TheirEntry {
+        /// Whose the component is.
+        entry: u32,
+    },
+}
+
 /// Why a path could not be walked to its end.
 #[derive(Debug, thiserror::Error)]
 pub enum Obstacle {
@@ -92,8 +121,8 @@ pub enum Obstacle {
     Unsafe {
         /// The component.
         component: PathBuf,
-        /// Why it can be replaced, as the rest of a sentence that begins with the component.
-        why: String,
+        /// Why.
+        why: Danger,
     },
     /// A component could not be looked at.
     #[error("{}: {}", component.display(), io::Error::from_raw_os_error(*errno))]
@@ -212,7 +241,7 @@ impl Reached {
         if let Some(why) = self.status.replaceable_entries() {
             return Err(Obstacle::Unsafe {
                 component: path,
-                why: why.to_owned(),
+                why,
             });
         }
         let fd = match self.open_entry(name) {
@@ -253,10 +282,9 @@ impl Reached {
         if !self.status.trusted() {
             return Obstacle::Unsafe {
                 component,
-                why: format!(
-                    "is missing in a directory of user {}, who could replace what is made there",
-                    self.status.uid
-                ),
+                why: Danger::NothingThere {
+                    directory: self.status.uid,
+                },
             };
         }
         let nearest = self
@@ -342,26 +370,20 @@ impl Status {
     }
 
     /// Why anybody could replace any entry of this directory, if so.
-    fn replaceable_entries(&self) -> Option<&'static str> {
-        (self.mode & 0o1002 == 0o002)
-            .then_some("is in a directory that everybody may write to and that has no sticky bit")
+    fn replaceable_entries(&self) -> Option<Danger> {
+        (self.mode & 0o1002 == 0o002).then_some(Danger::OpenDirectory)
     }
 
     /// Why the step from this directory to an entry is unsafe, if it is.
-    fn unsafe_transition(&self, entry: &Status) -> Option<String> {
+    fn unsafe_transition(&self, entry: &Status) -> Option<Danger> {
         if !self.trusted() && self.uid != entry.uid {
-            return Some(format!(
-                "belongs to user {} in a directory of user {}, who could replace it",
-                entry.uid, self.uid
-            ));
+            return Some(Danger::TheirDirectory {
+                entry: entry.uid,
+                directory: self.uid,
+            });
         }
-        if self.mode & 0o002 != 0 && !entry.trusted() {
-            return Some(format!(
-                "belongs to user {} in a directory that everybody may write to",
-                entry.uid
-            ));
-        }
-        None
+        (self.mode & 0o002 != 0 && !entry.trusted())
+            .then_some(Danger::TheirEntry { entry: entry.uid })
     }
 }
 

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::{Code, Finding, Part, Severity};
 use crate::observe::{Found, Machine, Place};
+use crate::path_walk::Danger;
 use crate::show::{quote, show_path};
 
 /// A directory that the description names.
@@ -75,7 +76,7 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
             path_unsafe,
             &place.path,
             format!("{} {why}", show_path(component)),
-            secure(component),
+            secure(component, *why),
         ),
         Found::Unreachable { component, errno } => {
             return Some(unreachable(component, *errno, named, machine));
@@ -83,15 +84,17 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
     })
 }
 
-/// Takes the directory that a component is in, and the component, from everybody but root.
-fn secure(component: &Path) -> String {
+/// Takes from others what lets them replace a component.
+fn secure(component: &Path, why: Danger) -> String {
     let parent = component.parent().unwrap_or(component);
-    format!(
-        "chown root: {} {} && chmod o-w {}",
-        quote(parent),
-        quote(component),
-        quote(parent)
-    )
+    let command = match why {
+        Danger::OpenDirectory => format!("chmod o-w {}", quote(parent)),
+        Danger::TheirDirectory { .. } | Danger::NothingThere { .. } => {
+            format!("chown root {}", quote(parent))
+        }
+        Danger::TheirEntry { .. } => format!("chown root {}", quote(component)),
+    };
+    format!("name a path that nobody else can change, or see to it that this one is: {command}")
 }
 
 /// A component that could not be looked at.

@@ -10,6 +10,7 @@ use super::{Finding, check};
 use crate::config::Store;
 use crate::nix::mount_check::Verdict;
 use crate::observe::*;
+use crate::path_walk::Danger;
 use crate::report::Report;
 
 /// The codes found, and the report as people read it.
@@ -233,8 +234,16 @@ rules! {
     path_through_a_link_to_nowhere = ["path-unsafe"], |_, observed| {
         observed.workdir.place.found = Found::Symlink { component: "/mnt/a link".into(), resolved: None };
     };
-    path_that_others_can_replace = ["path-unsafe"], |_, observed| {
-        observed.workdir.place.found = Found::Unsafe { component: "/mnt/alice/work".into(), why: "belongs to user 1000".to_owned() };
+    path_that_others_can_replace = ["path-unsafe", "path-unsafe", "path-unsafe", "path-unsafe"], |_, observed| {
+        let dangers = [
+            (&mut observed.upper_layer.place, Danger::OpenDirectory),
+            (&mut observed.workdir.place, Danger::TheirDirectory { entry: 0, directory: 1000 }),
+            (&mut observed.mount.place, Danger::NothingThere { directory: 1000 }),
+            (&mut observed.state[0], Danger::TheirEntry { entry: 1000 }),
+        ];
+        for (place, why) in dangers {
+            place.found = Found::Unsafe { component: place.path.clone(), why };
+        }
     };
     path_through_a_file = ["path-unreachable"], |_, observed| {
         observed.workdir.place.found = Found::Unreachable { component: "/mnt/file".into(), errno: 20 };

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::nix::mount_check;
 use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::mountinfo::MountInfo;
+use crate::path_walk::Danger;
 
 /// Everything that was looked at for one store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,8 +85,8 @@ pub enum Found {
     Unsafe {
         /// The component that can be replaced.
         component: PathBuf,
-        /// Who can, in words.
-        why: String,
+        /// Who can.
+        why: Danger,
     },
     /// It could not be looked at.
     Unreachable {
@@ -190,7 +191,8 @@ pub enum Links {
 pub struct LowerFacts {
     /// The lower store directory.
     pub directory: Place,
-    /// Names at the top that are no store paths, if they were asked for. At most a hundred.
+    /// Names at the top that are no store paths and that the upper layer does not hide, if they were
+    /// asked for. At most a hundred.
     pub strangers: Option<Vec<OsString>>,
     /// The metadata source.
     pub source: SourceFacts,

@@ -80,8 +80,12 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
         .filter_map(|layer| layer.reached.as_ref())
         .map(|layer| mounts.overlays_at(layer))
         .max();
+    let mut lower_facts = lower::observe(system, &mounts, &store.lower, &lower, depth);
+    if let (Some(names), Some(upper)) = (&mut lower_facts.strangers, &upper.reached) {
+        names.retain(|name| !names::is_whiteout(upper, name));
+    }
     Ok(Observed {
-        lower: lower::observe(system, &mounts, &store.lower, &lower, depth),
+        lower: lower_facts,
         upper_layer,
         workdir: layer::observe(&workdir, &machine, Depth::Up),
         mount,
