@@ -15,16 +15,8 @@ let
   own = lib.filterAttrs (_: store: store.servedBy == "own") stores;
   system = lib.filterAttrs (_: store: store.servedBy == "system") stores;
 
-  # The program as the machine that builds can run it.
-  builds =
-    if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
-      cfg.package
-    else
-      pkgs.pkgsBuildBuild.callPackage ./package.nix { };
-
   units = pkgs.runCommand "overstore-units" { preferLocalBuild = true; } ''
-    ${builds}/bin/overstore units \
-      --program ${cfg.package}/bin/overstore \
+    ${cfg.package}/bin/overstore units \
       --nix-daemon ${config.nix.package}/bin/nix-daemon \
       --variables /etc/overstore \
       --output $out/lib/systemd/system \
