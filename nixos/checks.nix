@@ -134,7 +134,12 @@ let
     url != null
     && (
       store.servedBy == "system"
-      && (url == "daemon" || url == "unix://" || hasPrefix "unix://?" url || hasPrefix "unix://${daemonSocket}" url)
+      && (
+        url == "daemon"
+        || url == "unix://"
+        || hasPrefix "unix://?" url
+        || hasPrefix "unix://${daemonSocket}" url
+      )
       || store.servedBy == "own" && hasPrefix "unix://${store.settings.daemon.socket}" url
     );
 
@@ -161,14 +166,16 @@ let
       {
         assertion = !itsOwnLower store;
         message = ''
-          ${option name}: the lower store is the daemon that serves this store; it would connect to itself without end.
+          ${option name}: the lower store is the daemon that serves this store; it would connect to
+          itself without end.
           Name the store itself as `lower-store` ("local?root=..." or a path), or serve it with serve = "own";'';
       }
       {
         assertion = upper == null || lower == null || !(isBelow upper lower);
         message = ''
           ${option name}: the lower store directory ${toString lower} is inside the upper layer ${toString upper}.
-          Choose an `upper-layer` beside the lower store: nothing may change in the lower one through the upper one.'';
+          Choose an `upper-layer` beside the lower store: nothing may change in the lower one
+          through the upper one.'';
       }
       {
         assertion =
@@ -182,7 +189,8 @@ let
           ]);
         message = ''
           ${option name}: the upper layer is on ${upperOn.mountPoint or ""}, which is ${upperOn.fsType or ""}.
-          OverlayFS cannot write there: put `upper-layer` and `workdir` on a local file system such as ext4, xfs, btrfs or tmpfs.'';
+          OverlayFS cannot write there: put `upper-layer` and `workdir` on a local file system such
+          as ext4, xfs, btrfs or tmpfs.'';
       }
       {
         assertion = store.servedBy != null || (elem "*" store.allowedUsers && store.allowedGroups == [ ]);
@@ -194,7 +202,8 @@ let
         assertion = store.real != "/nix/store" || store.initrd.enable;
         message = ''
           ${option name}: its merged store directory is /nix/store, which the running system is in.
-          Set initrd.enable = true; so that it is mounted before the system starts, or give `settings.root` for a store beside the system's.'';
+          Set initrd.enable = true; so that it is mounted before the system starts, or give
+          `settings.root` for a store beside the system's.'';
       }
       {
         assertion = !store.initrd.enable || config.boot.initrd.systemd.enable;
@@ -211,7 +220,8 @@ let
       {
         assertion = !store.initrd.enable || store.real != "/nix/store" || store.servedBy == "system";
         message = ''
-          ${option name}: the system's own /nix/store has to be served by the system's nix-daemon, which otherwise knows nothing of the lower store.
+          ${option name}: the system's own /nix/store has to be served by the system's nix-daemon,
+          which otherwise knows nothing of the lower store.
           Set serve = "system";'';
       }
       {
@@ -240,7 +250,8 @@ let
     {
       assertion = lib.length ofSystem <= 1;
       message = ''
-        ${concatMapStringsSep ", " option ofSystem} are all to be served by the system's nix-daemon, which serves one store.
+        ${concatMapStringsSep ", " option ofSystem} are all to be served by the system's
+        nix-daemon, which serves one store.
         Leave one with serve = "system"; and give the others serve = "own";'';
     }
   ];
@@ -261,11 +272,13 @@ in
       services.overstore: after a power cut, Nix's database may name objects whose files are empty.
       Set nix.settings.sync-before-registering = true;, or = false; where a store need not survive one.''
     ++ optional (isServed && setTo "auto-optimise-store" true) ''
-      services.overstore: nix.settings.auto-optimise-store links equal files while objects are added; in a local-overlay store that copies files of the lower store up.
+      services.overstore: nix.settings.auto-optimise-store links equal files while objects are
+      added; in a local-overlay store that copies files of the lower store up.
       Set it to false; `nix-store --optimise` removes from the upper layer what the lower store has, too.''
     ++ map (name: ''
       ${option name} is served by no daemon, and its users need an experimental feature.
-      Set nix.settings.experimental-features = [ "local-overlay-store" "read-only-local-store" ];, or serve = "own";'') (
+      Set nix.settings.experimental-features = [ "local-overlay-store" "read-only-local-store" ];,
+      or serve = "own";'') (
       filter (_: !(hasFeature "local-overlay-store")) byHand
     )
   );

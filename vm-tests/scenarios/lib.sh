@@ -8,6 +8,7 @@
 #     OVERSTORE_TEST           the directory of all scenarios
 #     OVERSTORE_TEST_MACHINE   the machine it runs on, for scenarios with two
 #     OVERSTORE_TEST_GUEST     the guest ("trixie", ...)
+#     OVERSTORE_TEST_PATHS     where the lower store's paths are named, if that is not in it
 #     OVERSTORE_TEST_REPORTED  a file: what `report` has told the driver so far
 #
 # and writes what it wants to know later to $STATE.
@@ -102,14 +103,16 @@ cut_power() { report power-cut; }
 as_user() {
     user=$1
     shift
-    setpriv --reuid="$user" --regid="$user" --init-groups --reset-env "$@"
+    # Not every guest has its programs in the usual places.
+    setpriv --reuid="$user" --regid="$user" --init-groups --reset-env /usr/bin/env PATH="$PATH" "$@"
 }
 
 # The lower store that the image has, and what is in it ($lower_text, $lower_lib,
 # $lower_app, $lower_twice).
 LOWER=/srv/lower
-if [ -r "$LOWER/paths" ]; then
-    . "$LOWER/paths"
+paths=${OVERSTORE_TEST_PATHS-$LOWER/paths}
+if [ -r "$paths" ]; then
+    . "$paths"
 fi
 
 # Describes the store "system", which is at /nix/store and served by the system's
