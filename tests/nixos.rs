@@ -340,6 +340,73 @@ fn units_of_wrong_descriptions_are_not_written() {
     }
 }
 
+const OPTIONS_PAGE: &str = "docs/nixos-options.md";
+
+/// The options are documented where they are declared; the page is made of that.
+#[test]
+fn the_options_page_is_up_to_date() {
+    let Some(world) = worlds_with_lib().into_iter().next() else {
+        return;
+    };
+    let options = evaluated(&world, "options");
+    let mut page = "# Options of the NixOS module\n\nMade from their declarations in `nixos/`; \
+                    [NixOS](nixos.md) says how they go together.\n"
+        .to_owned();
+    for option in options.as_array().unwrap() {
+        let text = |name: &str| {
+            let part = &option[name];
+            let text = part["text"].as_str().or(part.as_str()).unwrap_or_default();
+            // Roles of nixpkgs' Markdown.
+            ["file", "option", "command"]
+                .iter()
+                .fold(text.trim().to_owned(), |text, role| {
+                    text.replace(&format!("{{{role}}}`"), "`")
+                })
+        };
+        let description = text("description");
+        let name = option["name"].as_str().unwrap();
+        assert!(description.ends_with('.'), "{name} has no description");
+        page += &format!(
+            "\n## `{name}`\n\n{description}\n\n- Type: {}\n",
+            text("type")
+        );
+        for (title, part) in [("Default", "default"), ("Example", "example")] {
+            let code = option[part]["_type"] != "literalMD";
+            match text(part) {
+                text if text.is_empty() => {}
+                text if !code => page += &format!("- {title}: {text}\n"),
+                text if text.contains('\n') => {
+                    page += &format!("- {title}:\n\n  ```nix\n");
+                    for line in text.lines() {
+                        page += &format!("  {line}\n");
+                    }
+                    page += "  ```\n";
+                }
+                text => page += &format!("- {title}: `{text}`\n"),
+            }
+        }
+    }
+    let file = Path::new(SOURCE).join(OPTIONS_PAGE);
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&file, &page).unwrap();
+    }
+    assert_eq!(fs::read_to_string(file).unwrap(), page);
+}
+
+/// Without `lib`: no key is missing on the page.
+#[test]
+fn every_key_is_on_the_options_page() {
+    let page = fs::read_to_string(Path::new(SOURCE).join(OPTIONS_PAGE)).unwrap();
+    for (table, keys) in KEYS {
+        for key in keys {
+            let name = [table, key].join(".");
+            let name = name.trim_start_matches('.');
+            let title = format!("## `services.overstore.stores.<name>.settings.{name}");
+            assert!(page.contains(&title), "{name}");
+        }
+    }
+}
+
 /// The options of `settings`, the program's keys and its JSON schema: none is missing anywhere.
 #[test]
 fn options_keys_and_schema_agree() {

@@ -33,7 +33,7 @@ rec {
       + lib.concatStrings (lib.mapAttrsToList (link: target: "ln -s ${target} $out/${link}\n") entries)
     );
   formats.toml = _: {
-    type = lib.types.attrsOf lib.types.raw;
+    type = lib.types.attrsOf (lib.types.raw // { description = "TOML value"; });
     generate = name: value: builtins.toFile name (import ./toml.nix { inherit lib; } value);
   };
   # Only named by the examples.
