@@ -543,3 +543,148 @@ fn an_ordinary_user_is_told_what_was_not_checked() {
     assert_eq!(outcome.code(), Some(0), "{outcome}");
     assert!(outcome.stdout().contains("[not-checked]"), "{outcome}");
 }
+
+#[test]
+fn a_kernel_that_does_not_list_overlays() {
+    damage(&["mount-missing", "overlay-unsupported"], 1, |world| {
+        umount(world);
+        world.write("/tmp/filesystems", "nodev\ttmpfs\n");
+        world.ok(["mount", "--bind", "/tmp/filesystems", "/proc/filesystems"]);
+    });
+}
+
+#[test]
+fn a_path_that_nix_can_never_match() {
+    let Some(world) = healthy() else { return };
+    umount(&world);
+    world.ok(["mv", "/mnt/upper", "/mnt/an upper+layer"]);
+    mount(
+        &world,
+        &OPTIONS.replace("/mnt/upper", "/mnt/an upper+layer"),
+    );
+    describe(&world, "/mnt/upper", "/mnt/an upper+layer");
+    // overstore's own check covers it, and Nix opens it without its own.
+    assert_eq!(
+        check(&world, &["--nix"]),
+        (vec!["mount-check-impossible".to_owned()], 0)
+    );
+    describe(
+        &world,
+        "upper-layer = \"/mnt/upper\"",
+        "upper-layer = \"/mnt/an upper+layer\"\ncheck-mount = true",
+    );
+    assert_eq!(
+        check(&world, &[]),
+        (vec!["mount-check-impossible".to_owned()], 1)
+    );
+}
+
+/// The defaults of the running kernel's module.
+fn default_of(parameter: &str) -> bool {
+    let path = std::path::Path::new("/sys/module/overlay/parameters").join(parameter);
+    fs::read(path).unwrap().starts_with(b"Y")
+}
+
+#[test]
+fn options_are_in_force_or_not_whatever_the_kernel_shows_of_them() {
+    let Some(world) = healthy() else { return };
+    let judged = |mounted: &str, described: &str| {
+        umount(&world);
+        mount(&world, &format!("{OPTIONS}{mounted}"));
+        let options = format!("{DESCRIPTION}[mount]\noptions = [{described}]\n");
+        world.write("/etc/overstore/s.toml", options);
+        check(&world, &[]).0
+    };
+    // What is the default does not show, and what does not show is the default.
+    let (default, other) = match default_of("index") {
+        true => ("\"index=on\"", "\"index=off\""),
+        false => ("\"index=off\"", "\"index=on\""),
+    };
+    assert_eq!(judged("", default), [""; 0]);
+    assert_eq!(judged("", other), ["mount-options-differ"]);
+    for option in [
+        "index=on",
+        "index=off",
+        "uuid=auto",
+        "redirect_dir=off",
+        "redirect_dir=nofollow",
+        "xino=auto",
+        "default_permissions",
+    ] {
+        let described = format!("\"{option}\"");
+        assert_eq!(
+            judged(&format!(",{option}"), &described),
+            [""; 0],
+            "{option}"
+        );
+    }
+    assert_eq!(
+        judged("", "\"default_permissions\""),
+        ["mount-options-differ"]
+    );
+    assert_eq!(
+        judged(",redirect_dir=nofollow", "\"redirect_dir=on\""),
+        // It is risky too, mounted or not.
+        ["mount-option-risky", "mount-options-differ"]
+    );
+}
+
+#[test]
+fn inode_numbers_that_carry_the_layer_are_no_difference() {
+    let Some(world) = healthy() else { return };
+    umount(&world);
+    // With layers on different file systems, `xino` shows other numbers than the objects have below.
+    world.mkdir("/mnt/other");
+    world.ok(["mount", "-t", "tmpfs", "other", "/mnt/other"]);
+    world.ok(["cp", "-a", "/mnt/lower/.", "/mnt/other"]);
+    let from = "lower-store = \"/mnt/lower\"";
+    describe(&world, from, "lower-store = \"/mnt/other\"");
+    let options = OPTIONS.replace("/mnt/lower", "/mnt/other");
+    let number = |path: &str| world.ok(["sh", "-c", &format!("stat -c %i {path}/*mksh*/bin/mksh")]);
+    for (xino, same) in [("on", false), ("off", true)] {
+        mount(&world, &format!("{options},xino={xino}"));
+        assert_eq!(check(&world, &[]), (Vec::new(), 0), "xino={xino}");
+        let numbers = [REAL, "/mnt/other/nix/store"].map(number);
+        assert_eq!(numbers[0] == numbers[1], same, "{numbers:?}");
+        // And another tree of the same names is.
+        world.ok(["mount", "-t", "tmpfs", "another", "/mnt/other"]);
+        world.ok(["cp", "-a", "/mnt/lower/.", "/mnt/other"]);
+        assert_eq!(check(&world, &[]).0, ["lower-replaced"], "xino={xino}");
+        world.ok(["umount", "/mnt/other"]);
+        umount(&world);
+    }
+}
+
+#[test]
+fn a_url_that_depends_on_the_version() {
+    let Some(world) = healthy() else { return };
+    world.ok(["mv", "/mnt/lower", "/mnt/100%"]);
+    umount(&world);
+    mount(&world, &OPTIONS.replace("/mnt/lower", "/mnt/100%"));
+    describe(&world, "/mnt/lower", "/mnt/100%");
+    assert_eq!(check(&world, &[]).0, ["url-depends-on-version"]);
+}
+
+/// The rules are no stronger than what is tried on the machine.
+#[test]
+fn every_code_is_made_by_a_test_on_the_real_kernel() {
+    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    let mut text = String::new();
+    for entry in fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        // `remedies.rs` makes them as well, `config.rs` and `cli.rs` only describe.
+        let real = path.extension().is_some_and(|extension| extension == "rs")
+            && !["config.rs", "cli.rs"].contains(&path.file_name().unwrap().to_str().unwrap());
+        if real {
+            text += &fs::read_to_string(path).unwrap();
+        }
+    }
+    let missing: Vec<_> = overstore::check::Code::ALL
+        .iter()
+        .map(|code| code.as_str())
+        .filter(|code| {
+            !text.contains(&format!("\"{code}\"")) && !text.contains(&format!("[{code}]"))
+        })
+        .collect();
+    assert_eq!(missing, [""; 0]);
+}
