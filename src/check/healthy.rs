@@ -1,7 +1,5 @@
 //! A store on which nothing is wrong, as values: what the tests of rules and plans begin with.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::{Path, PathBuf};
 
 use crate::config::{self, Environment, MetadataSource, Store};

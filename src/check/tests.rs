@@ -1,8 +1,6 @@
 //! Each rule with values: one change to a machine on which nothing is wrong, the codes that come of
 //! it, and (as a snapshot) every word.
 
-#![allow(clippy::unwrap_used)]
-
 use std::path::PathBuf;
 
 use super::healthy::{self, DESCRIPTION, directory, file, overlay, place, show_options, unmounted};

@@ -80,6 +80,7 @@ pub fn environment_value(value: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     #[test]
     fn names_are_those_of_systemd_escape() {
@@ -117,5 +118,76 @@ mod tests {
             r#""unix:///run/s?root=/a'b!c""#
         );
         assert_eq!(environment_value(r#"/$x/`y`"\"#), r#""/\$x/\`y\`\"\\""#);
+    }
+
+    /// The value of `X=` in a file as systemd reads it (systemd.exec(5), `EnvironmentFile=`; source:
+    /// `parse_env_file_internal`), for a value in double quotes.
+    fn read_by_systemd(text: &str) -> Option<String> {
+        let mut characters = text.strip_prefix("X=\"")?.chars();
+        let mut value = String::new();
+        loop {
+            match characters.next()? {
+                '"' => break,
+                '\\' => match characters.next()? {
+                    escaped @ ('"' | '\\' | '`' | '$') => value.push(escaped),
+                    '\n' => {}
+                    other => value.extend(['\\', other]),
+                },
+                other => value.push(other),
+            }
+        }
+        // What follows a closing quote would be part of the value.
+        (characters.as_str() == "\n").then_some(value)
+    }
+
+    proptest! {
+        #[test]
+        fn systemd_reads_environment_values_back(value in "\\PC*|[\"\\\\`$'#; %a]*") {
+            let text = format!("X={}\n", environment_value(&value));
+            prop_assert_eq!(read_by_systemd(&text), Some(value));
+        }
+    }
+
+    /// The reader above against systemd's own, where it is installed. This program of it expands
+    /// variables, which `EnvironmentFile=` does not.
+    #[test]
+    fn systemd_s_own_reader_agrees() {
+        let program =
+            "/usr/lib/systemd/user-environment-generators/30-systemd-environment-d-generator";
+        if !Path::new(program).exists() {
+            return;
+        }
+        let directory = tempfile::tempdir().unwrap();
+        std::fs::create_dir(directory.path().join("environment.d")).unwrap();
+        let file = directory.path().join("environment.d/x.conf");
+        for value in [
+            "local-overlay://?root=/a'b#c;d&e=%2520f",
+            "a\"b\\c`d e",
+            "\\\\",
+            "trailing\\",
+            "ä=\u{1f600}",
+        ] {
+            std::fs::write(
+                &file,
+                format!("OVERSTORE_URL={}\n", environment_value(value)),
+            )
+            .unwrap();
+            let output = std::process::Command::new(program)
+                .env_clear()
+                .env("XDG_CONFIG_HOME", directory.path())
+                .output()
+                .unwrap();
+            let text = String::from_utf8(output.stdout).unwrap();
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix("OVERSTORE_URL="));
+            let line = line.unwrap_or_else(|| panic!("{text}"));
+            // It prints what it read for a shell: quoted where that needs it.
+            let found = match line.starts_with('"') {
+                true => read_by_systemd(&format!("X={line}\n")).unwrap(),
+                false => line.to_owned(),
+            };
+            assert_eq!(found, value);
+        }
     }
 }
