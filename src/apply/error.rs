@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::mount_failure::MountFailure;
 use crate::path_walk::Obstacle;
-use crate::show::show_path;
+use crate::show::{quote, show_path};
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -26,7 +26,7 @@ pub enum Error {
     )]
     Occupied(PathBuf),
     /// A system call failed.
-    #[error("cannot {action} {}: {source}", show_path(path))]
+    #[error("cannot {action} {}: {source}{}", show_path(path), remedy(source.kind(), path))]
     Io {
         /// What was tried, as in "cannot ...".
         action: &'static str,
@@ -89,13 +89,41 @@ pub enum Error {
     #[error(transparent)]
     Mount(#[from] Box<MountFailure>),
     /// The database could not be made.
-    #[error("cannot make the upper database {}: {source}", show_path(path))]
+    #[error(
+        "cannot make the upper database {}: {source}{}",
+        show_path(path),
+        of_database(source, path)
+    )]
     Database {
         /// Its file.
         path: PathBuf,
         /// What SQLite says.
         source: rusqlite::Error,
     },
+}
+
+/// What helps against a failure that is the file system's, as a line of its own.
+fn remedy(kind: io::ErrorKind, path: &Path) -> String {
+    let path = quote(path);
+    match kind {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            format!("\nremedy: make room on its file system, then run this again: df {path}")
+        }
+        io::ErrorKind::ReadOnlyFilesystem => format!(
+            "\nremedy: see why its file system is read-only, or name another path: findmnt --target \
+             {path}"
+        ),
+        _ => String::new(),
+    }
+}
+
+/// The same for what SQLite says.
+fn of_database(source: &rusqlite::Error, path: &Path) -> String {
+    match source.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => remedy(io::ErrorKind::StorageFull, path),
+        Some(rusqlite::ErrorCode::ReadOnly) => remedy(io::ErrorKind::ReadOnlyFilesystem, path),
+        _ => String::new(),
+    }
 }
 
 /// Gives failing system calls the words that [`Error::Io`] wants.

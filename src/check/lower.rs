@@ -7,7 +7,7 @@ use super::place::{self, Named};
 use super::{Code, Finding, Part, Severity, mount};
 use crate::config::{Lower, MetadataSource, Store};
 use crate::observe::{
-    FileFacts, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, SourceFacts,
+    FileFacts, Found, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, SourceFacts,
 };
 use crate::show::{quote, show, show_path};
 
@@ -40,7 +40,7 @@ impl Looked<'_> {
             what: "the lower store directory",
             key: "lower.real",
             missing: (Code::LowerMissing, Severity::Error),
-            remedy: "mount or make the lower store, or correct `lower-store`".to_owned(),
+            remedy: self.missing(),
         };
         findings.extend(place::finding(&self.facts.directory, &named, self.machine));
         findings.extend(self.strangers());
@@ -79,6 +79,24 @@ impl Looked<'_> {
             }
             _ => {}
         }
+    }
+
+    /// What to do where the lower store directory is missing.
+    fn missing(&self) -> String {
+        let directory = &self.facts.directory;
+        if let Found::Missing { nearest } = &directory.found
+            && let Some(root) = root_of(nearest)
+            && directory.path == nearest.join("nix/store")
+        {
+            return format!(
+                "`lower-store` is a store's root, not its store directory: write `lower-store = {}`",
+                match root == Path::new("/") {
+                    true => "\"local\"".to_owned(),
+                    false => format!("\"{}\"", show_path(root)),
+                }
+            );
+        }
+        "mount or make the lower store, or correct `lower-store`".to_owned()
     }
 
     fn add_database(
@@ -232,6 +250,14 @@ impl Looked<'_> {
                 ..finding
             })
             .collect()
+    }
+}
+
+/// The root that a store directory with the usual name belongs to.
+fn root_of(store_directory: &Path) -> Option<&Path> {
+    match store_directory.ends_with("nix/store") {
+        true => store_directory.parent()?.parent(),
+        false => None,
     }
 }
 

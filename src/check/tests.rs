@@ -107,6 +107,12 @@ rules! {
 
     // The lower store.
     lower_missing = ["lower-missing"], |_, observed| missing(&mut observed.lower.directory);
+    lower_named_by_its_store_directory(over("/mnt/example/store-a/nix/store?read-only=true")) = ["lower-missing"], |_, observed| {
+        observed.lower.directory.found = Found::Missing { nearest: "/mnt/example/store-a/nix/store".into() };
+    };
+    lower_named_by_the_system_s_store_directory(over("/nix/store?read-only=true")) = ["lower-missing"], |_, observed| {
+        observed.lower.directory.found = Found::Missing { nearest: "/nix/store".into() };
+    };
     lower_is_a_file = ["lower-missing"], |_, observed| observed.lower.directory.found = Found::Other("a file");
     lower_unmounted_from_below = ["path-unreachable"], |store, observed| {
         observed.lower.directory.found = Found::Unreachable { component: store.lower.real.clone(), errno: 116 };

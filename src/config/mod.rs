@@ -14,6 +14,8 @@ mod unknown;
 mod url;
 mod validate;
 
+use std::collections::BTreeSet;
+
 use toml::de::{DeTable, DeValue};
 
 use problem::Problem;
@@ -32,6 +34,9 @@ pub const KEYS: [(&str, &[&str]); 6] = [
     ("database", RawDatabase::KEYS),
     ("daemon", RawDaemon::KEYS),
 ];
+
+/// How many lines that are not TOML are shown.
+const MOST_LINES: usize = 5;
 
 /// Reads a description. `name` is the store's name, `label` what messages call the file.
 ///
@@ -53,11 +58,7 @@ pub fn parse(
     problems.retain(|problem| {
         !(problem.unknown_key && lost.is_some_and(|lost| problem.start() > lost))
     });
-    problems.extend(
-        syntax
-            .iter()
-            .map(|error| syntax_problem(error, &table, text)),
-    );
+    problems.extend(syntax_problems(&syntax, &table, text));
     let store = validate::validate(name, &raw, environment, whole, &mut problems);
     match store {
         Some(store) if problems.is_empty() => Ok(store),
@@ -103,6 +104,36 @@ impl schemars::transform::Transform for NoNull {
 /// Whether a key is there twice: that loses no other key.
 fn is_duplicate(error: &toml::de::Error) -> bool {
     error.message().starts_with("duplicate key")
+}
+
+/// The errors of syntax: one a line, since an error makes others after it, and only the first few
+/// lines of a file that is something else.
+fn syntax_problems(
+    errors: &[toml::de::Error],
+    table: &toml::Spanned<DeTable<'_>>,
+    text: &str,
+) -> Vec<Problem> {
+    let start = |error: &&toml::de::Error| error.span().map_or(text.len(), |span| span.start);
+    let mut errors: Vec<_> = errors.iter().collect();
+    errors.sort_by_key(start);
+    let mut problems = Vec::new();
+    let mut lines = BTreeSet::new();
+    for error in errors {
+        let start = start(&error);
+        let before = text.get(..start).unwrap_or(text);
+        let first_of_line = lines.insert(before.matches('\n').count());
+        if is_duplicate(error) || (first_of_line && lines.len() <= MOST_LINES) {
+            problems.push(syntax_problem(error, table, text));
+        }
+    }
+    if lines.len() > MOST_LINES {
+        let more = lines.len() - MOST_LINES;
+        problems.push(
+            Problem::new(format!("{more} more lines are not TOML"))
+                .help("is it another file? `overstore new` prints one to start from"),
+        );
+    }
+    problems
 }
 
 fn syntax_problem(
