@@ -4,7 +4,7 @@
 //!
 //! `OVERSTORE_NIXPKGS_LIB` says where `lib` is: a directory that has `lib/default.nix`, such as a
 //! checkout of nixpkgs, or of its `lib` alone. The tests that need it are skipped without. What was
-//! expected is in `tests/nixos/expected/`; after a wanted change, `UPDATE_EXPECTED=1 cargo test
+//! expected is in `vm-tests/scenarios/nixos-units/rendered/`; after a wanted change, `UPDATE_EXPECTED=1 cargo test
 //! --test nixos` writes what comes out over it.
 
 #![allow(clippy::unwrap_used)]
@@ -201,7 +201,9 @@ fn the_examples_become_the_expected_files() {
             let attribute = format!("examples.trees.{example}");
             let built = build(&world, &["--attr", &attribute]).ok();
             let found = tree(&world.path(built.trim()));
-            let expected = Path::new(SOURCE).join("tests/nixos/expected").join(example);
+            let expected = Path::new(SOURCE)
+                .join("vm-tests/scenarios/nixos-units/rendered")
+                .join(example);
             if std::env::var_os("UPDATE_EXPECTED").is_some() {
                 let _ = fs::remove_dir_all(&expected);
                 for (name, text) in &found {
@@ -261,7 +263,9 @@ fn a_mistake_in_a_description_stops_the_build_with_the_programs_message() {
 #[test]
 fn the_expected_units_are_what_the_program_makes() {
     let mut count = 0;
-    for example in fs::read_dir(Path::new(SOURCE).join("tests/nixos/expected")).unwrap() {
+    for example in
+        fs::read_dir(Path::new(SOURCE).join("vm-tests/scenarios/nixos-units/rendered")).unwrap()
+    {
         let etc = example.unwrap().path().join("etc");
         let place = tempfile::tempdir().unwrap();
         let mut names = Vec::new();

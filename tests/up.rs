@@ -474,6 +474,13 @@ fn a_system_that_will_be_booted_gets_a_mount_without_its_directory() {
             .overstore(["up", "--root", "/mnt/sysroot", "example"])
             .ok();
         assert!(again.ends_with("nothing changed\n"), "{again}");
+        // An initrd's own description, which the system to boot does not have: `/run` is not there.
+        let outer = "/run/initrd/example.toml";
+        world.write(outer, world.read("/etc/overstore/example.toml"));
+        let up = world.overstore(["up", "--root", "/mnt/sysroot", outer]);
+        assert_eq!(up.clone().run().code(), Some(2));
+        let again = up.args(["--description-here"]).ok();
+        assert!(again.ends_with("nothing changed\n"), "{again}");
         // The switch of root, after which `/run` and `/dev` are there again. Debian 13 has no
         // pivot_root(8) where it needs none.
         world.write(
