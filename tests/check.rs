@@ -688,3 +688,66 @@ fn every_code_is_made_by_a_test_on_the_real_kernel() {
         .collect();
     assert_eq!(missing, [""; 0]);
 }
+
+#[test]
+fn a_bind_mount_of_something_else_hides_it() {
+    // A part of the overlay, another directory, another overlay.
+    damage(&["mount-hidden"], 1, |world| {
+        world.ok(["mount", "--bind", &format!("{REAL}/.links"), REAL]);
+    });
+    damage(&["mount-foreign"], 1, |world| {
+        umount(world);
+        world.ok(["mount", "--bind", "/mnt/lower/nix/store", REAL]);
+    });
+}
+
+#[test]
+fn a_socket_on_which_nobody_answers() {
+    let Some(world) = healthy() else { return };
+    let text = DESCRIPTION
+        .replace("/mnt/lower\"", "unix:///run/nix.socket\"")
+        .replace("read-only = true", "real = \"/mnt/lower/nix/store\"");
+    world.write("/etc/overstore/s.toml", text);
+    // It takes connections, and says nothing.
+    let silent = std::os::unix::net::UnixListener::bind(world.path("/run/nix.socket")).unwrap();
+    let began = std::time::Instant::now();
+    let (codes, exit_code) = check(&world, &[]);
+    assert_eq!(exit_code, 1);
+    assert!(
+        codes.contains(&"lower-daemon-silent".to_owned()),
+        "{codes:?}"
+    );
+    assert!(began.elapsed() < std::time::Duration::from_secs(30));
+    drop(silent);
+}
+
+/// How many system calls `check` makes.
+fn calls(world: &World, arguments: &[&str]) -> usize {
+    let (outcome, trace) = world.overstore(["check", "s"]).args(arguments).traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    trace.calls.len()
+}
+
+#[test]
+fn its_cost_does_not_depend_on_the_lower_store_s_size() {
+    let Some(world) = healthy() else { return };
+    let small = calls(&world, &[]);
+    let small_with_names = calls(&world, &["--lower"]);
+    // Twenty thousand objects, each with a row.
+    let script = "mkdir /mnt/many && cd /mnt/lower/nix/store && \
+                  seq -f '%032.0f-many' 20000 | tee /mnt/many/names | xargs mkdir";
+    world.ok(["sh", "-c", script]);
+    let insert = "with recursive n(i) as (select 1 union all select i + 1 from n where i < 20000) \
+                  insert into ValidPaths (path, hash, registrationTime) \
+                  select printf('/nix/store/%032d-many', i), \
+                  'sha256:' || printf('%064d', i), 1 from n";
+    world.ok(["sqlite3", "/mnt/lower/nix/var/nix/db/db.sqlite", insert]);
+    let large = calls(&world, &[]);
+    assert!(large <= small + 20, "{small} system calls became {large}");
+    // The names below are looked at when that is asked for.
+    let large_with_names = calls(&world, &["--lower"]);
+    assert!(
+        large_with_names > small_with_names + 50,
+        "{small_with_names} system calls became {large_with_names}"
+    );
+}

@@ -49,7 +49,9 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
 
 /// Compares the layers and the upper database, where both are there.
 fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec<Finding> {
-    if matches!(store.lower.source, MetadataSource::Ssh { .. }) {
+    // A silent daemon would be waited for once more.
+    let silent = known.iter().any(|it| it.code == Code::LowerDaemonSilent);
+    if silent || matches!(store.lower.source, MetadataSource::Ssh { .. }) {
         return Vec::new();
     }
     let there = [&observed.lower.directory, &observed.upper_layer.place];
