@@ -10,6 +10,7 @@
 let
   cfg = config.services.overstore;
   stores = lib.filterAttrs (_: store: store.initrd.enable) cfg.enabled;
+  served = lib.filterAttrs (_: store: store.servedBy == "system") stores;
 in
 {
   config = lib.mkIf (stores != { }) {
@@ -58,14 +59,26 @@ in
       }) stores;
     };
 
-    # The running system is in it: it is neither stopped nor restarted.
-    systemd.services = lib.mapAttrs' (_: store: {
-      name = "overstore-${store.unit}";
-      value = {
-        restartIfChanged = false;
-        unitConfig.X-StopOnRemoval = false;
-        serviceConfig.ExecStop = [ "" ];
-      };
-    }) stores;
+    systemd.services = lib.mkMerge [
+      # The running system is in it: it is neither stopped nor restarted.
+      (lib.mapAttrs' (_: store: {
+        name = "overstore-${store.unit}";
+        value = {
+          restartIfChanged = false;
+          unitConfig.X-StopOnRemoval = false;
+          serviceConfig.ExecStop = [ "" ];
+        };
+      }) stores)
+      # So its daemon has to have the URL of what is mounted until the next boot, whatever
+      # is described meanwhile.
+      (lib.mkIf (served != { }) {
+        nix-daemon.serviceConfig.EnvironmentFile = [
+          ""
+        ]
+        ++ lib.mapAttrsToList (
+          _: store: "/run/booted-system/etc/overstore/overstore-${store.unit}.env"
+        ) served;
+      })
+    ];
   };
 }

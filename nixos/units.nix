@@ -14,6 +14,8 @@ let
   served = lib.filterAttrs (_: store: store.servedBy != null) stores;
   own = lib.filterAttrs (_: store: store.servedBy == "own") stores;
   system = lib.filterAttrs (_: store: store.servedBy == "system") stores;
+  # The others' daemon goes on with what was mounted at boot: initrd.nix.
+  changeable = lib.filterAttrs (_: store: !store.initrd.enable) system;
 
   units = pkgs.runCommand "overstore-units" { preferLocalBuild = true; } ''
     ${cfg.package}/bin/overstore units \
@@ -78,8 +80,8 @@ in
           ];
         }
       ))
-      (lib.mkIf (system != { }) {
-        nix-daemon.restartTriggers = lib.mapAttrsToList (_: store: store.file) system;
+      (lib.mkIf (changeable != { }) {
+        nix-daemon.restartTriggers = lib.mapAttrsToList (_: store: store.file) changeable;
       })
     ];
 

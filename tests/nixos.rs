@@ -562,6 +562,17 @@ fn the_flake_offers_what_it_should() {
         }
         assert_eq!(flake["outputs"]["nixosModules"][0], "default");
         assert_eq!(flake["outputs"]["overlays"][0], "default");
+        let parts = serde_json::json!(["checks", "module", "overstore", "shell"]);
+        assert_eq!(flake["withoutFlakes"], parts);
+        let tests = flake["machineTests"].as_array().unwrap();
+        for behaviour in [
+            "boot", "collect", "crash", "nfs", "per-user", "reboot", "refused", "switch",
+        ] {
+            assert!(
+                tests.contains(&format!("nixos-{behaviour}").into()),
+                "{tests:?}"
+            );
+        }
 
         let lock = fs::read_to_string(Path::new(SOURCE).join("flake.lock")).unwrap();
         let lock: Value = serde_json::from_str(&lock).unwrap();

@@ -19,6 +19,8 @@ let
 in
 {
   nixpkgs = flake.inputs.nixpkgs.url;
+  withoutFlakes = builtins.attrNames (import ../../default.nix { pkgs = { }; });
+  machineTests = builtins.attrNames (import ../../vm-tests/nixos { pkgs.lib = { }; });
   outputs = builtins.mapAttrs (
     _: output: if builtins.isAttrs output then builtins.attrNames output else null
   ) outputs;
