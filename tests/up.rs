@@ -418,9 +418,14 @@ fn the_service_manager_hears_of_each_step_and_of_the_end() {
         messages[0].starts_with("STATUS=make the directory"),
         "{messages:?}"
     );
+    // Each step has its own time.
+    assert!(
+        messages[0].ends_with("\nEXTEND_TIMEOUT_USEC=300000000\n"),
+        "{messages:?}"
+    );
     assert_eq!(
         messages.last().map(String::as_str),
-        Some("READY=1\nSTATUS=example: is up")
+        Some("READY=1\nSTATUS=example: is up\n")
     );
 
     // A store that did not come up is not ready.

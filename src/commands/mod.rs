@@ -127,10 +127,10 @@ fn print_error(text: &str) {
 /// Tells what happens meanwhile: the service manager everything, people only what takes long.
 fn tell(progress: &Progress<'_>, manager: &ServiceManager) {
     match progress {
-        Progress::Step(step) => manager.status(&step.text),
+        Progress::Step(step) => manager.working(&step.text),
         Progress::Waiting(holder) => {
             let text = format!("waiting for {holder}");
-            manager.status(&text);
+            manager.working(&text);
             // Nothing is left to tell it to if standard error cannot be written to.
             let _ = writeln!(anstream::stderr(), "{text}");
         }

@@ -1,86 +1,106 @@
 //! Messages to the service manager (sd_notify(3)).
-//!
-//! Written out here because the socket has to be opened before `--root` changes what paths mean;
-//! the usual libraries open it anew for each message.
 
-use std::ffi::OsStr;
-use std::os::linux::net::SocketAddrExt;
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::{JoinHandle, spawn};
 
-/// The service manager, if this process runs under one that wants to hear of it.
+use nix::sched::{CloneFlags, unshare};
+use sd_notify::NotifyState;
+
+/// How much longer the service manager is to wait when another piece of work begins, in
+/// microseconds; as long as the units give the first one (`TimeoutStartSec=`).
+const EXTENSION: u32 = 300_000_000;
+
+/// The service manager, if this process runs under one that wants to hear of it. One that does not
+/// listen is no reason not to do the work: nothing here fails.
 #[derive(Debug, Default)]
-pub struct ServiceManager(Option<UnixDatagram>);
+pub struct ServiceManager(Option<Messenger>);
+
+/// A thread that keeps the root directory it began with: the socket is looked up anew for each
+/// message, and with `--root` its path comes to mean something else for the rest of the process.
+#[derive(Debug)]
+struct Messenger {
+    messages: Sender<Message>,
+    thread: JoinHandle<()>,
+}
+
+#[derive(Debug)]
+enum Message {
+    Working(String),
+    Ready(String),
+    Status(String),
+}
 
 impl ServiceManager {
-    /// Opens the socket that `NOTIFY_SOCKET` names, if it does. One that does not work is as none:
-    /// a service manager that does not listen is no reason not to do the work.
+    /// The service manager that `NOTIFY_SOCKET` names, if it does. To be called before `--root`
+    /// changes what that path means.
     pub fn from_environment() -> ServiceManager {
-        ServiceManager(std::env::var_os("NOTIFY_SOCKET").and_then(|name| connect(&name)))
+        let named = std::env::var_os("NOTIFY_SOCKET").is_some();
+        ServiceManager(named.then(Messenger::start).flatten())
     }
 
-    /// Tells what is being done, for `systemctl status`.
-    pub fn status(&self, text: &str) {
-        // A newline would begin another variable.
-        self.send(&format!("STATUS={}", text.replace('\n', " ")));
+    /// Tells what is being done, for `systemctl status`, and that it takes its time.
+    pub fn working(&self, text: &str) {
+        self.send(Message::Working(line(text)));
     }
 
     /// Tells that the service is ready.
     pub fn ready(&self, status: &str) {
-        self.send(&format!("READY=1\nSTATUS={}", status.replace('\n', " ")));
+        self.send(Message::Ready(line(status)));
     }
 
-    fn send(&self, message: &str) {
-        if let Some(socket) = &self.0 {
-            // See `from_environment`.
-            let _ = socket.send(message.as_bytes());
+    /// Tells how it ended.
+    pub fn status(&self, text: &str) {
+        self.send(Message::Status(line(text)));
+    }
+
+    fn send(&self, message: Message) {
+        if let Some(messenger) = &self.0 {
+            // It ends only after this.
+            let _ = messenger.messages.send(message);
         }
     }
 }
 
-/// Connects to a socket by its path, or by its abstract name after an `@`.
-fn connect(name: &OsStr) -> Option<UnixDatagram> {
-    let address = match name.as_bytes() {
-        [b'@', name @ ..] => SocketAddr::from_abstract_name(name),
-        [b'/', ..] => SocketAddr::from_pathname(name),
-        _ => return None,
+impl Drop for ServiceManager {
+    /// Waits until everything has been sent.
+    fn drop(&mut self) {
+        if let Some(Messenger { messages, thread }) = self.0.take() {
+            drop(messages);
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Messenger {
+    fn start() -> Option<Messenger> {
+        let (messages, to_send) = channel();
+        let (tell, is_apart) = channel();
+        let thread = spawn(move || {
+            let apart = unshare(CloneFlags::CLONE_FS).is_ok();
+            if tell.send(apart).is_ok() && apart {
+                to_send.iter().for_each(|message| notify(&message));
+            }
+        });
+        is_apart
+            .recv()
+            .unwrap_or(false)
+            .then_some(Messenger { messages, thread })
+    }
+}
+
+fn notify(message: &Message) {
+    // See `ServiceManager`.
+    let _ = match message {
+        Message::Working(text) => sd_notify::notify(&[
+            NotifyState::Status(text),
+            NotifyState::ExtendTimeoutUsec(EXTENSION),
+        ]),
+        Message::Ready(text) => sd_notify::notify(&[NotifyState::Ready, NotifyState::Status(text)]),
+        Message::Status(text) => sd_notify::notify(&[NotifyState::Status(text)]),
     };
-    let socket = UnixDatagram::unbound().ok()?;
-    socket.connect_addr(&address.ok()?).ok()?;
-    Some(socket)
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_arrive_at_a_path_and_at_an_abstract_name() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("notify");
-        let abstract_name = format!("overstore-test-{}", std::process::id());
-        let at_path = UnixDatagram::bind(&path).unwrap();
-        let at_name =
-            UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&abstract_name).unwrap())
-                .unwrap();
-        for (socket, name) in [
-            (at_path, path.into_os_string()),
-            (at_name, format!("@{abstract_name}").into()),
-        ] {
-            let manager = ServiceManager(connect(&name));
-            manager.status("one\ntwo");
-            manager.ready("done");
-            let mut buffer = [0; 100];
-            let length = socket.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..length], b"STATUS=one two");
-            let length = socket.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..length], b"READY=1\nSTATUS=done");
-        }
-    }
-
-    #[test]
-    fn a_socket_that_is_not_there_is_no_error() {
-        ServiceManager(connect(OsStr::new("/nowhere/notify"))).ready("done");
-        ServiceManager(connect(OsStr::new("vsock:2:1234"))).ready("done");
-    }
+/// A newline would begin another variable.
+fn line(text: &str) -> String {
+    text.replace('\n', " ")
 }

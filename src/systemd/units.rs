@@ -163,7 +163,7 @@ impl Unit<'_> {
             });
         }
         line(&mut text, "Before", &before.join(" "));
-        text += "\n[Service]\nType=oneshot\nRemainAfterExit=yes\nNotifyAccess=main\n";
+        text += "\n[Service]\nType=oneshot\nRemainAfterExit=yes\nNotifyAccess=exec\n";
         line(&mut text, "ExecStart", &format!("{program} up {file}"));
         line(&mut text, "ExecStop", &format!("{program} down {file}"));
         // No `ExecReload=`: the kernel changes no option of a mounted overlay.

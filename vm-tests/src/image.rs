@@ -20,6 +20,9 @@ pub struct Guest {
     pub image: String,
     /// The kernel and initrd of the image to boot it with.
     pub boot: String,
+    /// The guest of the same image and kernel whose saved state it goes on from; its own are only
+    /// the real boots. Without it, it is booted and saved itself.
+    pub saved: Option<String>,
     /// Whether a run can go without it when its image cannot be made.
     #[serde(default)]
     pub optional: bool,

@@ -12,23 +12,35 @@ use serde_json::json;
 
 use crate::accelerator::Accelerator;
 use crate::image::Boot;
-use crate::qemu::{self, Qemu};
+use crate::qemu::{self, Qemu, Start};
 
 /// Where the payload is mounted in a guest; `OVERSTORE_TEST` for its scripts.
 pub const PAYLOAD: &str = "/run/overstore-test/payload";
+
+/// The shell command that mounts it.
+pub const MOUNT_PAYLOAD: &str = "mkdir -p /run/overstore-test/payload && \
+    udevadm wait --timeout=30 /dev/disk/by-id/virtio-payload && \
+    mount -o ro,noload /dev/disk/by-id/virtio-payload /run/overstore-test/payload";
 
 /// What a guest takes at most from its first instruction to a live agent.
 const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// What all machines of a guest start from.
+#[derive(Clone)]
 pub struct Origin {
     /// What runs the instructions.
     pub accelerator: Accelerator,
     /// The kernel and initrd for real boots.
     pub boot: Boot,
-    /// The root disk and the state of the booted guest, if it has been saved.
-    pub saved: Option<(PathBuf, PathBuf)>,
+    /// The directory of the booted guest, if it has been saved ([`Machine::save`]).
+    pub saved: Option<PathBuf>,
+    /// The disk with scenarios and program, once it is plugged into the saved guest.
+    pub payload: Option<PathBuf>,
 }
+
+/// The root disk and the state in the directory of a saved guest.
+const SAVED_ROOT: &str = "root.qcow2";
+const SAVED_STATE: &str = "state";
 
 /// A disk besides the root one.
 pub struct Disk {
@@ -36,8 +48,6 @@ pub struct Disk {
     pub name: String,
     /// The image file.
     pub image: PathBuf,
-    /// Whether it is a raw image that is only read.
-    pub read_only: bool,
 }
 
 /// A cable between two machines.
@@ -65,6 +75,7 @@ pub struct Machine<'a> {
     pub name: String,
     /// How often its kernel has been started.
     pub boots: u32,
+    processor_time: Duration,
     origin: &'a Origin,
     boot: Boot,
     directory: PathBuf,
@@ -85,6 +96,7 @@ impl<'a> Machine<'a> {
         Self {
             name: name.to_owned(),
             boots: 0,
+            processor_time: Duration::ZERO,
             origin,
             boot: origin.boot.clone(),
             directory,
@@ -118,14 +130,11 @@ impl<'a> Machine<'a> {
     /// Starts the machine from the saved guest, with a new copy of its root disk;
     /// its other disks are as they were left.
     pub fn restore(&mut self) -> Result<()> {
-        let (disk, state) = self
-            .origin
-            .saved
-            .as_ref()
-            .context("this guest has not been saved")?;
-        self.qemu = None;
-        qemu::overlay_image(disk, "qcow2", &self.root())?;
-        self.power_on(Some(state))?;
+        let saved = self.origin.saved.as_ref();
+        let saved = saved.context("this guest has not been saved")?;
+        self.switch_off();
+        qemu::overlay_image(&saved.join(SAVED_ROOT), "qcow2", &self.root())?;
+        self.power_on(Some(&saved.join(SAVED_STATE)))?;
         // The restored clock stands where the guest was saved.
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         self.succeed(&format!("date --set=@{now}")).map(drop)
@@ -139,16 +148,17 @@ impl<'a> Machine<'a> {
     }
 
     fn power_on(&mut self, saved: Option<&Path>) -> Result<()> {
-        self.qemu = None;
-        let mut qemu = Qemu::start(
-            self.origin.accelerator,
-            &self.boot,
+        self.switch_off();
+        let mut qemu = Qemu::start(&Start {
+            accelerator: self.origin.accelerator,
+            boot: &self.boot,
             saved,
-            &self.root(),
-            &self.directory,
-        )?;
+            root: &self.root(),
+            payload: self.origin.payload.as_deref(),
+            directory: &self.directory,
+        })?;
         for disk in &self.disks {
-            qemu.plug_disk(&disk.name, &disk.image, disk.read_only)?;
+            qemu.plug_disk(&disk.name, &disk.image)?;
         }
         if let Some(cable) = &self.cable {
             qemu.plug_cable(&cable.socket, cable.listens, &cable.address)?;
@@ -157,6 +167,27 @@ impl<'a> Machine<'a> {
         qemu.agent.synchronise(BOOT_LIMIT)?;
         self.qemu = Some(qemu);
         Ok(())
+    }
+
+    fn switch_off(&mut self) {
+        self.processor_time = self.processor_time();
+        self.qemu = None;
+    }
+
+    /// The processor time that its QEMUs have used.
+    pub fn processor_time(&mut self) -> Duration {
+        let now = self.qemu.as_mut().map(Qemu::processor_time);
+        self.processor_time + now.unwrap_or_default()
+    }
+
+    /// Installs the program in the guest, from the payload, which stays mounted at [`PAYLOAD`].
+    pub fn install(&mut self, payload: &Path) -> Result<()> {
+        self.qemu()?.plug_payload(payload)?;
+        self.succeed(&format!(
+            "{MOUNT_PAYLOAD} && if test -d {PAYLOAD}/program; \
+             then cp -a {PAYLOAD}/program/. / && systemctl daemon-reload; fi"
+        ))
+        .map(drop)
     }
 
     /// Makes the root disk from an image and boots it, for the first time.
@@ -169,8 +200,8 @@ impl<'a> Machine<'a> {
     /// disk and its state are moved into `place`.
     pub fn save(mut self, place: &Path) -> Result<()> {
         let qemu = self.qemu.take().context("a machine to save has to run")?;
-        qemu.save(&place.join("state"))?;
-        fs::copy(self.root(), place.join("root.qcow2"))?;
+        qemu.save(&place.join(SAVED_STATE))?;
+        fs::copy(self.root(), place.join(SAVED_ROOT))?;
         Ok(())
     }
 
@@ -308,17 +339,6 @@ impl<'a> Machine<'a> {
         Ok(outcome.output)
     }
 
-    /// Makes the payload, the read-only disk of that name, available at
-    /// [`PAYLOAD`].
-    pub fn mount_payload(&mut self) -> Result<()> {
-        let device = "/dev/disk/by-id/virtio-payload";
-        self.succeed(&format!(
-            "mkdir -p {PAYLOAD} && udevadm wait --timeout=30 {device} && \
-             mount -o ro,noload {device} {PAYLOAD}"
-        ))
-        .map(drop)
-    }
-
     /// Boots again as a user would.
     pub fn reboot(&mut self) -> Result<()> {
         // One reboot can reset the machine more than once: what is left of an earlier one is no
@@ -336,14 +356,14 @@ impl<'a> Machine<'a> {
     pub fn power_off(&mut self) -> Result<()> {
         self.spawn("systemctl poweroff", "/dev/null")?;
         self.qemu()?.wait(Duration::from_secs(120))?;
-        self.qemu = None;
+        self.switch_off();
         Ok(())
     }
 
     /// Cuts the power.
     pub fn crash(&mut self) -> Result<()> {
         self.qemu()?.kill()?;
-        self.qemu = None;
+        self.switch_off();
         Ok(())
     }
 }

@@ -12,11 +12,13 @@ mod qemu;
 mod report;
 mod runner;
 mod scenario;
+mod schedule;
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -24,8 +26,8 @@ use clap::Parser;
 
 use cache::Cache;
 use image::Guest;
-use report::{Entry, Outcome, Report};
-use runner::{ReadyGuest, Runner};
+use report::Report;
+use runner::Runner;
 use scenario::Scenario;
 
 /// Runs overstore's scenarios in virtual machines.
@@ -45,6 +47,9 @@ struct Arguments {
     /// Write the results to FILE in the Test Anything Protocol
     #[arg(long, value_name = "FILE")]
     tap: Option<PathBuf>,
+    /// Add what was skipped to FILE, as lines GUEST<tab>SCENARIO<tab>REASON
+    #[arg(long, value_name = "FILE", env = "OVERSTORE_SKIPPED")]
+    skipped: Option<PathBuf>,
     /// Where images and booted guests are kept
     #[arg(
         long,
@@ -72,7 +77,7 @@ fn main() -> Result<ExitCode> {
         arguments.program.as_deref(),
         scratch.path(),
     )?;
-    let mut runner = Runner::new(
+    let runner = Runner::new(
         Cache::open(&arguments.cache)?,
         here.join("images"),
         scratch.path().to_owned(),
@@ -80,34 +85,10 @@ fn main() -> Result<ExitCode> {
         here.join("scenarios"),
         arguments.program.clone(),
     );
-    let mut report = Report::new(plan.iter().map(|(_, scenarios)| scenarios.len()).sum());
-    let mut boots = 0;
-    for (name, scenarios) in &plan {
-        let ready = match prepare(&mut runner, name, &guests[*name], &report)? {
-            Ok(ready) => ready,
-            Err(reason) => {
-                report.line(&format!("SKIPPED guest {name}: {reason}"));
-                for scenario in scenarios {
-                    report.add(Entry {
-                        scenario: scenario.name.clone(),
-                        guest: (*name).to_owned(),
-                        outcome: Outcome::Skipped(reason.clone()),
-                    });
-                }
-                continue;
-            }
-        };
-        boots += ready.boots;
-        for scenario in scenarios {
-            report.doing(format!("{name}: {}", scenario.summary));
-            let run = runner.run(scenario, &ready);
-            report.add(Entry {
-                scenario: scenario.name.clone(),
-                guest: (*name).to_owned(),
-                outcome: Outcome::Run(run),
-            });
-        }
-    }
+    let length = plan.iter().map(|(_, scenarios)| scenarios.len()).sum();
+    let report = Mutex::new(Report::new(length));
+    let boots = schedule::run(&plan, &guests, &runner, &report)?;
+    let report = report.into_inner().unwrap_or_else(PoisonError::into_inner);
     report.finish();
     let columns: Vec<String> = plan.iter().map(|(name, _)| (*name).to_owned()).collect();
     println!("\n{}", report.table(&columns));
@@ -119,37 +100,14 @@ fn main() -> Result<ExitCode> {
     if let Some(file) = &arguments.tap {
         fs::write(file, report.tap()).with_context(|| format!("writing {}", file.display()))?;
     }
+    if let Some(file) = &arguments.skipped {
+        report.append_skipped(file)?;
+    }
     Ok(if report.is_good() {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
-}
-
-/// Makes a guest ready, or tells why the run goes without it. What any other
-/// guest lacks is an error.
-fn prepare(
-    runner: &mut Runner,
-    name: &str,
-    guest: &Guest,
-    report: &Report,
-) -> Result<Result<ReadyGuest, String>> {
-    let started = Instant::now();
-    report.doing(format!("{name}: making the image '{}'", guest.image));
-    let image = match runner.image(guest) {
-        Ok(image) => image,
-        Err(error) if guest.optional => return Ok(Err(format!("{error:#}"))),
-        Err(error) => return Err(error),
-    };
-    report.doing(format!("{name}: booting"));
-    let accelerator = runner.accelerator(guest, &image)?;
-    let ready = runner.prepare(name, guest, &image)?;
-    report.line(&format!(
-        "guest   {name}: {}, {accelerator}, ready after {:.1} s",
-        ready.versions,
-        started.elapsed().as_secs_f64()
-    ));
-    Ok(Ok(ready))
 }
 
 fn read_scenarios(directory: &Path, guests: &BTreeMap<String, Guest>) -> Result<Vec<Scenario>> {

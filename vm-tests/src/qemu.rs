@@ -6,7 +6,7 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::accelerator::Accelerator;
 use crate::image::Boot;
@@ -20,6 +20,10 @@ const REPORT_PORT: &str = "overstore.report";
 
 const KERNEL_COMMAND_LINE: &str =
     "root=LABEL=root rw console=ttyS0 quiet panic=-1 mitigations=off audit=0";
+
+/// Where the payload's disk is on the guest's PCI bus: there when it is plugged in, and there in the
+/// machines that are restored from what was saved after that.
+const PAYLOAD_SLOT: &str = "0x1e";
 
 /// A QEMU command that ends with this program, however this program ends.
 pub fn command() -> Command {
@@ -76,26 +80,44 @@ fn qemu_img(mut command: Command) -> Result<()> {
 /// A running QEMU.
 pub struct Qemu {
     child: Child,
+    processor_time: Duration,
     monitor: Monitor,
     /// The agent in the guest.
     pub agent: Agent,
 }
 
+/// What a QEMU is started with.
+pub struct Start<'a> {
+    /// What runs the guest's instructions.
+    pub accelerator: Accelerator,
+    /// The kernel and initrd of real boots; a restored guest may reboot, too.
+    pub boot: &'a Boot,
+    /// The state to go on from, of a machine of the same make ([`Qemu::save`]).
+    pub saved: Option<&'a Path>,
+    /// The root disk.
+    pub root: &'a Path,
+    /// The disk with scenarios and program, if it is to be in the machine from the start.
+    pub payload: Option<&'a Path>,
+    /// Takes the sockets, the console's log and what the guest reports; both logs are continued if
+    /// they are there.
+    pub directory: &'a Path,
+}
+
 impl Qemu {
-    /// Starts QEMU, paused: before the kernel's first instruction, or in a state
-    /// that [`Self::save`] wrote, of a machine of the same `boot`. `directory` takes its sockets, the console's log and
-    /// what the guest reports; both logs are continued if they are there.
+    /// Starts QEMU, paused: before the kernel's first instruction, or in the saved state.
     ///
     /// Disks are not synced (`cache=unsafe`): with qcow2, what the guest has not
     /// flushed is still lost when the process is killed, since QEMU holds the
     /// tables back until a flush; only a failure of this machine would lose more.
-    pub fn start(
-        accelerator: Accelerator,
-        boot: &Boot,
-        saved: Option<&Path>,
-        root: &Path,
-        directory: &Path,
-    ) -> Result<Self> {
+    pub fn start(start: &Start) -> Result<Self> {
+        let Start {
+            accelerator,
+            boot,
+            saved,
+            root,
+            payload,
+            directory,
+        } = *start;
         let socket = |name: &str| directory.join(name);
         for name in ["monitor", "agent"] {
             let _ = std::fs::remove_file(socket(name));
@@ -103,7 +125,7 @@ impl Qemu {
         let mut command = command();
         command
             .args(accelerator.options())
-            .args(["-machine", "pc,memory-backend=memory", "-smp", "2"])
+            .args(["-machine", "pc,memory-backend=memory", "-smp", "1"])
             .args(["-m", &MEMORY.to_string()])
             // Shared memory is what virtiofs needs.
             .arg("-object")
@@ -144,7 +166,15 @@ impl Qemu {
                 root.display()
             ))
             .args(["-device", "virtio-blk-pci,drive=root,serial=root"]);
-        // Also for a restored guest, which may reboot.
+        if let Some(payload) = payload {
+            let file = payload.display();
+            command.arg("-drive").arg(format!(
+                "if=none,id=payload,format=raw,readonly=on,file={file},file.locking=off"
+            ));
+            command.arg("-device").arg(format!(
+                "virtio-blk-pci,drive=payload,serial=payload,id=disk-payload,addr={PAYLOAD_SLOT}"
+            ));
+        }
         command
             .arg("-kernel")
             .arg(&boot.kernel)
@@ -162,6 +192,7 @@ impl Qemu {
             monitor: Monitor::connect(&socket("monitor"))?,
             agent: Agent::connect(&socket("agent"))?,
             child,
+            processor_time: Duration::ZERO,
         };
         if saved.is_some() {
             qemu.wait_for_status("inmigrate", false)?;
@@ -175,8 +206,17 @@ impl Qemu {
     }
 
     /// Plugs in a disk, which the guest sees as `/dev/disk/by-id/virtio-NAME`.
-    pub fn plug_disk(&mut self, name: &str, image: &Path, read_only: bool) -> Result<()> {
-        let format = if read_only { "raw" } else { "qcow2" };
+    pub fn plug_disk(&mut self, name: &str, image: &Path) -> Result<()> {
+        self.plug(name, image, "qcow2", &json!({}))
+    }
+
+    /// Plugs in the read-only disk with scenarios and program, where [`Start::payload`] has it.
+    pub fn plug_payload(&mut self, image: &Path) -> Result<()> {
+        self.plug("payload", image, "raw", &json!({ "addr": PAYLOAD_SLOT }))
+    }
+
+    fn plug(&mut self, name: &str, image: &Path, format: &str, place: &Value) -> Result<()> {
+        let read_only = format == "raw";
         self.monitor.execute(
             "blockdev-add",
             json!({
@@ -193,13 +233,12 @@ impl Qemu {
                 },
             }),
         )?;
-        self.monitor
-            .execute(
-                "device_add",
-                json!({ "driver": "virtio-blk-pci", "drive": name, "serial": name,
-                        "id": format!("disk-{name}") }),
-            )
-            .map(drop)
+        let mut device = json!({ "driver": "virtio-blk-pci", "drive": name, "serial": name,
+                                 "id": format!("disk-{name}") });
+        if let (Some(device), Some(place)) = (device.as_object_mut(), place.as_object()) {
+            device.extend(place.clone());
+        }
+        self.monitor.execute("device_add", device).map(drop)
     }
 
     /// Joins a cable to another machine. One end, the first to come, listens.
@@ -240,6 +279,7 @@ impl Qemu {
                 _ => sleep(Duration::from_millis(20)),
             }
         }
+        self.note_processor_time();
         self.monitor.execute("quit", json!({}))?;
         self.child.wait()?;
         Ok(())
@@ -273,6 +313,7 @@ impl Qemu {
     pub fn wait(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         while self.child.try_wait()?.is_none() {
+            self.note_processor_time();
             if Instant::now() > deadline {
                 bail!("the guest did not power off within {limit:?}");
             }
@@ -281,8 +322,30 @@ impl Qemu {
         Ok(())
     }
 
+    /// The processor time that QEMU has used.
+    pub fn processor_time(&mut self) -> Duration {
+        self.note_processor_time();
+        self.processor_time
+    }
+
+    /// From proc_pid_stat(5), where the two times come after the name in parentheses; in hundredths
+    /// of a second on every Linux that runs this.
+    fn note_processor_time(&mut self) {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let after_name = stat.unwrap_or_default();
+        let after_name = after_name.rsplit(')').next().unwrap_or_default();
+        let ticks: u64 = after_name
+            .split_whitespace()
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        self.processor_time = self.processor_time.max(Duration::from_millis(ticks * 10));
+    }
+
     /// Cuts the power: QEMU is killed as it is.
     pub fn kill(&mut self) -> Result<()> {
+        self.note_processor_time();
         self.child.kill()?;
         self.child.wait()?;
         Ok(())

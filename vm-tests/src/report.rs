@@ -2,8 +2,12 @@
 //! end.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
 use std::time::Duration;
 
+use anyhow::{Context, Result};
 use comfy_table::{Table, presets};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -74,7 +78,10 @@ impl Report {
                     more => format!(", {more} boots"),
                 };
                 let seconds = run.time.as_secs_f64();
-                self.line(&format!("{result:<7} {name} {seconds:6.1} s{boots}"));
+                let processor = run.processor_time.as_secs_f64();
+                self.line(&format!(
+                    "{result:<7} {name} {seconds:6.1} s ({processor:.1} s of processor){boots}"
+                ));
                 for note in &run.notes {
                     self.line(&indented(note));
                 }
@@ -89,6 +96,23 @@ impl Report {
         }
         self.bar.inc(1);
         self.entries.push(entry);
+    }
+
+    /// Adds what was skipped to a file, a line each: guest, scenario and the reason's first line.
+    pub fn append_skipped(&self, file: &Path) -> Result<()> {
+        let mut text = String::new();
+        for entry in &self.entries {
+            if let Outcome::Skipped(reason) = &entry.outcome {
+                let first = reason.lines().next().unwrap_or_default();
+                text += &format!("{}\tvm-tests {}\t{first}\n", entry.guest, entry.scenario);
+            }
+        }
+        OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(file)
+            .and_then(|mut file| file.write_all(text.as_bytes()))
+            .with_context(|| format!("writing {}", file.display()))
     }
 
     /// Takes the bar away.
@@ -207,6 +231,7 @@ mod tests {
         let run = |failure: Option<&str>| {
             Outcome::Run(Run {
                 time: Duration::from_millis(1500),
+                processor_time: Duration::from_millis(1200),
                 boots: 1,
                 notes: Vec::new(),
                 failure: failure.map(str::to_owned),

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,8 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::accelerator::Accelerator;
 use crate::cache::{Cache, Key};
-use crate::image::{Guest, Image};
-use crate::machine::{Cable, Disk, Machine, Origin, PAYLOAD};
+use crate::image::{Boot, Guest, Image};
+use crate::machine::{Cable, Disk, MOUNT_PAYLOAD, Machine, Origin, PAYLOAD};
 use crate::payload;
 use crate::qemu;
 use crate::scenario::{Action, Power, Scenario, Step};
@@ -24,6 +25,8 @@ const NEVER_ON_CONSOLE: [&str; 3] = ["Failed unmounting", "Failed to unmount", "
 pub struct Run {
     /// How long it took.
     pub time: Duration,
+    /// The processor time of its QEMUs: what it takes on a machine that does nothing else.
+    pub processor_time: Duration,
     /// How often a kernel was started in it.
     pub boots: u32,
     /// What its scripts have to tell people (`note`).
@@ -44,7 +47,7 @@ pub struct ReadyGuest {
     origin: Origin,
 }
 
-/// Runs scenarios.
+/// Runs scenarios; several at once, from several threads.
 pub struct Runner {
     cache: Cache,
     recipes: PathBuf,
@@ -52,7 +55,7 @@ pub struct Runner {
     payload: PathBuf,
     scenarios: PathBuf,
     program: Option<PathBuf>,
-    accelerator: Option<Accelerator>,
+    accelerator: Mutex<Option<Accelerator>>,
 }
 
 impl Runner {
@@ -74,7 +77,7 @@ impl Runner {
             payload,
             scenarios,
             program,
-            accelerator: None,
+            accelerator: Mutex::default(),
         }
     }
 
@@ -85,23 +88,70 @@ impl Runner {
     }
 
     /// What runs the guests' instructions: found out once.
-    pub fn accelerator(&mut self, guest: &Guest, image: &Image) -> Result<Accelerator> {
-        if let Some(known) = self.accelerator {
-            return Ok(known);
+    fn accelerator(&self, boot: &Boot) -> Result<Accelerator> {
+        let mut known = self
+            .accelerator
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match *known {
+            Some(known) => Ok(known),
+            None => Ok(*known.insert(Accelerator::find(boot)?)),
         }
-        let found = Accelerator::find(&image.boot(&guest.boot))?;
-        self.accelerator = Some(found);
-        Ok(found)
     }
 
-    /// Boots a guest and saves it, unless that has been done with this very image
-    /// and QEMU.
-    pub fn prepare(&mut self, name: &str, guest: &Guest, image: &Image) -> Result<ReadyGuest> {
-        let mut origin = Origin {
-            accelerator: self.accelerator(guest, image)?,
-            boot: image.boot(&guest.boot),
-            saved: None,
+    /// Makes a guest ready: boots it and saves it, unless that has been done with this very image and
+    /// QEMU; then installs the program, and saves that for this run. A guest that goes on from what
+    /// `base` has saved is ready at once.
+    pub fn prepare(
+        &self,
+        name: &str,
+        guest: &Guest,
+        image: &Image,
+        base: Option<&ReadyGuest>,
+    ) -> Result<ReadyGuest> {
+        let boot = image.boot(&guest.boot);
+        let accelerator = self.accelerator(&boot)?;
+        let mut boots = 0;
+        let origin = match base {
+            Some(base) => Origin {
+                boot,
+                ..base.origin.clone()
+            },
+            None => {
+                let mut origin = Origin {
+                    accelerator,
+                    boot,
+                    saved: None,
+                    payload: None,
+                };
+                origin.saved = Some(self.booted(name, guest, image, &origin, &mut boots)?);
+                self.with_program(name, origin)?
+            }
         };
+        let found = image.versions()?;
+        let version = |key: &str| found.get(key).map_or("?", String::as_str);
+        Ok(ReadyGuest {
+            name: name.to_owned(),
+            versions: format!(
+                "Linux {}, Nix {}, systemd {}, {accelerator}",
+                version(&format!("kernel-{}", guest.boot)),
+                version("nix"),
+                version("systemd")
+            ),
+            boots,
+            origin,
+        })
+    }
+
+    /// The saved guest after its first boot, from the cache or made now.
+    fn booted(
+        &self,
+        name: &str,
+        guest: &Guest,
+        image: &Image,
+        origin: &Origin,
+        boots: &mut u32,
+    ) -> Result<PathBuf> {
         let key = Key::default()
             .add(image.name.as_bytes())
             .add(guest.boot.as_bytes())
@@ -110,32 +160,33 @@ impl Runner {
             // What the machine consists of.
             .add(include_bytes!("qemu.rs"))
             .finish();
-        let mut boots = 0;
-        let saved = self
-            .cache
+        self.cache
             .get_or_make(&format!("vm-booted-{name}-{key}"), |place| {
                 let directory = self.scratch.join(format!("boot-{name}"));
                 fs::create_dir(&directory)?;
-                let mut machine = Machine::new(name, &origin, directory, Vec::new(), None);
+                let mut machine = Machine::new(name, origin, directory, Vec::new(), None);
                 let booted = machine.first_boot(&image.disk());
-                boots = machine.boots;
+                *boots = machine.boots;
                 booted
                     .with_context(|| format!("{name}: console:\n{}", tail(&machine.console())))?;
                 machine.save(place)
-            })?;
-        origin.saved = Some((saved.join("root.qcow2"), saved.join("state")));
-        let found = image.versions()?;
-        let version = |key: &str| found.get(key).map_or("?", String::as_str);
-        Ok(ReadyGuest {
-            name: name.to_owned(),
-            versions: format!(
-                "Linux {}, Nix {}, systemd {}",
-                version(&format!("kernel-{}", guest.boot)),
-                version("nix"),
-                version("systemd")
-            ),
-            boots,
-            origin,
+            })
+    }
+
+    /// The saved guest with the payload plugged in and the program installed.
+    fn with_program(&self, name: &str, origin: Origin) -> Result<Origin> {
+        let directory = self.scratch.join(format!("install-{name}"));
+        let saved = self.scratch.join(format!("installed-{name}"));
+        fs::create_dir(&directory)?;
+        fs::create_dir(&saved)?;
+        let mut machine = Machine::new(name, &origin, directory, Vec::new(), None);
+        machine.restore()?;
+        machine.install(&self.payload)?;
+        machine.save(&saved)?;
+        Ok(Origin {
+            saved: Some(saved),
+            payload: Some(self.payload.clone()),
+            ..origin
         })
     }
 
@@ -155,12 +206,14 @@ impl Runner {
             .err()
             .map(|error| format!("{error:#}\n{}", diagnose(&mut machines)));
         let boots = machines.values().map(|machine| machine.boots).sum();
+        let processor_time = machines.values_mut().map(Machine::processor_time).sum();
         let notes = machines.values().flat_map(notes).collect();
         drop(machines);
         // Gigabytes in the end, and nobody looks at them.
         let _ = fs::remove_dir_all(&directory);
         Run {
             time: started.elapsed(),
+            processor_time,
             boots,
             notes,
             failure,
@@ -177,18 +230,13 @@ impl Runner {
         for (index, (name, disks)) in scenario.machines.iter().enumerate() {
             let own = directory.join(name);
             fs::create_dir_all(&own)?;
-            let mut plugged = vec![Disk {
-                name: "payload".to_owned(),
-                image: self.payload.clone(),
-                read_only: true,
-            }];
+            let mut plugged = Vec::new();
             for disk in disks {
                 let image = own.join(format!("{disk}.qcow2"));
                 qemu::empty_image(&scenario.disks[disk], &image)?;
                 plugged.push(Disk {
                     name: disk.clone(),
                     image,
-                    read_only: false,
                 });
             }
             let cable = (scenario.machines.len() == 2).then(|| Cable {
@@ -223,7 +271,7 @@ fn play(
     machines: &mut BTreeMap<String, Machine>,
 ) -> Result<()> {
     for machine in machines.values_mut() {
-        restore(machine)?;
+        machine.restore()?;
     }
     for step in scenario.steps(&guest.name) {
         let machine = machines
@@ -235,17 +283,6 @@ fn play(
         check_console(machine)?;
     }
     Ok(())
-}
-
-/// Starts a machine from the saved guest, with the program installed.
-fn restore(machine: &mut Machine) -> Result<()> {
-    machine.restore()?;
-    machine.mount_payload()?;
-    machine
-        .succeed(&format!(
-            "if test -d {PAYLOAD}/program; then cp -a {PAYLOAD}/program/. / && systemctl daemon-reload; fi"
-        ))
-        .map(drop)
 }
 
 fn take(step: &Step, scenario: &Scenario, guest: &ReadyGuest, machine: &mut Machine) -> Result<()> {
@@ -265,7 +302,7 @@ fn take(step: &Step, scenario: &Scenario, guest: &ReadyGuest, machine: &mut Mach
         Action::RunUntilPowerCut { script, arguments } => {
             run_until_power_cut(script, arguments, scenario, guest, machine)?;
         }
-        Action::Power(Power::Restore) => restore(machine)?,
+        Action::Power(Power::Restore) => machine.restore()?,
         Action::Power(Power::Reboot) => {
             machine.reboot()?;
             check_boot(machine)?;
@@ -290,8 +327,12 @@ fn script_command(
     machine: &mut Machine,
     guest: &ReadyGuest,
 ) -> Result<String> {
-    let reported = "/run/overstore-test/reported";
-    machine.copy_to(machine.reported().as_bytes(), reported)?;
+    let text = machine.reported();
+    let mut reported = "/dev/null";
+    if !text.is_empty() {
+        reported = "/run/overstore-test/reported";
+        machine.copy_to(text.as_bytes(), reported)?;
+    }
     let arguments: String = arguments
         .iter()
         .map(|argument| format!(" '{}'", argument.replace('\'', r"'\''")))
@@ -346,9 +387,10 @@ fn run_until_power_cut(
 
 /// What has to be true after every boot.
 fn check_boot(machine: &mut Machine) -> Result<()> {
-    machine.mount_payload()?;
     machine
-        .succeed(&format!("sh -eu {PAYLOAD}/scenarios/after-boot"))
+        .succeed(&format!(
+            "{MOUNT_PAYLOAD} && OVERSTORE_TEST={PAYLOAD}/scenarios sh -eu {PAYLOAD}/scenarios/after-boot"
+        ))
         .map(drop)?;
     check_console(machine)
 }
