@@ -154,7 +154,20 @@ pub fn directory(path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
 /// # Errors
 /// See [`Obstacle`].
 pub fn walk(path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
-    let mut here = Reached::root()?;
+    walk_from(Reached::root()?, path, symlinks)
+}
+
+/// Walks on from a directory that was reached, to whatever is there: as [`walk`] with the whole
+/// path does, without the way to that directory.
+///
+/// # Errors
+/// See [`Obstacle`].
+pub fn walk_below(start: &Reached, path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
+    walk_from(start.try_clone()?, path, symlinks)
+}
+
+fn walk_from(start: Reached, path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
+    let mut here = start;
     // What is still to be walked, the next component last.
     let mut rest: Vec<OsString> = names(path).rev().collect();
     let mut above: Vec<Reached> = Vec::new();
@@ -162,7 +175,11 @@ pub fn walk(path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
     while let Some(name) = rest.pop() {
         if name == ".." {
             // Only a symbolic link's target has these; the way up is the one that came down.
-            here = above.pop().unwrap_or(here);
+            here = match (above.pop(), here.path.parent()) {
+                (Some(directory), _) => directory,
+                (None, Some(parent)) => walk(parent, Symlinks::Refuse)?,
+                (None, None) => here,
+            };
             continue;
         }
         let next = here.enter(&name)?;
@@ -287,22 +304,25 @@ impl Reached {
                 },
             };
         }
-        let nearest = self
-            .fd
-            .try_clone()
-            .map(|fd| Reached {
-                fd,
-                path: self.path.clone(),
-                status: self.status,
-            })
-            .map(Box::new);
-        match nearest {
-            Ok(nearest) => Obstacle::Missing { component, nearest },
-            Err(error) => Obstacle::Unreachable {
+        match self.try_clone() {
+            Ok(nearest) => Obstacle::Missing {
                 component,
-                errno: error.raw_os_error().unwrap_or_default(),
+                nearest: Box::new(nearest),
             },
+            Err(obstacle) => obstacle,
         }
+    }
+
+    fn try_clone(&self) -> Result<Reached, Obstacle> {
+        let fd = self.fd.try_clone().map_err(|error| Obstacle::Unreachable {
+            component: self.path.clone(),
+            errno: error.raw_os_error().unwrap_or_default(),
+        })?;
+        Ok(Reached {
+            fd,
+            path: self.path.clone(),
+            status: self.status,
+        })
     }
 
     fn unreachable(self, errno: Errno) -> Obstacle {

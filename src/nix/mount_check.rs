@@ -91,8 +91,29 @@ pub fn predict(mounts: &[u8], real: &[u8], lower: &[u8], upper: &[u8]) -> Verdic
 
 /// Whether the line has the option, by Nix's rule; `None` if the value is no valid pattern.
 fn has_option(line: &str, name: &str, value: &[u8]) -> Option<bool> {
+    if is_plain(value) && has_plain_option(line, name, value) {
+        return Some(true);
+    }
     let option = pattern(&[br"\b", name.as_bytes(), b"=", value, b"( |,)"])?;
     Some(option.find(line).is_some())
+}
+
+/// Whether a path has no byte that means something to a pattern, or that the kernel shows in another
+/// way. (A dot does; it matches itself too.) Such a path is matched by itself, which spares most
+/// stores the making of patterns.
+fn is_plain(path: &[u8]) -> bool {
+    path.iter()
+        .all(|byte| byte.is_ascii_alphanumeric() || b"/._-".contains(byte))
+}
+
+/// Whether a line has an option as it stands, with a word's boundary before it.
+fn has_plain_option(line: &str, name: &str, value: &[u8]) -> bool {
+    let option = format!("{name}={}", characters(value));
+    line.match_indices(&option).any(|(at, _)| {
+        let before = line[..at].chars().next_back();
+        let after = line[at + option.len()..].chars().next();
+        matches!(before, Some(' ' | ',')) && matches!(after, Some(' ' | ','))
+    })
 }
 
 /// A regular expression over bytes.
@@ -192,6 +213,9 @@ fn octal_text(byte: u8) -> String {
 /// `path` is absolute and without a trailing slash. That every path of a store passes by itself
 /// means that all pass together, when overstore mounts them.
 pub fn unmatchable(part: CheckedPath, path: &[u8]) -> Option<Unmatchable> {
+    if is_plain(path) {
+        return None;
+    }
     let with = |this, default: &'static [u8]| if this == part { path } else { default };
     let real = with(CheckedPath::Real, b"/m");
     let lower = with(CheckedPath::Lower, b"/l");

@@ -15,11 +15,14 @@ use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, log, names};
 use crate::config::{Lower, MetadataSource};
 use crate::lower::daemon;
 use crate::nix::layout;
-use crate::path_walk::{self, Obstacle, Symlinks};
+use crate::path_walk::{self, Obstacle, Reached, Symlinks};
 use crate::system::System;
 
 /// How long a daemon may take to answer: it opens its store first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// The database, in a state directory.
+const DATABASE: &str = "db/db.sqlite";
 
 /// More than any `schema` file has.
 const MAXIMUM_SCHEMA_SIZE: u64 = 64;
@@ -57,7 +60,7 @@ fn source(
 ) -> SourceFacts {
     match &lower.source {
         MetadataSource::Database { state, read_only } => {
-            database(mounts, &lower.real, state, *read_only, depth)
+            database(mounts, visited, state, *read_only, depth)
         }
         MetadataSource::Daemon { socket } => SourceFacts::Daemon {
             answer: matches!(depth, Depth::Check { .. }).then(|| ask(socket)),
@@ -76,7 +79,7 @@ fn source(
                 workdir: None,
             };
             SourceFacts::Overlay {
-                upper: Box::new(database(mounts, &lower.real, state, *read_only, depth)),
+                upper: Box::new(database(mounts, visited, state, *read_only, depth)),
                 mount: Box::new(mounts.at(system, &expected, depth)),
                 lower: Box::new(observe(system, mounts, below, &visited_below, depth)),
             }
@@ -97,13 +100,13 @@ fn ask(socket: &Path) -> Result<String, String> {
 
 fn database(
     mounts: &Mounts,
-    real: &Path,
+    real: &Visited,
     state: &Path,
     read_only: bool,
     depth: Depth,
 ) -> SourceFacts {
-    let path = state.join("db/db.sqlite");
-    let (database, file) = match open(&path) {
+    let state = place::visit(state, Symlinks::Follow, mounts);
+    let (database, file) = match open(&state, DATABASE) {
         Ok(file) => (file_facts(&file), Some(file)),
         Err(Unopened::Other(kind)) => (FileFacts::Other(kind), None),
         Err(Unopened::Errno(Errno::NOENT | Errno::NOTDIR)) => (FileFacts::Missing, None),
@@ -111,27 +114,23 @@ fn database(
     };
     let log = file
         .filter(|_| read_only)
-        .and_then(|file| log_facts(&file, &path, depth));
+        .and_then(|file| log_facts(&file, &state, depth));
     SourceFacts::Database {
         database,
         log,
-        schema: schema(&state.join("db/schema")),
-        state: place::visit(state, Symlinks::Follow, mounts).place,
-        missing: missing(real, state),
+        schema: schema(&state),
+        missing: missing(real, &state),
+        state: state.place,
     }
 }
 
 /// What the log beside a database that is read as read-only has that the database has not.
-fn log_facts(database: &File, path: &Path, depth: Depth) -> Option<LogFacts> {
-    let beside = |suffix: &str| {
-        let mut path = path.as_os_str().to_owned();
-        path.push(suffix);
-        match open(Path::new(&path)) {
-            Ok(file) => Ok(Some(file)),
-            Err(Unopened::Errno(Errno::NOENT)) => Ok(None),
-            Err(Unopened::Errno(errno)) => Err(io::Error::from(errno)),
-            Err(Unopened::Other(_)) => Err(Errno::INVAL.into()),
-        }
+fn log_facts(database: &File, state: &Visited, depth: Depth) -> Option<LogFacts> {
+    let beside = |suffix: &str| match open(state, &format!("{DATABASE}{suffix}")) {
+        Ok(file) => Ok(Some(file)),
+        Err(Unopened::Errno(Errno::NOENT)) => Ok(None),
+        Err(Unopened::Errno(errno)) => Err(io::Error::from(errno)),
+        Err(Unopened::Other(_)) => Err(Errno::INVAL.into()),
     };
     let thorough = matches!(depth, Depth::Check { .. });
     let judged = beside("-wal").and_then(|log| {
@@ -146,9 +145,9 @@ fn log_facts(database: &File, path: &Path, depth: Depth) -> Option<LogFacts> {
     })
 }
 
-fn schema(path: &Path) -> Option<String> {
+fn schema(state: &Visited) -> Option<String> {
     let mut text = String::new();
-    let file = open(path).ok()?;
+    let file = open(state, "db/schema").ok()?;
     file.take(MAXIMUM_SCHEMA_SIZE)
         .read_to_string(&mut text)
         .ok()?;
@@ -156,18 +155,27 @@ fn schema(path: &Path) -> Option<String> {
 }
 
 /// Which of the directories that Nix wants to find are not there.
-fn missing(real: &Path, state: &Path) -> Vec<PathBuf> {
-    let mut paths = vec![real.join(layout::LINKS)];
-    paths.extend(layout::WANTED_BELOW.iter().map(|name| state.join(name)));
+fn missing(real: &Visited, state: &Visited) -> Vec<PathBuf> {
+    let wanted = layout::WANTED_BELOW.iter().map(|name| (state, *name));
     // Walked one by one, since each may be behind links of its own. What cannot be reached for
     // another reason may be there.
-    paths.retain(|path| {
-        matches!(
-            path_walk::directory(path, Symlinks::Follow),
-            Err(Obstacle::Missing { .. } | Obstacle::NotDirectory { .. })
-        )
-    });
-    paths
+    std::iter::once((real, layout::LINKS))
+        .chain(wanted)
+        .filter(|(directory, name)| match walk(directory, name) {
+            Ok(reached) => reached.status().kind != FileType::Directory,
+            Err(Obstacle::Missing { .. } | Obstacle::NotDirectory { .. }) => true,
+            Err(_) => false,
+        })
+        .map(|(directory, name)| directory.place.path.join(name))
+        .collect()
+}
+
+/// Walks from a directory of the lower store. Its owner may have put links in the way.
+fn walk(directory: &Visited, name: &str) -> Result<Reached, Obstacle> {
+    match &directory.reached {
+        Some(reached) => path_walk::walk_below(reached, Path::new(name), Symlinks::Follow),
+        None => path_walk::walk(&directory.place.path.join(name), Symlinks::Follow),
+    }
 }
 
 /// Why a file was not opened.
@@ -178,9 +186,9 @@ enum Unopened {
     Errno(Errno),
 }
 
-/// Opens a regular file of the lower store for reading. Its owner may have put links in the way.
-fn open(path: &Path) -> Result<File, Unopened> {
-    let reached = path_walk::walk(path, Symlinks::Follow).map_err(|obstacle| match obstacle {
+/// Opens a regular file of the lower store for reading.
+fn open(directory: &Visited, name: &str) -> Result<File, Unopened> {
+    let reached = walk(directory, name).map_err(|obstacle| match obstacle {
         Obstacle::Missing { .. } => Unopened::Errno(Errno::NOENT),
         Obstacle::NotDirectory { .. } => Unopened::Errno(Errno::NOTDIR),
         Obstacle::Unreachable { errno, .. } => Unopened::Errno(Errno::from_raw_os_error(errno)),

@@ -17,11 +17,11 @@ const HEADER: usize = 100;
 /// Where the header says which version of the format is needed for writing and for reading:
 /// 1 for a rollback journal, 2 for a write-ahead log.
 const FORMAT_VERSIONS: std::ops::Range<u64> = 18..20;
-/// Longer than the clock that file systems take modification times from stands still: a change
-/// after a file has not changed for this long shows in its time.
-const SETTLED: Duration = Duration::from_millis(50);
+/// Longer than the clock that file systems take modification times from stands still (10 ms at
+/// most): a change after a file has not changed for this long shows in its time.
+const SETTLED: Duration = Duration::from_millis(20);
 /// How often that is waited for.
-const SETTLE_TRIES: usize = 20;
+const SETTLE_TRIES: usize = 50;
 /// Bytes of a rollback journal's header that say whether it is one to be played back.
 const JOURNAL_MAGIC: usize = 8;
 

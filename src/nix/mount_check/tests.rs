@@ -212,6 +212,22 @@ proptest! {
         }
     }
 
+    /// The way without a pattern says what the pattern says.
+    #[test]
+    fn plain_paths_match_as_patterns(path in "(/[ab.-]{1,3}){1,2}", other in "(/[ab.-]{1,3}){1,2}") {
+        let line = characters(&line_of(b"/m", path.as_bytes(), other.as_bytes(), b"/w"));
+        for value in [&path, &other] {
+            if has_plain_option(&line, "lowerdir", value.as_bytes()) {
+                let option = pattern(&[br"\blowerdir=", value.as_bytes(), b"( |,)"]).unwrap();
+                prop_assert!(option.find(&line).is_some());
+            }
+        }
+        prop_assert!(has_plain_option(&line, "lowerdir", path.as_bytes()));
+        let mounts = line_of(path.as_bytes(), b"/l", b"/u", b"/w");
+        let verdict = predict(&mounts, path.as_bytes(), b"/l", b"/u");
+        prop_assert_eq!(verdict, Verdict::Accepted);
+    }
+
     #[test]
     fn any_bytes_get_a_verdict(mounts: Vec<u8>, real: Vec<u8>, lower: Vec<u8>, upper: Vec<u8>) {
         let _ = predict(&mounts, &real, &lower, &upper);
