@@ -364,6 +364,14 @@ fn an_upper_layer_that_a_process_has_locked_is_refused() {
     assert_eq!(example.mounts("TARGET"), [""; 0]);
     holder.kill().expect("a child of this test");
     holder.wait().expect("a child of this test");
+    // The lock goes with the holder's own child, a moment later.
+    world.ok([
+        "flock",
+        "--exclusive",
+        "--timeout=20",
+        Example::UPPER,
+        "true",
+    ]);
     example.up();
 }
 

@@ -11,7 +11,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
-use super::{Identity, names, usage};
+use super::{Found, Identity, Place, names, usage};
 use crate::path_walk::{Reached, Status};
 use crate::show::{show, show_path};
 use std::os::unix::ffi::OsStrExt;
@@ -147,6 +147,17 @@ pub(super) fn workdir(described: &Reached, given: Option<&Path>) -> Identity {
             Some(found) if usage::is_same(&found, described.status()) => Identity::Same,
             _ => by_path(given, described).unwrap_or(Identity::Unknown),
         },
+    }
+}
+
+/// Compares a directory that is described and not there with the path in the overlay's options: if
+/// that is another one, so is the directory.
+pub(super) fn missing(described: &Place, given: Option<&Path>) -> Identity {
+    match (&described.found, given) {
+        (Found::Missing { .. }, Some(given)) if given.is_absolute() && given != described.path => {
+            Identity::Different(format!("its options say {}", show_path(given)))
+        }
+        _ => Identity::Unknown,
     }
 }
 

@@ -180,19 +180,21 @@ fn overlay_facts(
         (Some(lower), ..) => identity::lower(merged, lower, upper, &layers),
         (None, ..) => Identity::Unknown,
     };
-    let workdir = expected
-        .workdir
-        .and_then(|workdir| workdir.reached.as_ref());
     OverlayFacts {
         info: info.clone(),
         under_bind,
         lower,
-        upper: upper.map_or(Identity::Unknown, |upper| {
-            identity::upper(merged, upper, options.upper.as_deref())
-        }),
-        workdir: workdir.map_or(Identity::Unknown, |workdir| {
-            identity::workdir(workdir, options.work.as_deref())
-        }),
+        upper: match upper {
+            Some(upper) => identity::upper(merged, upper, options.upper.as_deref()),
+            None => identity::missing(&expected.upper_layer.place, options.upper.as_deref()),
+        },
+        workdir: match expected.workdir {
+            None => Identity::Unknown,
+            Some(workdir) => match &workdir.reached {
+                Some(workdir) => identity::workdir(workdir, options.work.as_deref()),
+                None => identity::missing(&workdir.place, options.work.as_deref()),
+            },
+        },
         recorded,
     }
 }
