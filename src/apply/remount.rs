@@ -8,7 +8,6 @@ use crate::overlayfs::mountinfo::MountInfo;
 use crate::path_walk::Status;
 use crate::show::show_path;
 use crate::system::System;
-use ::nix::errno::Errno;
 use ::nix::fcntl::{OFlag, open};
 use ::nix::mount::MsFlags;
 use ::nix::sched::CloneFlags;
@@ -23,7 +22,7 @@ pub enum RemountError {
         /// The directory.
         path: PathBuf,
         /// Why.
-        error: Errno,
+        error: io::Error,
     },
     /// There is no overlay at that directory.
     #[error(
@@ -43,11 +42,11 @@ pub enum RemountError {
         /// The directory.
         path: PathBuf,
         /// Why.
-        error: Errno,
+        error: io::Error,
     },
     /// No mount namespace of one's own.
     #[error("cannot make a private mount namespace: {0}\nremedy: run it as root")]
-    Namespace(Errno),
+    Namespace(io::Error),
     /// The mount table could not be read.
     #[error("cannot read the mount table: {0}")]
     MountTable(#[from] io::Error),
@@ -64,7 +63,8 @@ pub enum RemountError {
 /// # Errors
 /// See [`RemountError`].
 pub fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
-    ::nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(RemountError::Namespace)?;
+    ::nix::sched::unshare(CloneFlags::CLONE_NEWNS)
+        .map_err(|error| RemountError::Namespace(error.into()))?;
     let opened = open(
         directory,
         OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
@@ -72,7 +72,7 @@ pub fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
     )
     .map_err(|error| RemountError::Open {
         path: directory.to_owned(),
-        error,
+        error: error.into(),
     })?;
     let mount = mount_of(system, &opened)?;
     if mount.fs_type != "overlay" {
@@ -92,7 +92,7 @@ pub fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
     )
     .map_err(|error| RemountError::Refused {
         path: directory.to_owned(),
-        error,
+        error: error.into(),
     })
 }
 
