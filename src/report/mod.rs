@@ -150,3 +150,6 @@ pub fn warn(findings: &[Finding]) {
         let _ = text::write_finding(&mut out, finding);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,91 @@
+//! Reports as people and scripts read them.
+
+use std::path::PathBuf;
+
+use super::*;
+use crate::apply::plan;
+use crate::check::{check, healthy};
+use crate::observe::Usage;
+
+/// A report in which everything occurs that can.
+fn full() -> Report {
+    let store = healthy::store(healthy::DESCRIPTION);
+    let mut observed = healthy::observed(&store);
+    healthy::directory(&mut observed.state[1]).mode = 0o777;
+    observed.upper_layer.usage = Usage::Locked(vec![17]);
+    observed.upper_layer.strangers = Some(vec!["a\x1b[31m\u{202e}b".into()]);
+    observed.machine.build_users_gid = None;
+    healthy::directory(&mut observed.upper_layer.place).mode = 0o755;
+    let mut report = Report::new("down", &store.name);
+    report.add_findings(check(&store, &observed));
+    let steps = plan(&store, &healthy::untouched(&store), false).unwrap();
+    report.steps = steps.steps.iter().map(|step| step.report()).collect();
+    report.holders = vec![Holder {
+        pid: 4711,
+        name: "bash".to_owned(),
+        how: vec!["its working directory".to_owned()],
+    }];
+    report.fail("the overlay is in use".to_owned());
+    report
+}
+
+#[test]
+fn text_is_grouped_from_below_upwards_with_the_worst_first() {
+    insta::assert_snapshot!("text", full().text());
+}
+
+#[test]
+fn json_has_everything() {
+    insta::assert_json_snapshot!("json", full());
+}
+
+#[test]
+fn what_is_absent_is_left_out() {
+    insta::assert_json_snapshot!("json_of_nothing", Report::new("check", "example"));
+}
+
+/// Every line of a report is one: nothing in a name breaks out of it, or colours it.
+#[test]
+fn hostile_names_stay_in_their_line() {
+    let text = full().text();
+    let bad = |character: char| character.is_control() && character != '\n';
+    assert!(!text.contains(bad) && !text.contains('\u{202e}'), "{text}");
+}
+
+#[test]
+fn every_outcome_has_its_line_and_exit_code() {
+    let outcomes = [
+        Outcome::Done,
+        Outcome::Unchanged,
+        Outcome::NotAsDescribed,
+        Outcome::Refused,
+        Outcome::Failed,
+    ];
+    let mut lines = Vec::new();
+    for command in ["up", "down", "plan", "check"] {
+        for outcome in outcomes {
+            let mut report = Report::new(command, "example");
+            report.outcome = outcome;
+            lines.push(format!(
+                "{command}, {}: {}",
+                outcome.exit_code(),
+                report.summary()
+            ));
+        }
+    }
+    insta::assert_snapshot!("summaries", lines.join("\n"));
+}
+
+#[test]
+fn an_error_outweighs_everything_but_a_failure() {
+    let store = healthy::store(healthy::DESCRIPTION);
+    let mut observed = healthy::observed(&store);
+    let mut report = Report::new("up", "example");
+    report.outcome = Outcome::Done;
+    report.add_findings(check(&store, &observed));
+    assert_eq!(report.outcome, Outcome::Done);
+    observed.upper_layer.place.path = PathBuf::from("/elsewhere");
+    healthy::unmounted(&mut observed);
+    report.add_findings(check(&store, &observed));
+    assert_eq!(report.outcome, Outcome::NotAsDescribed);
+}
