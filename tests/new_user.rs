@@ -88,6 +88,29 @@ fn a_result_that_cannot_be_written_is_told_unless_the_reader_went_away() {
 }
 
 #[test]
+fn a_check_that_cannot_end_tells_what_it_found_before() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    let checked = example.command("check").args(["--contents"]).run();
+    fails(&checked, 3, &["cannot hash the objects: "]);
+    assert!(checked.stdout().contains("[mount-missing]"), "{checked}");
+    example.up();
+    // A machine without Nix.
+    world.ok(["ln", "-s", "/usr/bin/overstore", "/tmp/overstore"]);
+    let checked = example
+        .command("check")
+        .args(["--nix"])
+        .under(["/usr/bin/env", "PATH=/tmp"])
+        .run();
+    fails(
+        &checked,
+        3,
+        &["cannot run nix: ", "\nremedy: put Nix on PATH"],
+    );
+    assert!(checked.stdout().contains("example: failed"), "{checked}");
+}
+
+#[test]
 fn colours_are_for_terminals_that_want_them() {
     let Some(world) = World::trixie() else { return };
     world.example("").up();

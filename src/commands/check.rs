@@ -36,15 +36,24 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
     let mut report = Report::new("check", &store.name);
     report.add_findings(check::check(&store, &observed));
     report.add_findings(across(&store, &observed, &report.findings));
+    if let Err(failure) = look_closer(arguments, &store, &mut report) {
+        // What was found before is told all the same.
+        report.fail(failure.to_string());
+    }
+    super::finish(&report, json)
+}
+
+/// What takes its time, or has others do something.
+fn look_closer(arguments: &cli::Check, store: &Store, report: &mut Report) -> Result<(), Failure> {
     if arguments.contents {
-        contents(&store, arguments.lower, &mut report)?;
+        contents(store, arguments.lower, report)?;
     }
+    let well = matches!(report.outcome, Outcome::Done | Outcome::Unchanged);
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
-    if arguments.nix && report.outcome != Outcome::NotAsDescribed {
-        report.add_findings(open_with_nix(&store)?.into_iter().collect());
+    if arguments.nix && well {
+        report.add_findings(open_with_nix(store)?.into_iter().collect());
     }
-    report.print(json)?;
-    Ok(ExitCode::from(report.outcome.exit_code()))
+    Ok(())
 }
 
 /// Compares the layers and the upper database, where both are there.
@@ -116,8 +125,7 @@ fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failu
     let found = found.map_err(|error| machine(error.to_string()))?;
     report.add_findings(check::across::damaged(store, &found));
     if found.interrupted {
-        report.outcome = Outcome::Failed;
-        report.failure = Some(format!(
+        report.fail(format!(
             "interrupted: {} of {} objects were hashed",
             found.objects, found.of
         ));
