@@ -2,8 +2,8 @@
 //! (`input/`), and what has to come out of them (`expected/`; in `broken`, what is said of those
 //! that are wrong), compared whole.
 //!
-//! After a wanted change, `UPDATE_EXPECTED=1 cargo test --test systemd_generator` writes what comes
-//! out over what was expected.
+//! After a wanted change, `UPDATE_EXPECTED=1 cargo test --test systemd_generator --test nixos` writes
+//! what comes out over what was expected, there and for NixOS.
 
 #![allow(clippy::unwrap_used)]
 
