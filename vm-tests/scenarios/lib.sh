@@ -68,7 +68,8 @@ wait_until() {
     done
 }
 
-# Formats and mounts the disk NAME at DIRECTORY, with a line in /etc/fstab.
+# Formats and mounts the disk NAME at DIRECTORY, with a line in /etc/fstab. systemd hears of it when it
+# next reads its units.
 # new_disk NAME DIRECTORY [TYPE]
 new_disk() {
     device=/dev/disk/by-id/virtio-$1
@@ -77,7 +78,6 @@ new_disk() {
     "mkfs.$type" -q "$device"
     mkdir -p "$2"
     echo "$device $2 $type defaults 0 0" >>/etc/fstab
-    systemctl daemon-reload
     mount "$2"
 }
 

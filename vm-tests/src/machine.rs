@@ -1,6 +1,7 @@
 //! A virtual machine as scenarios see it.
 
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -13,6 +14,7 @@ use serde_json::json;
 use crate::accelerator::Accelerator;
 use crate::image::Boot;
 use crate::qemu::{self, Qemu, Start};
+use crate::virtiofs;
 
 /// Where the payload is mounted in a guest; `OVERSTORE_TEST` for its scripts.
 pub const PAYLOAD: &str = "/run/overstore-test/payload";
@@ -82,6 +84,7 @@ pub struct Machine<'a> {
     disks: Vec<Disk>,
     cable: Option<Cable>,
     qemu: Option<Qemu>,
+    virtiofs: Option<virtiofs::Server>,
 }
 
 impl<'a> Machine<'a> {
@@ -103,6 +106,7 @@ impl<'a> Machine<'a> {
             disks,
             cable,
             qemu: None,
+            virtiofs: None,
         }
     }
 
@@ -282,6 +286,25 @@ impl<'a> Machine<'a> {
         }
         agent.execute("guest-file-close", json!({ "handle": handle }))?;
         Ok(String::from_utf8_lossy(&content).into_owned())
+    }
+
+    /// Plugs in the lower store of the guest's image as the virtiofs file system `lower`. Where this
+    /// machine cannot, that becomes a note of the scenario.
+    pub fn plug_lower_store(&mut self, image: &Path) -> Result<bool> {
+        let Some(server) = virtiofs::Server::of_lower_store(image, &self.directory)? else {
+            let mut report = fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(qemu::report_file(&self.directory))?;
+            writeln!(
+                report,
+                "note SKIPPED: virtiofs: this machine has no virtiofsd"
+            )?;
+            return Ok(false);
+        };
+        self.qemu()?.plug_directory(&server.socket, "lower")?;
+        self.virtiofs = Some(server);
+        Ok(true)
     }
 
     /// Writes a file in the guest.

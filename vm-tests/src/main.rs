@@ -13,6 +13,7 @@ mod report;
 mod runner;
 mod scenario;
 mod schedule;
+mod virtiofs;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -41,6 +42,9 @@ struct Arguments {
     /// List scenarios and guests
     #[arg(long)]
     list: bool,
+    /// Break in each scenario what it says can be broken: it has to fail of that
+    #[arg(long)]
+    broken: bool,
     /// A tree to copy over the guests' own: what `make install DESTDIR=TREE` made
     #[arg(long, value_name = "TREE")]
     program: Option<PathBuf>,
@@ -84,6 +88,7 @@ fn main() -> Result<ExitCode> {
         payload,
         here.join("scenarios"),
         arguments.program.clone(),
+        arguments.broken,
     );
     let length = plan.iter().map(|(_, scenarios)| scenarios.len()).sum();
     let report = Mutex::new(Report::new(length));

@@ -241,6 +241,22 @@ impl Qemu {
         self.monitor.execute("device_add", device).map(drop)
     }
 
+    /// Plugs in the directory that a virtiofsd serves, as the file system `tag`.
+    pub fn plug_directory(&mut self, socket: &Path, tag: &str) -> Result<()> {
+        self.monitor.execute(
+            "chardev-add",
+            json!({ "id": "virtiofs", "backend": { "type": "socket", "data": {
+                    "addr": { "type": "unix", "data": { "path": socket } }, "server": false } } }),
+        )?;
+        self.monitor
+            .execute(
+                "device_add",
+                json!({ "driver": "vhost-user-fs-pci", "chardev": "virtiofs", "tag": tag,
+                        "id": "virtiofs" }),
+            )
+            .map(drop)
+    }
+
     /// Joins a cable to another machine. One end, the first to come, listens.
     pub fn plug_cable(&mut self, socket: &Path, listens: bool, address: &str) -> Result<()> {
         self.monitor.execute(

@@ -15,7 +15,7 @@ use crate::image::{Boot, Guest, Image};
 use crate::machine::{Cable, Disk, MOUNT_PAYLOAD, Machine, Origin, PAYLOAD};
 use crate::payload;
 use crate::qemu;
-use crate::scenario::{Action, Power, Scenario, Step};
+use crate::scenario::{Action, Broken, Power, Scenario, Step};
 
 /// What systemd prints on the console when something could not be unmounted, and
 /// when it had to break a cycle: no run of any scenario may have either.
@@ -44,6 +44,7 @@ pub struct ReadyGuest {
     /// How often it was booted to get there: not at all if that was kept from an
     /// earlier run.
     pub boots: u32,
+    disk: PathBuf,
     origin: Origin,
 }
 
@@ -55,13 +56,14 @@ pub struct Runner {
     payload: PathBuf,
     scenarios: PathBuf,
     program: Option<PathBuf>,
+    broken: bool,
     accelerator: Mutex<Option<Accelerator>>,
 }
 
 impl Runner {
     /// `recipes` is the directory of the image scripts, `scratch` one for the
     /// run's own files, `payload` the disk with scenarios and program; `scenarios` and `program` are
-    /// where those are.
+    /// where those are. With `broken`, scenarios have to fail of what they break on purpose.
     pub fn new(
         cache: Cache,
         recipes: PathBuf,
@@ -69,6 +71,7 @@ impl Runner {
         payload: PathBuf,
         scenarios: PathBuf,
         program: Option<PathBuf>,
+        broken: bool,
     ) -> Self {
         Self {
             cache,
@@ -77,6 +80,7 @@ impl Runner {
             payload,
             scenarios,
             program,
+            broken,
             accelerator: Mutex::default(),
         }
     }
@@ -139,6 +143,7 @@ impl Runner {
                 version("systemd")
             ),
             boots,
+            disk: image.disk(),
             origin,
         })
     }
@@ -198,16 +203,22 @@ impl Runner {
             .scratch
             .join(format!("{}-{}", guest.name, scenario.name));
         let mut machines = BTreeMap::new();
+        let mut told = Vec::new();
         let result = self.machines(scenario, guest, &directory).and_then(|made| {
             machines = made;
-            play(scenario, guest, &mut machines)
+            let broken = scenario.broken.as_ref().filter(|_| self.broken);
+            let result = play(scenario, guest, broken, &mut machines);
+            match broken {
+                Some(broken) => has_failed_as_expected(broken, result).map(|note| told = note),
+                None => result,
+            }
         });
         let failure = result
             .err()
             .map(|error| format!("{error:#}\n{}", diagnose(&mut machines)));
         let boots = machines.values().map(|machine| machine.boots).sum();
         let processor_time = machines.values_mut().map(Machine::processor_time).sum();
-        let notes = machines.values().flat_map(notes).collect();
+        let notes = machines.values().flat_map(notes).chain(told).collect();
         drop(machines);
         // Gigabytes in the end, and nobody looks at them.
         let _ = fs::remove_dir_all(&directory);
@@ -268,10 +279,14 @@ impl Runner {
 fn play(
     scenario: &Scenario,
     guest: &ReadyGuest,
+    broken: Option<&Broken>,
     machines: &mut BTreeMap<String, Machine>,
 ) -> Result<()> {
     for machine in machines.values_mut() {
         machine.restore()?;
+        if let Some(broken) = broken {
+            machine.succeed(&broken.run).context("breaking it")?;
+        }
     }
     for step in scenario.steps(&guest.name) {
         let machine = machines
@@ -285,7 +300,26 @@ fn play(
     Ok(())
 }
 
+/// What is told of a scenario that was broken on purpose and failed of that; anything else is an
+/// error.
+fn has_failed_as_expected(broken: &Broken, result: Result<()>) -> Result<Vec<String>> {
+    let Err(error) = result else {
+        bail!("it succeeded although this is broken: {}", broken.what);
+    };
+    let text = format!("{error:#}");
+    match text.lines().find(|line| line.contains(&broken.fails_with)) {
+        Some(line) => Ok(vec![format!("broken: {}; failed: {line}", broken.what)]),
+        None => Err(error.context(format!(
+            "broken: {}; it failed, but not with '{}'",
+            broken.what, broken.fails_with
+        ))),
+    }
+}
+
 fn take(step: &Step, scenario: &Scenario, guest: &ReadyGuest, machine: &mut Machine) -> Result<()> {
+    if step.virtiofs && !machine.plug_lower_store(&guest.disk)? {
+        return Ok(());
+    }
     match &step.action {
         Action::Run { script, arguments } => {
             let command = script_command(script, arguments, machine, guest)?;

@@ -21,8 +21,21 @@ struct File {
     machines: BTreeMap<String, MachineEntry>,
     #[serde(default = "default_limit")]
     step_limit_seconds: u64,
+    broken: Option<Broken>,
     #[serde(rename = "step")]
     steps: Vec<StepEntry>,
+}
+
+/// Something broken on purpose, with which the scenario has to fail (`--broken`).
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Broken {
+    /// What is broken, for people.
+    pub what: String,
+    /// The shell command that breaks it, in every machine before the first step.
+    pub run: String,
+    /// A part of what the scenario then fails with.
+    pub fails_with: String,
 }
 
 #[derive(Default, Deserialize)]
@@ -39,6 +52,8 @@ struct StepEntry {
     arguments: Vec<String>,
     #[serde(default)]
     until_power_cut: bool,
+    #[serde(default)]
+    virtiofs: bool,
     power: Option<Power>,
     on: Option<String>,
     guests: Option<Vec<String>>,
@@ -92,6 +107,9 @@ pub struct Step {
     pub action: Action,
     /// The machine it is done on.
     pub machine: String,
+    /// Whether the lower store has to be plugged in before as the virtiofs file system `lower`. Not
+    /// done where this machine cannot.
+    pub virtiofs: bool,
     guests: Option<Vec<String>>,
 }
 
@@ -112,6 +130,8 @@ pub struct Scenario {
     pub machines: BTreeMap<String, Vec<String>>,
     /// What one script may take.
     pub step_limit: Duration,
+    /// What can be broken to see it fail.
+    pub broken: Option<Broken>,
     steps: Vec<Step>,
 }
 
@@ -164,6 +184,7 @@ impl Scenario {
             disks: file.disks,
             machines,
             step_limit: Duration::from_secs(file.step_limit_seconds),
+            broken: file.broken,
             steps,
         })
     }
@@ -204,6 +225,7 @@ impl StepEntry {
         Ok(Step {
             action,
             machine,
+            virtiofs: self.virtiofs,
             guests: self.guests,
         })
     }
