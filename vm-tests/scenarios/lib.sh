@@ -145,6 +145,15 @@ build() {
         --argstr lowerApp "${lower_app-}" -A "$attribute"
 }
 
+# collect STORE COMMAND...: collects garbage. Before, the upper database gets all of the lower store's
+# metadata: Nix's collector copies it piece by piece, and where it meets an object before one that
+# refers to it, it can stop with "path ... is not valid" (Nix 2.26; the order is the directory's).
+collect() {
+    overstore warm --all "$1"
+    shift
+    "$@"
+}
+
 # The part of a store path after the store directory.
 name_of() { echo "${1##*/}"; }
 
