@@ -145,11 +145,12 @@ build() {
         --argstr lowerApp "${lower_app-}" -A "$attribute"
 }
 
-# collect STORE COMMAND...: collects garbage. Before, the upper database gets all of the lower store's
-# metadata: Nix's collector copies it piece by piece, and where it meets an object before one that
-# refers to it, it can stop with "path ... is not valid" (Nix 2.26; the order is the directory's).
+# collect STORE COMMAND...: collects garbage, with the lower store's metadata copied up and rooted
+# before. Without roots Nix's collector copies it and drops it again object by object, and where the
+# directory's order has an object before one that refers to it, it stops: "path ... is not valid", or
+# "cannot delete path ... because it is in use by ..." (seen with Nix 2.26 in one order of eight).
 collect() {
-    overstore warm --all "$1"
+    overstore warm --all --keep "$1"
     shift
     "$@"
 }
