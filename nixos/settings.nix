@@ -90,6 +90,22 @@ in
           The socket of a nix-daemon of this store's own.
         '';
   };
+  warm = {
+    all = key types.bool "`false`" ''
+      Whether the metadata of everything that is valid below is copied up whenever the
+      store is mounted, before anything uses it. {option}`warm` of the store does the
+      same later, beside its daemon.
+    '';
+    paths = key (types.listOf types.str) "none" ''
+      Paths of the lower store, or links to some, of whose closures it is done.
+    '';
+    roots = key (types.listOf types.str) "none" ''
+      Directories of roots or profiles, of which it is done.
+    '';
+    keep = key types.bool "`false`" ''
+      Whether roots keep Nix's collector from undoing it.
+    '';
+  };
   parameters = mkOption {
     type = types.attrsOf (
       types.oneOf [

@@ -407,3 +407,49 @@ fn it_is_safe_beside_nix() {
         assert_eq!(world.ok(["sqlite3", database, count]), expected);
     }
 }
+
+/// The warm lines of a description at work in `up`: what is copied, by both versions of Nix.
+#[test]
+fn up_copies_up_what_the_description_names() {
+    for world in World::each() {
+        let example = world.example("[warm]\nall = true\nkeep = true");
+        let last = "- copy metadata up from the lower store\nexample: 8 steps\n";
+        assert!(example.command("plan").ok().ends_with(last));
+        let up = example.up();
+        let line = "+ copy metadata up from the lower store: 18 paths copied up, with 20 references \
+                    and 8 outputs; 0 were there\nexample: is up\n";
+        assert!(up.ends_with(line), "{up}");
+        // Nix finds the rows, and its collector leaves them.
+        example.nix(&["nix-store", "--gc"]).ok();
+        let kept = example.nix(&["nix", "path-info", "--all"]).ok();
+        assert_eq!(kept.lines().count(), 18, "{kept}");
+        assert_eq!(example.run("check").code(), Some(0));
+
+        assert_eq!(example.up(), "example: is up, nothing changed\n");
+        example.command("down").ok();
+        let again = example.up();
+        assert!(again.contains(": 0 paths copied up"), "{again}");
+    }
+}
+
+#[test]
+fn up_is_up_when_warming_fails() {
+    let Some(world) = World::trixie() else { return };
+    let missing = "/nix/store/00000000000000000000000000000000-missing";
+    let example = world.example(&format!("[warm]\npaths = [\"{missing}\"]"));
+    let up = example.run("up");
+    assert_eq!(up.code(), Some(0), "{up}");
+    let text = up.stdout();
+    for part in [
+        "warning [warm-failed] /mnt/example/merged-store/nix/var/nix/db/db.sqlite",
+        "not valid in the lower store: 0000",
+        "by hand: overstore warm example /nix/store/0",
+        "\nexample: is up (1 warning)\n",
+    ] {
+        assert!(text.contains(part), "{part} in {up}");
+    }
+    assert_eq!(example.mounts("TARGET").len(), 1);
+    // The command that it names says the same.
+    let by_hand = world.overstore(["warm", "example", missing]).fails();
+    assert!(by_hand.stderr().contains("not valid in the lower store"));
+}

@@ -84,6 +84,25 @@ pub struct StepReport {
     pub text: String,
 }
 
+/// What a step that mounts the overlay is called.
+const MOUNT: &str = "mount";
+
+impl StepReport {
+    /// Whether the step mounts the overlay.
+    pub fn is_mount(&self) -> bool {
+        self.step == MOUNT
+    }
+
+    /// The step after the last one where the description has a `warm`: metadata is copied up.
+    pub fn warm(store: &Store) -> StepReport {
+        StepReport {
+            step: "warm",
+            subject: show_path(&store.database()).into_owned(),
+            text: "copy metadata up from the lower store".to_owned(),
+        }
+    }
+}
+
 /// Computes the steps from the machine as observed to the store as described.
 ///
 /// # Errors
@@ -287,7 +306,7 @@ impl Step {
                 let options = overlay.options.text().unwrap_or_default();
                 let (real, text) = (show_path(&overlay.real), show(&options));
                 let text = format!("mount the overlay at {real} with {text}");
-                ("mount", &overlay.real, text)
+                (MOUNT, &overlay.real, text)
             }
             Step::Record(overlay) => {
                 let real = show_path(&overlay.real);

@@ -124,6 +124,8 @@ codes! {
     MetadataDiffers = "metadata-differs",
     /// An object is not what its metadata says.
     ObjectDamaged = "object-damaged",
+    /// Metadata that the description wants copied up was not.
+    WarmFailed = "warm-failed",
     /// The layers cannot be compared.
     LayersUnreadable = "layers-unreadable",
     /// The remount hook is missing or cannot be run.

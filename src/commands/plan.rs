@@ -16,6 +16,10 @@ pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure
     match apply::plan(&loaded.store, &observed, arguments.fix_permissions) {
         Ok(plan) => {
             report.steps = plan.steps.iter().map(apply::Step::report).collect();
+            let mounts = report.steps.iter().any(apply::StepReport::is_mount);
+            if mounts && loaded.store.warm.is_some() {
+                report.steps.push(apply::StepReport::warm(&loaded.store));
+            }
             if !report.steps.is_empty() {
                 report.outcome = Outcome::Done;
             }

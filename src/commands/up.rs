@@ -3,10 +3,12 @@
 use std::process::ExitCode;
 
 use super::{Failure, load, tell};
-use crate::apply::{End, SetUp};
-use crate::check;
+use crate::apply::{End, Progress, SetUp, StepReport};
+use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
-use crate::report::{Outcome, Report};
+use crate::config::{Store, WarmAtUp};
+use crate::report::{Outcome, Report, WarmReport};
+use crate::show::{quote, show_path};
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> {
@@ -26,7 +28,14 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
     }
     report.steps = ended.steps;
     match ended.end {
-        End::Done(observed) => report.add_findings(check::check(&loaded.store, &observed)),
+        End::Done(observed) => {
+            report.add_findings(check::check(&loaded.store, &observed));
+            if report.steps.iter().any(StepReport::is_mount)
+                && let Some(wanted) = &loaded.store.warm
+            {
+                warm(&loaded.store, wanted, &mut report, &manager);
+            }
+        }
         End::Refused(findings) => report.add_findings(findings),
         End::Failed(error) => report.fail(error.to_string()),
     }
@@ -36,4 +45,42 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         _ => manager.status(&summary),
     }
     super::finish(&report, json)
+}
+
+/// Copies metadata up, as the description wants it of a store that was just mounted. The store is up
+/// without it, so that a failure is a finding.
+fn warm(store: &Store, wanted: &WarmAtUp, report: &mut Report, manager: &ServiceManager) {
+    let mut step = StepReport::warm(store);
+    tell(&Progress::Step(&step), manager);
+    let mut warmed = WarmReport::new(&store.name);
+    match super::warm::copy(store, wanted, &mut warmed) {
+        Ok(()) => {
+            step.text = format!("{}: {}", step.text, warmed.summary());
+            report.steps.push(step);
+        }
+        Err(failure) => report.add_findings(vec![Finding {
+            code: Code::WarmFailed,
+            severity: Severity::Warning,
+            part: Part::UpperDatabase,
+            subject: show_path(&store.database()).into_owned(),
+            expected: "the metadata that `warm` in the configuration names, copied up".to_owned(),
+            actual: failure.to_string(),
+            remedy: format!(
+                "correct `[warm]` in the configuration, or mend it and run it by hand: {}",
+                by_hand(store, wanted)
+            ),
+        }]),
+    }
+}
+
+/// The command that does the same.
+fn by_hand(store: &Store, wanted: &WarmAtUp) -> String {
+    let mut words = vec!["overstore warm".to_owned()];
+    words.extend(wanted.all.then(|| "--all".to_owned()));
+    words.extend(wanted.keep.then(|| "--keep".to_owned()));
+    let roots = wanted.roots.iter();
+    words.extend(roots.map(|directory| format!("--roots {}", quote(directory))));
+    words.push(store.arguments.clone());
+    words.extend(wanted.paths.iter().map(|path| quote(path)));
+    words.join(" ")
 }

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use super::{Failure, load};
 use crate::cli;
+use crate::config::{Store, WarmAtUp};
 use crate::lower::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::report::WarmReport;
@@ -17,21 +18,37 @@ const MOST_LINKS: usize = 32;
 
 pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure> {
     let store = load::description(&arguments.store)?;
-    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
-    let roots = Roots::of(&store.state);
     let mut report = WarmReport::new(&store.name);
     if arguments.forget {
-        report.forgotten = roots.forget().map_err(failure)?;
+        report.forgotten = Roots::of(&store.state).forget().map_err(failure)?;
         report.print(json)?;
         return Ok(ExitCode::SUCCESS);
     }
 
+    let wanted = WarmAtUp {
+        all: arguments.all,
+        paths: arguments.paths.clone(),
+        roots: arguments.roots.clone(),
+        keep: arguments.keep,
+    };
+    copy(&store, &wanted, &mut report)?;
+    report.print(json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Copies up what is wanted, and makes roots of it where that is wanted too.
+pub(super) fn copy(
+    store: &Store,
+    wanted: &WarmAtUp,
+    report: &mut WarmReport,
+) -> Result<(), Failure> {
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let mut paths = Vec::new();
-    for path in &arguments.paths {
+    for path in &wanted.paths {
         paths.push(resolve(path, &directory)?);
     }
     let mut found = Vec::new();
-    for root in &arguments.roots {
+    for root in &wanted.roots {
         found.extend(warm::find_roots(root, &directory).map_err(failure)?);
     }
     let database = store.state.join("db");
@@ -42,7 +59,7 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
         database: &database,
         use_sqlite_wal: store.use_sqlite_wal,
     };
-    if arguments.all {
+    if wanted.all {
         report.add(warm.run(Wanted::All).map_err(failure)?);
     } else {
         if !paths.is_empty() {
@@ -52,17 +69,18 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
             report.add(warm.run(Wanted::ValidClosures(&found)).map_err(failure)?);
         }
     }
-    if arguments.keep {
+    if wanted.keep {
         // Nix passes over those of them that are not valid.
         paths.extend(found);
-        if arguments.all {
+        if wanted.all {
             paths = warm.tops().map_err(failure)?;
         }
-        roots.keep(&paths, &directory).map_err(failure)?;
+        Roots::of(&store.state)
+            .keep(&paths, &directory)
+            .map_err(failure)?;
         report.kept = paths.len() as u64;
     }
-    report.print(json)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(())
 }
 
 /// The store path that an argument means: itself, what it lies in, or where its links lead.

@@ -19,20 +19,21 @@ use std::collections::BTreeSet;
 use toml::de::{DeTable, DeValue};
 
 use problem::Problem;
-use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore};
+use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore, RawWarm};
 
 pub use environment::{Auto, Environment};
 pub use problem::{Errors, Mistake};
-pub use store::{Daemon, Lower, MetadataSource, Setting, Store};
+pub use store::{Daemon, Lower, MetadataSource, Setting, Store, WarmAtUp};
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
-pub const KEYS: [(&str, &[&str]); 6] = [
+pub const KEYS: [(&str, &[&str]); 7] = [
     ("", RawStore::KEYS),
     ("lower", RawLower::KEYS),
     ("mount", RawMount::KEYS),
     ("permissions", RawPermissions::KEYS),
     ("database", RawDatabase::KEYS),
     ("daemon", RawDaemon::KEYS),
+    ("warm", RawWarm::KEYS),
 ];
 
 /// How many lines that are not TOML are shown.

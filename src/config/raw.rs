@@ -50,6 +50,8 @@ table! {
         "database" database: RawDatabase,
         /// The daemon that serves this store.
         "daemon" daemon: RawDaemon,
+        /// Metadata to copy up from the lower store whenever the store is set up.
+        "warm" warm: RawWarm,
         /// Other settings of Nix's store, passed on in the store URL.
         #[schemars(example = serde_json::json!({ "require-sigs": false }))]
         "parameters" parameters: Scalars,
@@ -109,5 +111,23 @@ table! {
         /// The socket of a nix-daemon of this store's own.
         #[schemars(example = "/run/overstore/example/socket")]
         "socket" socket: String,
+    }
+}
+
+table! {
+    /// Metadata to copy up from the lower store whenever the store is set up: see `overstore warm`.
+    #[schemars(rename = "Warm")]
+    RawWarm {
+        /// Whether everything that is valid below is copied up. Default: `false`.
+        "all" all: bool,
+        /// Paths of the lower store, or links to some, whose closures are copied up. Default: none.
+        #[schemars(example = ["/run/current-system"])]
+        "paths" paths: Vec<At<String>>,
+        /// Directories of garbage-collector roots or profiles: the closures of what these point to
+        /// are copied up. Default: none.
+        #[schemars(example = ["/nix/var/nix/gcroots"])]
+        "roots" roots: Vec<At<String>>,
+        /// Whether roots keep Nix's collector from undoing it. Default: `false`.
+        "keep" keep: bool,
     }
 }

@@ -100,7 +100,7 @@ impl Read for bool {
 impl<T: Read> Read for Vec<At<T>> {
     fn read(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Vec<Problem>) -> Option<Self> {
         let DeValue::Array(items) = value.get_ref() else {
-            return wrong_type(value, key, "an array, such as `[\"index=on\"]`", problems);
+            return wrong_type(value, key, "an array of strings, in brackets", problems);
         };
         let read = items.iter().enumerate().filter_map(|(index, item)| {
             let value = T::read(item, &format!("{key}[{index}]"), problems)?;

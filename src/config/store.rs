@@ -47,6 +47,8 @@ pub struct Store {
     pub use_sqlite_wal: bool,
     /// `daemon`: the daemon that serves this store, if one does.
     pub daemon: Option<Daemon>,
+    /// `warm`: metadata to copy up whenever the store is set up, if there is any.
+    pub warm: Option<WarmAtUp>,
     /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
     pub parameters: Vec<(String, String)>,
 }
@@ -58,6 +60,19 @@ pub struct Daemon {
     pub socket: PathBuf,
     /// Whether it is the system's own nix-daemon.
     pub system: bool,
+}
+
+/// Whose metadata is copied up from the lower store when the store is set up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WarmAtUp {
+    /// Everything that is valid below. Nothing else is given then.
+    pub all: bool,
+    /// The closures of these paths of the lower store, or of what these links lead to.
+    pub paths: Vec<PathBuf>,
+    /// The closures of what the garbage-collector roots or profiles in these directories point to.
+    pub roots: Vec<PathBuf>,
+    /// Whether roots keep Nix's collector from undoing it.
+    pub keep: bool,
 }
 
 /// A value, and whether the configuration gave it or it follows from another key.

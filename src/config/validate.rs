@@ -8,9 +8,9 @@ use super::mount_options;
 use super::parts::{self, Places};
 use super::path::{BadPath, absolute};
 use super::problem::{Problem, Span};
-use super::raw::{RawDaemon, RawLower, RawStore};
+use super::raw::{RawDaemon, RawLower, RawStore, RawWarm};
 use super::read::{At, ProgramOrFalse, Scalars};
-use super::{Daemon, MetadataSource, Setting, Store};
+use super::{Daemon, MetadataSource, Setting, Store, WarmAtUp};
 use crate::nix::url::is_parameter_name;
 use crate::show::{quote, show_path};
 
@@ -70,6 +70,7 @@ pub(super) fn validate(
     });
     let mount_options = mount_options::read(raw.mount.as_ref(), problems);
     let build_users_group = build_users_group(raw, problems);
+    let warm = warm(raw.warm.as_ref(), problems);
     let parameters = parameters(raw.parameters.as_ref(), problems);
     let remount_hook = remount_hook(raw, environment, problems);
     if whole {
@@ -138,6 +139,7 @@ pub(super) fn validate(
             .and_then(|database| database.value.use_sqlite_wal.as_ref())
             .is_none_or(|use_sqlite_wal| use_sqlite_wal.value),
         daemon,
+        warm,
         parameters,
     };
     // Otherwise Nix would never open the store; a finding says so.
@@ -285,6 +287,47 @@ fn daemon(
         }
         (None, None) => None,
     }
+}
+
+fn warm(raw: Option<&At<RawWarm>>, problems: &mut Vec<Problem>) -> Option<WarmAtUp> {
+    let table = raw?;
+    let raw = &table.value;
+    let mut read = |key: &str, list: &Option<At<Vec<At<String>>>>| -> Vec<PathBuf> {
+        let items = list.iter().flat_map(|list| &list.value).enumerate();
+        items
+            .filter_map(|(index, path)| read_path(&format!("{key}[{index}]"), path, problems))
+            .collect()
+    };
+    let paths = read("warm.paths", &raw.paths);
+    let roots = read("warm.roots", &raw.roots);
+    let is_true = |key: &Option<At<bool>>| key.as_ref().is_some_and(|key| key.value);
+    let lists = [&raw.paths, &raw.roots].into_iter().flatten();
+    let given = lists.clone().find(|list| !list.value.is_empty());
+    if let (Some(all), Some(list)) = (raw.all.as_ref().filter(|all| all.value), given) {
+        problems.push(
+            Problem::new("`warm.all` leaves nothing for `warm.paths` and `warm.roots`")
+                .at(&all.span, "everything that is valid below is copied up")
+                .at(&list.span, "this is part of it")
+                .help("keep one of the two"),
+        );
+        return None;
+    }
+    if !is_true(&raw.all) && given.is_none() {
+        if let Some(keep) = raw.keep.as_ref().filter(|keep| keep.value) {
+            problems.push(
+                Problem::new("`warm.keep` has nothing to keep")
+                    .at(&keep.span, "nothing is copied up")
+                    .help("give `warm.paths`, `warm.roots` or `warm.all`, too"),
+            );
+        }
+        return None;
+    }
+    Some(WarmAtUp {
+        all: is_true(&raw.all),
+        paths,
+        roots,
+        keep: is_true(&raw.keep),
+    })
 }
 
 fn build_users_group(raw: &RawStore, problems: &mut Vec<Problem>) -> Option<String> {

@@ -68,7 +68,8 @@ impl WarmReport {
         out.flush()
     }
 
-    fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+    /// What was copied, in words.
+    pub fn summary(&self) -> String {
         let Self {
             copied,
             references,
@@ -76,14 +77,17 @@ impl WarmReport {
             present,
             ..
         } = self;
+        format!(
+            "{copied} paths copied up, with {references} references and {outputs} outputs; \
+             {present} were there"
+        )
+    }
+
+    fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
         if self.forgotten > 0 {
             return writeln!(out, "{} roots removed", self.forgotten);
         }
-        writeln!(
-            out,
-            "{copied} paths copied up, with {references} references and {outputs} outputs; \
-             {present} were there"
-        )?;
+        writeln!(out, "{}", self.summary())?;
         if self.invalid > 0 {
             writeln!(out, "{} roots are not valid below", self.invalid)?;
         }
