@@ -140,6 +140,12 @@ fn open_directory(path: &Path) -> io::Result<OwnedFd> {
     )?)
 }
 
+/// The time, in seconds since 1970; 0 for a clock that is before that.
+pub fn now() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::SystemTime::UNIX_EPOCH);
+    since.map_or(0, |time| time.as_secs())
+}
+
 #[cfg(test)]
 mod tests {
     use super::group_number;

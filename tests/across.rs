@@ -95,6 +95,54 @@ fn no_damage_no_finding() {
     }
 }
 
+/// An image made anew has the same objects, and is not the store that the database was made for.
+#[test]
+fn a_lower_store_that_was_replaced() {
+    let lower = "/mnt/lower/nix/var/nix/db/db.sqlite";
+    expect(&["lower-store-changed"], |world, _| {
+        let later = "update ValidPaths set registrationTime = registrationTime + 1";
+        world.ok(["sqlite3", lower, later]);
+    });
+    expect(&["lower-store-changed"], |world, _| {
+        // Above there is a copy of its metadata, and the object is still there.
+        let least = "(select min(id) from ValidPaths)";
+        let delete = format!(
+            "delete from Refs where reference = {least} or referrer = {least};
+             delete from DerivationOutputs where drv = {least};
+             delete from ValidPaths where id = {least}"
+        );
+        world.ok(["sqlite3", lower, &delete]);
+    });
+    expect(&[], |world, _| {
+        world.write("/tmp/grown", "grown");
+        let add = ["nix-store", "--store", "/mnt/lower", "--add", "/tmp/grown"];
+        world.nix(add).ok();
+        world.ok(["sqlite3", lower, "pragma wal_checkpoint(truncate)"]);
+    });
+}
+
+#[test]
+fn overstore_forgets_what_the_lower_store_was() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::new(&world);
+    let later = "update ValidPaths set registrationTime = 7";
+    world.ok(["sqlite3", "/mnt/lower/nix/var/nix/db/db.sqlite", later]);
+    let said = world.overstore(["check", "example"]).run();
+    assert_eq!(said.code(), Some(0), "{said}");
+    let said = said.stdout();
+    let remedy = said
+        .split("forget it: ")
+        .nth(1)
+        .unwrap()
+        .lines()
+        .next()
+        .unwrap();
+    world.ok(["sh", "-c", remedy]);
+    assert!(!store.codes().contains(&"lower-store-changed".to_owned()));
+    let status = world.overstore(["status", "example"]).ok();
+    assert!(!status.contains("another one"), "{status}");
+}
+
 #[test]
 fn an_object_that_is_gone_below() {
     expect(&["row-without-object"], |world, store| {

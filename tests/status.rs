@@ -38,7 +38,13 @@ fn a_store_at_a_glance() {
         assert_eq!(empty["lower-changed"], false);
         assert_eq!(empty["content"]["objects"], 0);
         assert_eq!(empty["content"]["copied-rows"], 0);
-        assert!(empty["checked"]["time"].is_u64());
+        let passed = |time: &Value| {
+            let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
+            since.as_secs() - time.as_u64().unwrap()
+        };
+        assert!(passed(&empty["checked"]["time"]) < 300);
+        assert!(passed(&empty["mounted-since"]) < 300);
+        assert!(empty["warmed"].is_null());
 
         world.overstore(["warm", "example", "--all", "--keep"]).ok();
         world.write("/tmp/added", vec![1; 300_000]);
@@ -68,6 +74,9 @@ fn a_store_at_a_glance() {
         assert!(bytes("upper-layer") >= bytes("in-both-layers") + 300_000);
         assert!(full["warm-roots"].as_u64().unwrap() > 0);
         assert_eq!(full["warm-roots-gone"], 0);
+        assert!(passed(&full["warmed"]["time"]) < 300);
+        assert_eq!(full["warmed"]["paths"], lower.len());
+        assert_eq!(full["warmed"]["gone-at-least"], 0);
         world.ok([
             "sqlite3",
             "/mnt/merged/nix/var/nix/db/db.sqlite",
@@ -75,8 +84,16 @@ fn a_store_at_a_glance() {
         ]);
         let gone = status(&world, &[]);
         assert_eq!(gone["warm-roots-gone"], gone["warm-roots"]);
+        assert_eq!(gone["warmed"]["gone-at-least"], lower.len());
 
         let text = world.overstore(["status", "example"]).ok();
-        assert!(text.contains("/mnt/merged/nix/store (mounted)"), "{text}");
+        for part in [
+            "/mnt/merged/nix/store (mounted ",
+            " ago)\n",
+            "last warmed           18 paths ",
+            "last check            nothing wrong, ",
+        ] {
+            assert!(text.contains(part), "{part} in {text}");
+        }
     }
 }

@@ -3,26 +3,25 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::time::SystemTime;
 
 use rustix::fs::{Mode, OFlags, openat, renameat};
 use serde::{Deserialize, Serialize};
 
 use super::directory;
 use super::durable::Unsynced;
-use super::error::{Doing, Error};
+use super::error::{Doing, Error, walked};
+use super::lock::DirectoryLock;
 use super::mount::Overlay;
 use crate::check::{self, Severity};
-use crate::config::Store;
+use crate::config::{MEMORY_FILE, Store};
+use crate::lower::Identity;
 use crate::observe::Observed;
 use crate::path_walk::{self, Symlinks};
 use crate::show::{show, show_path};
+use crate::system::{self, System};
 
 /// The version of the format that this program reads and writes.
 const VERSION: u32 = 1;
-
-/// The file's name.
-const FILE: &str = "state.json";
 
 /// The name under which it is written first. Written only under the store's lock.
 const DRAFT: &str = "state.json.overstore-new";
@@ -42,6 +41,19 @@ pub struct Memory {
     pub mounted: Option<Mounted>,
     /// What the check at the end of the last `up` that changed something found.
     pub checked: Option<Checked>,
+    /// What was copied up from the lower store last.
+    #[serde(default)]
+    pub warmed: Option<Warmed>,
+}
+
+/// Metadata copied up, remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Warmed {
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// How many paths then had a row of those that were asked for and what they refer to.
+    pub paths: u64,
 }
 
 /// The lower store, remembered.
@@ -50,12 +62,8 @@ pub struct Memory {
 pub struct LowerMemory {
     /// `lower-store`, as the configuration wrote it.
     pub store: String,
-    /// The device of the lower store directory.
-    pub dev: u64,
-    /// Its inode.
-    pub ino: u64,
-    /// `f_fsid` of its file system.
-    pub fsid: u64,
+    /// What tells it from another one, where that could be read.
+    pub identity: Option<Identity>,
 }
 
 /// A mount, remembered.
@@ -87,6 +95,7 @@ impl Default for Memory {
             lower: None,
             mounted: None,
             checked: None,
+            warmed: None,
         }
     }
 }
@@ -113,12 +122,27 @@ impl Memory {
                 .map(|finding| finding.code.to_string())
                 .collect()
         };
-        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.checked = Some(Checked {
-            time: now.map_or(0, |time| time.as_secs()),
+            time: system::now(),
             errors: codes(Severity::Error),
             warnings: codes(Severity::Warning),
         });
+    }
+
+    /// Remembers that metadata was copied up now, under the store's lock.
+    ///
+    /// # Errors
+    /// When it cannot be locked or written.
+    pub fn remember_warmed(store: &Store, system: &System, paths: u64) -> Result<(), Error> {
+        let workdir = path_walk::directory(&store.workdir, Symlinks::Refuse);
+        let workdir = walked(&store.workdir, workdir)?;
+        let _turn = DirectoryLock::wait(&workdir, system, &mut |_| {})?;
+        let mut memory = Memory::read(store);
+        memory.warmed = Some(Warmed {
+            time: system::now(),
+            paths,
+        });
+        memory.write(store)
     }
 
     /// Reads it. What is missing, damaged or of another version is as if nothing were remembered.
@@ -128,7 +152,7 @@ impl Memory {
         };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let read = || {
-            let file = openat(&directory, FILE, flags, Mode::empty())?;
+            let file = openat(&directory, MEMORY_FILE, flags, Mode::empty())?;
             let mut text = Vec::new();
             File::from(file).take(MAXIMUM_SIZE).read_to_end(&mut text)?;
             Ok::<_, io::Error>(serde_json::from_slice::<Memory>(&text)?)
@@ -146,7 +170,7 @@ impl Memory {
     pub(super) fn write(&self, store: &Store) -> Result<(), Error> {
         let path = store.memory();
         let directory = directory::make(&path, 0o755, None, &mut Unsynced::default())?;
-        let path = path.join(FILE);
+        let path = path.join(MEMORY_FILE);
         let flags =
             OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o644);
@@ -156,6 +180,6 @@ impl Memory {
             .doing("write", &path)?;
         text.push(b'\n');
         File::from(file).write_all(&text).doing("write", &path)?;
-        renameat(&directory, DRAFT, &directory, FILE).doing("write", &path)
+        renameat(&directory, DRAFT, &directory, MEMORY_FILE).doing("write", &path)
     }
 }

@@ -21,7 +21,7 @@ pub use error::Error;
 pub use holders::Holder;
 pub use kernel_log::KernelLog;
 pub use lock::DirectoryLock;
-pub use memory::{Checked, LowerMemory, Memory, Mounted};
+pub use memory::{Checked, LowerMemory, Memory, Mounted, Warmed};
 pub use mount::Overlay;
 pub use plan::{Plan, Step, StepReport, plan};
 pub use remount::{RemountError, remount};

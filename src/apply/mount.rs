@@ -21,7 +21,7 @@ use crate::config::Store;
 use crate::observe::record::{DirectoryIdentity, MountIdentity, Record};
 use crate::overlayfs::options::{MountOption, MountOptions};
 use crate::path_walk::{self, Reached, Status, Symlinks};
-use crate::system::System;
+use crate::system::{self, System};
 
 /// What is to be mounted where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -67,7 +67,7 @@ pub(super) fn mount(
     let layers = Layers::open(overlay)?;
     let lower = DirectoryIdentity::of(&layers.lower).doing("look at", &overlay.options.lowerdir)?;
     let record = |mount: Option<MountIdentity>| match record_for {
-        Some(store) => Record::new(store, mount, lower)
+        Some(store) => Record::new(store, mount, lower, system::now())
             .write(system, &overlay.real)
             .doing("record the mount at", &overlay.real),
         None => Ok(()),
@@ -100,7 +100,7 @@ pub(super) fn record(overlay: &Overlay, store: &str, system: &System) -> Result<
     let lower = &overlay.options.lowerdir;
     let lower = walked(lower, path_walk::directory(lower, Symlinks::Follow))?;
     let lower = DirectoryIdentity::of(&lower).doing("look at", lower.path())?;
-    Record::new(store, Some(mount), lower)
+    Record::new(store, Some(mount), lower, system::now())
         .write(system, real)
         .doing("record the mount at", real)
 }

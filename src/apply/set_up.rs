@@ -11,6 +11,7 @@ use super::plan::{Step, StepReport, plan};
 use super::{database, links, mount, state};
 use crate::check::Finding;
 use crate::config::Store;
+use crate::lower::Identity;
 use crate::observe::{self, Depth, Observed};
 use crate::path_walk::{self, Reached, Symlinks};
 use crate::system::System;
@@ -201,12 +202,12 @@ impl SetUp<'_> {
         }
         match step {
             Step::MakeDatabase { .. } => {
-                let lower = observed.lower.directory.found.directory();
-                memory.lower = lower.map(|stat| LowerMemory {
+                memory.lower = Some(LowerMemory {
                     store: self.store.lower.given.clone(),
-                    dev: stat.dev,
-                    ino: stat.ino,
-                    fsid: stat.fs.fsid,
+                    // What cannot be read is a finding, and no reason not to go on.
+                    identity: Identity::of(self.store, observed.lower.schema())
+                        .ok()
+                        .flatten(),
                 });
             }
             Step::Mount(overlay) | Step::Record(overlay) => {

@@ -1,7 +1,8 @@
 //! What no longer fits together across the layers and the upper database.
 
 use super::{Code, Finding, Part, Severity};
-use crate::config::Store;
+use crate::config::{MEMORY_FILE, Store};
+use crate::lower::Identity;
 use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
 use crate::observe::{Across, Contents, Damaged, Several};
@@ -94,6 +95,26 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
     more(&mut findings, &across.both, Code::ObjectInBothLayers);
     more(&mut findings, &across.differing, Code::MetadataDiffers);
     findings
+}
+
+/// Whether the lower store is the one that the upper database was made for.
+pub fn lower_changed(store: &Store, then: &Identity, now: &Identity) -> Option<Finding> {
+    let (what, was, is) = then.difference(now)?;
+    Some(Finding {
+        code: Code::LowerStoreChanged,
+        severity: Severity::Warning,
+        part: Part::LowerStore,
+        subject: show_path(&store.lower.real).into_owned(),
+        expected: format!(
+            "the lower store that the upper database was made for, which only grows; its {what}: {was}"
+        ),
+        actual: is.to_owned(),
+        remedy: format!(
+            "bring that one back; or, where it was replaced and nothing else is found here, have \
+             overstore forget it: rm {}",
+            quote(&store.memory().join(MEMORY_FILE))
+        ),
+    })
 }
 
 /// The findings of [`crate::observe::contents`].

@@ -41,6 +41,8 @@ codes! {
     LowerWrittenByNix = "lower-written-by-nix",
     /// The lower store's daemon does not answer.
     LowerDaemonSilent = "lower-daemon-silent",
+    /// The lower store is not the one that the upper database was made for.
+    LowerStoreChanged = "lower-store-changed",
     /// A name in the lower store directory at which Nix's collector stops.
     LowerStranger = "lower-stranger",
     /// A finding of the nested lower store's own mount.

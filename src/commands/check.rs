@@ -11,9 +11,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, load};
+use crate::apply::Memory;
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
 use crate::config::{MetadataSource, Store};
+use crate::lower::Identity;
 use crate::observe::{self, Depth, Progress};
 use crate::report::{Outcome, Report};
 use crate::show::{show, show_path};
@@ -69,7 +71,11 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
         return Vec::new();
     }
     match observe::across(store) {
-        Ok(across) => check::across::findings(store, &across),
+        Ok(across) => {
+            let mut findings = check::across::findings(store, &across);
+            findings.extend(lower_changed(store, observed));
+            findings
+        }
         // What is in the way was found already.
         Err(_) if known.iter().any(in_the_way) => Vec::new(),
         Err(error) => vec![Finding {
@@ -84,6 +90,13 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
                 .to_owned(),
         }],
     }
+}
+
+/// Whether the lower store is the one that the upper database was made for, where that is remembered.
+fn lower_changed(store: &Store, observed: &observe::Observed) -> Option<Finding> {
+    let then = Memory::read(store).lower?.identity?;
+    let now = Identity::of(store, observed.lower.schema()).ok()??;
+    check::across::lower_changed(store, &then, &now)
 }
 
 /// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far

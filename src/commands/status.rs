@@ -9,11 +9,12 @@ use super::{Failure, load};
 use crate::apply::Memory;
 use crate::cli;
 use crate::config::{MetadataSource, Store};
-use crate::lower::StoreDirectory;
 use crate::lower::sqlite::SqliteSource;
+use crate::lower::{Identity, StoreDirectory};
 use crate::observe::{self, Depth, Observed};
-use crate::report::{CheckedReport, Content, SizesReport, StatusReport};
+use crate::report::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
 use crate::show::show_path;
+use crate::system::System;
 use crate::warm::Roots;
 
 pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failure> {
@@ -44,6 +45,7 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
         store: store.name.clone(),
         real: show_path(&store.real).into_owned(),
         mounted: observed.mount.overlay.is_some(),
+        mounted_since: mounted_since(&store, &system, &observed),
         upper_layer: show_path(&store.upper_layer).into_owned(),
         workdir: show_path(&store.workdir).into_owned(),
         database: show_path(&store.database()).into_owned(),
@@ -55,12 +57,20 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
             MetadataSource::Ssh { .. } => "ssh",
         },
         lower_real: show_path(&store.lower.real).into_owned(),
-        lower_changed: lower_changed(&memory, &observed),
+        lower_changed: lower_changed(&store, &memory, &observed),
         content,
         unreadable,
         sizes,
         warm_roots,
         warm_roots_gone,
+        warmed: memory.warmed.map(|warmed| WarmedReport {
+            time: warmed.time,
+            paths: warmed.paths,
+            gone_at_least: content.map_or(0, |content| {
+                let rows = content.own_rows + content.copied_rows + content.rows_without_object;
+                warmed.paths.saturating_sub(rows)
+            }),
+        }),
         checked: memory.checked.map(|checked| CheckedReport {
             time: checked.time,
             errors: checked.errors,
@@ -71,11 +81,20 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether the lower store directory is another than when the upper database was made.
-fn lower_changed(memory: &Memory, observed: &Observed) -> Option<bool> {
-    let then = memory.lower.as_ref()?;
-    let now = observed.lower.directory.found.directory()?;
-    Some((then.dev, then.ino) != (now.dev, now.ino))
+/// When `up` mounted the overlay that is in effect, in seconds since 1970.
+fn mounted_since(store: &Store, system: &System, observed: &Observed) -> Option<u64> {
+    let overlay = observed.mount.overlay.as_ref()?;
+    overlay.recorded.as_ref()?;
+    observe::record::Record::read(system, &store.real)
+        .ok()??
+        .time
+}
+
+/// Whether the lower store is another than the one that the upper database was made for.
+fn lower_changed(store: &Store, memory: &Memory, observed: &Observed) -> Option<bool> {
+    let then = memory.lower.as_ref()?.identity.as_ref()?;
+    let now = Identity::of(store, observed.lower.schema()).ok()??;
+    Some(then.difference(&now).is_some())
 }
 
 /// How many roots keep warmed paths, and how many of these have no row.

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, load, tell};
+use super::{Failure, Loaded, load, tell};
 use crate::apply::{End, Progress, SetUp, StepReport};
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
@@ -33,7 +33,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
             if report.steps.iter().any(StepReport::is_mount)
                 && let Some(wanted) = &loaded.store.warm
             {
-                warm(&loaded.store, wanted, &mut report, &manager);
+                warm(&loaded, wanted, &mut report, &manager);
             }
         }
         End::Refused(findings) => report.add_findings(findings),
@@ -49,11 +49,12 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
 
 /// Copies metadata up, as the description wants it of a store that was just mounted. The store is up
 /// without it, so that a failure is a finding.
-fn warm(store: &Store, wanted: &WarmAtUp, report: &mut Report, manager: &ServiceManager) {
+fn warm(loaded: &Loaded, wanted: &WarmAtUp, report: &mut Report, manager: &ServiceManager) {
+    let store = &loaded.store;
     let mut step = StepReport::warm(store);
     tell(&Progress::Step(&step), manager);
     let mut warmed = WarmReport::new(&store.name);
-    match super::warm::copy(store, wanted, &mut warmed) {
+    match super::warm::copy(store, &loaded.system, wanted, &mut warmed) {
         Ok(()) => {
             step.text = format!("{}: {}", step.text, warmed.summary());
             report.steps.push(step);

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Failure, load};
+use crate::apply::Memory;
 use crate::cli;
 use crate::config::{Store, WarmAtUp};
 use crate::lower::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::report::WarmReport;
 use crate::show::show_path;
+use crate::system::System;
 use crate::warm::{self, Roots, Wanted, Warm, WarmError};
 
 /// How many links from one to the next are followed to the store.
@@ -31,7 +33,9 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
         roots: arguments.roots.clone(),
         keep: arguments.keep,
     };
-    copy(&store, &wanted, &mut report)?;
+    let system = System::here()
+        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    copy(&store, &system, &wanted, &mut report)?;
     report.print(json)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -39,6 +43,7 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
 /// Copies up what is wanted, and makes roots of it where that is wanted too.
 pub(super) fn copy(
     store: &Store,
+    system: &System,
     wanted: &WarmAtUp,
     report: &mut WarmReport,
 ) -> Result<(), Failure> {
@@ -80,6 +85,8 @@ pub(super) fn copy(
             .map_err(failure)?;
         report.kept = paths.len() as u64;
     }
+    // Only `status` would miss it.
+    let _ = Memory::remember_warmed(store, system, report.copied + report.present);
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore, 
 
 pub use environment::{Auto, Environment};
 pub use problem::{Errors, Mistake};
-pub use store::{Daemon, Lower, MetadataSource, Setting, Store, WarmAtUp};
+pub use store::{Daemon, Lower, MEMORY_FILE, MetadataSource, Setting, Store, WarmAtUp};
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
 pub const KEYS: [(&str, &[&str]); 7] = [

@@ -10,6 +10,9 @@ use crate::nix::mount_check::{self, CheckedPath, Unmatchable};
 use crate::nix::url::StoreReference;
 use crate::overlayfs::options::MountOption;
 
+/// The file in [`Store::memory`] that overstore remembers a store in.
+pub const MEMORY_FILE: &str = "state.json";
+
 /// One local-overlay store, as described by one TOML file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Store {

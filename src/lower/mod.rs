@@ -5,12 +5,14 @@
 
 pub mod daemon;
 mod error;
+mod identity;
 mod info;
 mod open;
 mod overlay;
 pub mod sqlite;
 
 pub use error::LowerError;
+pub use identity::Identity;
 pub use info::{PathInfo, RawPathInfo, StoreDirectory};
 pub use open::{Transient, open, retry};
 pub use overlay::OverlaySource;

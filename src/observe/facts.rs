@@ -267,6 +267,16 @@ pub enum FileFacts {
     Unreachable(i32),
 }
 
+impl LowerFacts {
+    /// What the `schema` file of its database says, if it is one and has one.
+    pub fn schema(&self) -> Option<&str> {
+        match &self.source {
+            SourceFacts::Database { schema, .. } => schema.as_deref(),
+            _ => None,
+        }
+    }
+}
+
 /// The mount at a merged store directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MountFacts {

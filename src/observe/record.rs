@@ -42,6 +42,9 @@ pub struct Record {
     pub overlay: Option<MountIdentity>,
     /// The lower store directory that it was mounted over.
     pub lower: DirectoryIdentity,
+    /// When, in seconds since 1970.
+    #[serde(default)]
+    pub time: Option<u64>,
 }
 
 /// Which mount it is.
@@ -130,12 +133,18 @@ pub(super) fn fsid(fd: impl AsFd) -> Result<u64, Errno> {
 
 impl Record {
     /// A record of a mount just made, or of one that is going to be made.
-    pub fn new(store: &str, overlay: Option<MountIdentity>, lower: DirectoryIdentity) -> Record {
+    pub fn new(
+        store: &str,
+        overlay: Option<MountIdentity>,
+        lower: DirectoryIdentity,
+        time: u64,
+    ) -> Record {
         Record {
             version: VERSION,
             store: store.to_owned(),
             overlay,
             lower,
+            time: Some(time),
         }
     }
 
@@ -267,7 +276,7 @@ mod tests {
             ino: 5,
             fsid: u64::MAX,
         };
-        Record::new("example", Some(overlay), lower)
+        Record::new("example", Some(overlay), lower, 1_700_000_000)
     }
 
     fn scratch() -> (tempfile::TempDir, System) {

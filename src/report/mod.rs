@@ -15,7 +15,7 @@ use crate::check::{Finding, Severity};
 use crate::systemd::journal::Journal;
 
 pub use error::ErrorReport;
-pub use status::{CheckedReport, Content, SizesReport, StatusReport};
+pub use status::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
 pub use url::{UrlByVersion, UrlReport};
 pub use warm::WarmReport;
 

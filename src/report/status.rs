@@ -1,7 +1,10 @@
 use std::io::Write;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
+
+use crate::system;
 
 /// The result of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -15,6 +18,9 @@ pub struct StatusReport {
     pub real: String,
     /// Whether an overlay is in effect there.
     pub mounted: bool,
+    /// When `up` mounted it, in seconds since 1970; absent where `up` did not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mounted_since: Option<u64>,
     /// The upper layer.
     pub upper_layer: String,
     /// The work directory.
@@ -27,8 +33,8 @@ pub struct StatusReport {
     pub lower_kind: &'static str,
     /// The lower store directory.
     pub lower_real: String,
-    /// Whether the lower store directory is another than when the upper database was made; absent
-    /// where that was not remembered.
+    /// Whether the lower store is another one than when the upper database was made; absent where
+    /// that was not remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lower_changed: Option<bool>,
     /// What is in the layers and the upper database; absent where these cannot be read.
@@ -44,6 +50,9 @@ pub struct StatusReport {
     pub warm_roots: u64,
     /// Those of them whose path has no row in the upper database any more.
     pub warm_roots_gone: u64,
+    /// What was copied up from the lower store last, as far as that is remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmed: Option<WarmedReport>,
     /// The last check that was remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked: Option<CheckedReport>,
@@ -73,6 +82,18 @@ pub struct SizesReport {
     pub upper_layer: u64,
     /// What removing those that the lower store has too would free.
     pub in_both_layers: u64,
+}
+
+/// Metadata that was copied up with `warm`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct WarmedReport {
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// How many paths of those asked for had a row then.
+    pub paths: u64,
+    /// How many of these have no row any more, at least: the upper database has so many rows less.
+    pub gone_at_least: u64,
 }
 
 /// A check that was remembered.
@@ -106,10 +127,10 @@ impl StatusReport {
     fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
         let mut line = |name: &str, value: &str| writeln!(out, "{name:<22}{value}");
         line("store", &self.store)?;
-        let mounted = if self.mounted {
-            "mounted"
-        } else {
-            "not mounted"
+        let mounted = match (self.mounted, self.mounted_since) {
+            (false, _) => "not mounted".to_owned(),
+            (true, None) => "mounted".to_owned(),
+            (true, Some(time)) => format!("mounted {}", ago(time)),
         };
         line("merged store", &format!("{} ({mounted})", self.real))?;
         line("upper layer", &self.upper_layer)?;
@@ -150,14 +171,29 @@ impl StatusReport {
             let text = format!("{}, {} of them gone", self.warm_roots, self.warm_roots_gone);
             line("warmed and kept", &text)?;
         }
+        if let Some(warmed) = self.warmed {
+            let text = format!(
+                "{} paths {}, at least {} of them gone",
+                warmed.paths,
+                ago(warmed.time),
+                warmed.gone_at_least
+            );
+            line("last warmed", &text)?;
+        }
         if let Some(checked) = &self.checked {
             let all = [checked.errors.as_slice(), &checked.warnings].concat();
             let text = match all.is_empty() {
                 true => "nothing wrong".to_owned(),
                 false => all.join(", "),
             };
-            line("last check", &text)?;
+            line("last check", &format!("{text}, {}", ago(checked.time)))?;
         }
         Ok(())
     }
+}
+
+/// How long ago a time in seconds since 1970 is, in words.
+fn ago(time: u64) -> String {
+    let passed = Duration::from_secs(system::now().saturating_sub(time));
+    format!("{} ago", indicatif::HumanDuration(passed))
 }

@@ -1,6 +1,6 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Transaction};
 use rustix::fs::{FlockOperation, Mode, OFlags};
@@ -141,9 +141,7 @@ impl<'u> Writer<'u> {
             .prepare("select 1 from main.ValidPaths")
             .and_then(|mut statement| statement.exists([]))
             .map_err(|error| upper.error(error))?;
-        let now = SystemTime::now()
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |now| now.as_secs());
+        let now = crate::system::now();
         Ok(Self {
             upper,
             store,

@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::super::{LowerError, PathInfo, RawPathInfo, Source, StoreDirectory};
 use super::Database;
 use crate::nix::store_path::StorePath;
+use crate::show::show;
 
 const BY_PATH: &str = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
                        from lower.ValidPaths where path = ?";
@@ -17,6 +18,8 @@ const REFERRERS: &str = "select r.path from lower.ValidPaths v join lower.Refs o
                          where v.path = ? and r.id != v.id order by r.path";
 /// In the order of the row ids, so that a damaged tree that leads in a circle is noticed.
 const ALL: &str = "select id, path from lower.ValidPaths order by id";
+
+const OLDEST: &str = "select path, registrationTime from lower.ValidPaths order by id limit ?";
 
 /// References never lead in a circle, except to oneself.
 const TOPS: &str = "select id, path from lower.ValidPaths where not exists \
@@ -111,6 +114,27 @@ impl SqliteSource {
             referrers.push(referrer.map_err(|what| self.database.wrong_row(path.clone(), what))?);
         }
         Ok(referrers)
+    }
+
+    /// The paths that were registered first, `most` of them, each with the time of that in seconds
+    /// since 1970: escaped where they cannot be printed.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn oldest(&self, most: u32) -> Result<Vec<String>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.connection.prepare(OLDEST).map_err(sqlite)?;
+        let mut rows = statement.query([most]).map_err(sqlite)?;
+        let mut oldest = Vec::new();
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let described = text(row, 0).and_then(|path| Ok((show(path), integer(row, 1)?)));
+            let (path, time) = described.map_err(|what| LowerError::Table {
+                path: self.database.path().to_owned(),
+                what,
+            })?;
+            oldest.push(format!("{path} ({time})"));
+        }
+        Ok(oldest)
     }
 
     /// Proves that all that was read belongs to one state of the database.
