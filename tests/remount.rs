@@ -89,8 +89,13 @@ fn nix_calls_it_when_it_deletes_an_object_that_is_in_both_layers() {
         assert_eq!(grow(&world, &example.lower.root, "both"), path);
         world.ok(["test", "-e", &upper]);
 
+        let inode = |path: &str| world.ok(["stat", "--format=%i", path]);
+        let below = inode(&format!("{}/{name}", Example::LOWER));
+        assert_ne!(inode(&merged), below);
+
         example.nix(&["nix-store", "--delete", path]).ok();
         world.fails(["test", "-e", &upper]);
+        assert_eq!(inode(&merged), below);
         assert_eq!(world.ok(["cat", &merged]), "the content of both\n");
         assert_eq!(seen(&example, path), (true, true));
         assert_eq!(example.run("check").code(), Some(0));

@@ -25,8 +25,8 @@ pub struct Holder {
     pub how: Vec<String>,
 }
 
-/// Finds the processes that use a mount of this mount namespace, and those of other mount namespaces
-/// that have the same file system mounted. What may not be looked at is left out.
+/// Finds the processes that use a mount of this mount namespace; if there is none, those of other
+/// mount namespaces that have the same file system mounted. What may not be looked at is left out.
 ///
 /// # Errors
 /// When `/proc` cannot be read.
@@ -34,6 +34,7 @@ pub fn find(system: &System, mount: &MountInfo) -> io::Result<Vec<Holder>> {
     let own = readlinkat(system.proc(), "self/ns/mnt", Vec::new())?;
     let mut namespaces = BTreeSet::from([own.into_bytes()]);
     let mut holders = Vec::new();
+    let mut elsewhere = Vec::new();
     for name in names(system, ".")? {
         let Ok(pid) = name.parse::<u32>() else {
             continue;
@@ -45,16 +46,25 @@ pub fn find(system: &System, mount: &MountInfo) -> io::Result<Vec<Holder>> {
         let mut how = process.places();
         how.extend(process.open_files());
         how.extend(process.mapped_files());
+        let uses_it = !how.is_empty();
         how.extend(process.other_namespace(&mut namespaces));
         if !how.is_empty() {
-            holders.push(Holder {
+            let holder = Holder {
                 pid,
                 name: process.name(),
                 how,
-            });
+            };
+            match uses_it {
+                true => holders.push(holder),
+                false => elsewhere.push(holder),
+            }
         }
     }
-    Ok(holders)
+    // Services with namespaces of their own have copies of all mounts, and keep none of ours busy.
+    Ok(match holders.is_empty() {
+        true => elsewhere,
+        false => holders,
+    })
 }
 
 /// The mounts on top of directories of a mount: as long as they are there, it is busy.
