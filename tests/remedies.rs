@@ -191,7 +191,7 @@ fn of_the_databases_and_the_state() {
             .command(["sqlite3", "/mnt/example/store-a/nix/var/nix/db/db.sqlite"])
             .stdin(
                 ".dbconfig no_ckpt_on_close on\npragma journal_mode = wal;\n\
-                    update ValidPaths set registrationTime = registrationTime + 1;\n",
+                    update ValidPaths set narSize = narSize + 1;\n",
             )
             .ok();
     });
