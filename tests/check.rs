@@ -454,6 +454,29 @@ fn directories_that_nix_wants_below() {
     });
 }
 
+/// Nix makes it again, read-only or not; where it cannot, that is no finding.
+#[test]
+fn the_reserved_space_below() {
+    let reserved = "/mnt/lower/nix/var/nix/db/reserved";
+    damage(&["lower-written-by-nix"], 0, |world| {
+        world.ok(["rm", reserved]);
+    });
+    damage(&[], 0, |world| {
+        world.ok(["rm", reserved]);
+        world.ok(["mount", "--bind", "/mnt/lower", "/mnt/lower"]);
+        world.ok(["mount", "-o", "remount,bind,ro", "/mnt/lower"]);
+    });
+    for world in World::each() {
+        let example = world.example("");
+        example.up();
+        let reserved = format!("{}/nix/var/nix/db/reserved", example.lower.root);
+        world.ok(["rm", &reserved]);
+        assert!(example.run("check").stdout().contains("fallocate -l 8M"));
+        example.nix(&["nix", "store", "info"]).ok();
+        world.ok(["test", "-e", &reserved]);
+    }
+}
+
 #[test]
 fn a_lower_store_that_nix_writes_to() {
     damage(&["lower-written-by-nix"], 0, |world| {

@@ -5,15 +5,12 @@ use std::fs;
 use std::path::Path;
 
 use crate::generator::Result;
-use crate::inside::Results;
 use crate::measure::Times;
-use crate::setup::PHASES;
-
-const BEGIN: &str = "<!-- begin: written by make bench -->\n";
-const END: &str = "<!-- end: written by make bench -->\n";
+use crate::metadata::Metadata;
+use crate::setup::{PHASES, Setup};
 
 /// The tables about setting stores up.
-pub fn setup(results: &Results, rounds: &str) -> String {
+pub fn setup(setups: &[Setup], least_peak: u64, rounds: &str) -> String {
     let mut text = format!(
         "## Setting a store up\n\nMedians of {rounds} rounds; in brackets, between which two half of \
          all rounds were. Milliseconds.\n\n\
@@ -23,7 +20,7 @@ pub fn setup(results: &Results, rounds: &str) -> String {
     let mut line = |cells: &[String]| {
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     };
-    for setup in &results.setups {
+    for setup in setups {
         for (phase, name) in PHASES.iter().enumerate() {
             let (ours, theirs) = (&setup.overstore[phase].times, &setup.shell[phase].times);
             line(&[
@@ -42,9 +39,9 @@ pub fn setup(results: &Results, rounds: &str) -> String {
          Measured in this way, `true` needs {:.1}.\n\n\
          | file system | lower store | command | overstore | shell |\n\
          | --- | ---: | --- | ---: | ---: |\n",
-        mebibytes(results.least_peak)
+        mebibytes(least_peak)
     );
-    for setup in &results.setups {
+    for setup in setups {
         for (phase, name) in PHASES.iter().enumerate() {
             let _ = writeln!(
                 text,
@@ -73,16 +70,65 @@ fn mebibytes(kibibytes: u64) -> f64 {
     kibibytes as f64 / 1024.0
 }
 
-/// Replaces the written part of `docs/benchmarks.md`.
-pub fn write(text: &str) -> Result<()> {
+/// The tables about metadata and contents.
+pub fn metadata(metadata: &Metadata) -> String {
+    let mut text =
+        "Medians; in brackets, between which two half of all runs were. Seconds. The ratio \
+                    is overstore's time over the other's.\n\n\
+                    | work | against | overstore | other | ratio | aim |\n\
+                    | --- | --- | ---: | ---: | ---: | --- |\n"
+            .to_owned();
+    for contest in &metadata.contests {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {:.2} | {} |",
+            contest.work,
+            contest.against,
+            seconds(&contest.ours),
+            seconds(&contest.theirs),
+            contest.ours.median() / contest.theirs.median(),
+            contest.aim
+        );
+    }
+    text += "\n### How cost grows\n\nSeconds, and in brackets MiB resident at most, of `warm --all` \
+             with so many paths below, and of `check` and `status` with the metadata of all of them \
+             above.\n\n![How cost grows](benchmarks.svg)\n\n\
+             | paths | warm | check | status |\n| ---: | ---: | ---: | ---: |\n";
+    for growth in &metadata.growth {
+        let _ = write!(text, "| {} |", growth.paths);
+        for (seconds, peak) in growth.seconds.iter().zip(growth.peaks) {
+            let _ = write!(text, " {seconds:.3} ({:.1}) |", mebibytes(peak));
+        }
+        text.push('\n');
+    }
+    text += "\n### Nix's collector\n\nSeconds of `nix-store --gc` with nothing to collect.\n\n\
+             | store | seconds |\n| --- | ---: |\n";
+    for (store, seconds) in &metadata.collections {
+        let _ = writeln!(text, "| {store} | {seconds:.1} |");
+    }
+    text
+}
+
+fn seconds(times: &Times) -> String {
+    let (low, high) = times.middle();
+    format!("{:.3} ({low:.3} to {high:.3})", times.median())
+}
+
+/// Replaces a written part of `docs/benchmarks.md`.
+pub fn write(part: &str, text: &str) -> Result<()> {
+    print!("{text}");
+    let (begin, end) = (
+        format!("<!-- begin: {part}, written by make bench -->\n"),
+        format!("<!-- end: {part}, written by make bench -->\n"),
+    );
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/benchmarks.md");
     let page = fs::read_to_string(&path)?;
     let marks = page
-        .split_once(BEGIN)
-        .and_then(|(before, rest)| Some((before, rest.split_once(END)?.1)));
+        .split_once(&begin)
+        .and_then(|(before, rest)| Some((before, rest.split_once(&end)?.1)));
     let (before, after) = marks.ok_or("docs/benchmarks.md has lost its begin and end marks")?;
     Ok(fs::write(
         &path,
-        format!("{before}{BEGIN}\n{text}\n{END}{after}"),
+        format!("{before}{begin}\n{text}\n{end}{after}"),
     )?)
 }

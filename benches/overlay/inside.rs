@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::generator::Result;
 use crate::measure;
+use crate::metadata::{self, Metadata};
 use crate::setup::{self, Setup};
 
 /// Everything that was measured.
@@ -19,6 +20,7 @@ pub struct Results {
     pub setups: Vec<Setup>,
     /// What [`measure::peak`] gives for a program that needs next to nothing: KiB.
     pub least_peak: u64,
+    pub metadata: Option<Metadata>,
 }
 
 /// A file system to measure on.
@@ -33,10 +35,21 @@ pub struct Place {
 /// Enters the World of `process` and measures. `scratch` is a directory in the cache.
 pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Results> {
     enter(process, cache)?;
-    let places = [place("/mnt/disk", scratch)?, place("/mnt/memory", scratch)?];
+    let disk = place("/mnt/disk", scratch)?;
+    // Both parts, unless one is named.
+    let part = std::env::var("OVERSTORE_BENCH_PART").unwrap_or_default();
+    let metadata = (part != "setting-up")
+        .then(|| metadata::measure(&disk))
+        .transpose()?;
+    let setups = if part == "metadata" {
+        Vec::new()
+    } else {
+        setup::measure(&[disk, place("/mnt/memory", scratch)?], rounds)?
+    };
     Ok(Results {
-        setups: setup::measure(&places, rounds)?,
+        setups,
         least_peak: measure::peak(&Command::new("true"))?,
+        metadata,
     })
 }
 

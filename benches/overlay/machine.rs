@@ -17,7 +17,7 @@ pub fn describe(world: &World) -> Result<String> {
         "- Machine: {processor}, {} cores, {} GiB\n- Kernel: Linux {}\n- {}- {}",
         std::thread::available_parallelism()?,
         memory.unwrap_or_default().div_ceil(1 << 20),
-        kernel.trim(),
+        kernel.split('-').next().unwrap_or_default().trim(),
         world.ok(["nix", "--version"]),
         world.ok(["overstore", "--version"]),
     ))

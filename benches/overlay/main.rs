@@ -13,6 +13,8 @@ mod document;
 mod inside;
 mod machine;
 mod measure;
+mod metadata;
+mod plot;
 mod setup;
 
 use std::path::Path;
@@ -47,7 +49,8 @@ fn main() -> Result<()> {
 
 fn run() -> Result<()> {
     let cache = generator::cache()?;
-    for recipe in recipes() {
+    let more = metadata::recipes().chain([metadata::above()]);
+    for recipe in recipes().chain(more) {
         eprintln!("lower store of {} paths", recipe.paths);
         recipe.cached()?;
     }
@@ -68,14 +71,22 @@ fn run() -> Result<()> {
     if !inside.status.success() {
         return Err(format!("measuring failed: {}", inside.status).into());
     }
-    let results = serde_json::from_slice(&inside.stdout)?;
-    let text = format!(
-        "{}\n{}",
-        machine::describe(&world)?,
-        document::setup(&results, &rounds)
-    );
-    print!("{text}");
-    document::write(&text)
+    let inside::Results {
+        setups,
+        least_peak,
+        metadata,
+    } = serde_json::from_slice(&inside.stdout)?;
+    let machine = machine::describe(&world)?;
+    if !setups.is_empty() {
+        let text = document::setup(&setups, least_peak, &rounds);
+        document::write("setting up", &format!("{machine}\n{text}"))?;
+    }
+    if let Some(metadata) = metadata {
+        plot::write(&metadata.growth)?;
+        let text = document::metadata(&metadata);
+        document::write("metadata", &format!("{machine}\n{text}"))?;
+    }
+    Ok(())
 }
 
 /// The lower stores, by ascending size.

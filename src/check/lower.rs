@@ -6,6 +6,7 @@ use std::path::Path;
 use super::place::{self, Named};
 use super::{Code, Finding, Part, Severity, mount};
 use crate::config::{Lower, MetadataSource, Store};
+use crate::nix::layout;
 use crate::observe::{
     FileFacts, Found, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, SourceFacts,
 };
@@ -139,7 +140,10 @@ impl Looked<'_> {
                 .iter()
                 .filter(|path| !gone(&self.facts.directory, path) && !gone(state_place, path));
             for path in missing {
-                findings.push(directory_missing(path, read_only_mount));
+                findings.push(match path.ends_with(layout::RESERVED) {
+                    true => reserved_missing(path),
+                    false => directory_missing(path, read_only_mount),
+                });
             }
         } else {
             findings.push(self.written(read_only_mount));
@@ -343,6 +347,22 @@ fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
                 io::Error::from_raw_os_error(*errno)
             ),
         )),
+    }
+}
+
+fn reserved_missing(path: &Path) -> Finding {
+    Finding {
+        code: Code::LowerWrittenByNix,
+        severity: Severity::Warning,
+        part: Part::LowerStore,
+        subject: show_path(path).into_owned(),
+        expected: "a file of 8 MiB, which Nix makes where it can, also in a read-only store"
+            .to_owned(),
+        actual: "nothing, so Nix makes it, in the lower store".to_owned(),
+        remedy: format!(
+            "where the lower store is published: (umask 077 && fallocate -l 8M {})",
+            quote(path)
+        ),
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::mounts::{Expected, Mounts};
@@ -154,7 +154,7 @@ fn schema(state: &Visited) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// Which of the directories that Nix wants to find are not there.
+/// What Nix wants to find and is not there: directories, and the file of reserved space.
 fn missing(real: &Visited, state: &Visited) -> Vec<PathBuf> {
     let wanted = layout::WANTED_BELOW.iter().map(|name| (state, *name));
     // Walked one by one, since each may be behind links of its own. What cannot be reached for
@@ -167,7 +167,19 @@ fn missing(real: &Visited, state: &Visited) -> Vec<PathBuf> {
             Err(_) => false,
         })
         .map(|(directory, name)| directory.place.path.join(name))
+        .chain(reserved(state))
         .collect()
+}
+
+/// The file of reserved space, if it is missing and we, as Nix, could make it.
+fn reserved(state: &Visited) -> Option<PathBuf> {
+    let directory = walk(state, "db").ok()?;
+    let (access, flags) = (Access::WRITE_OK, AtFlags::EACCESS);
+    rustix::fs::accessat(CWD, directory.path(), access, flags).ok()?;
+    match walk(state, layout::RESERVED) {
+        Err(Obstacle::Missing { .. }) => Some(state.place.path.join(layout::RESERVED)),
+        _ => None,
+    }
 }
 
 /// Walks from a directory of the lower store. Its owner may have put links in the way.
