@@ -24,7 +24,10 @@ pub enum Priority {
 
 /// The journal.
 #[derive(Debug)]
-pub struct Journal(UnixDatagram);
+pub struct Journal {
+    socket: UnixDatagram,
+    unit: Option<String>,
+}
 
 impl Journal {
     /// The journal, if that is where standard output goes: `JOURNAL_STREAM` names its device and
@@ -38,7 +41,11 @@ impl Journal {
         }
         let socket = UnixDatagram::unbound().ok()?;
         socket.connect(SOCKET).ok()?;
-        Some(Journal(socket))
+        let cgroup = std::fs::read_to_string("/proc/self/cgroup").unwrap_or_default();
+        Some(Journal {
+            socket,
+            unit: unit(&cgroup),
+        })
     }
 
     /// Sends an entry: a message, its priority, and further fields.
@@ -56,11 +63,22 @@ impl Journal {
         add(&mut entry, "MESSAGE", message);
         add(&mut entry, "PRIORITY", &priority);
         add(&mut entry, "SYSLOG_IDENTIFIER", "overstore");
+        // The journal looks up whose entry this is, and of a process that ended meanwhile it finds
+        // nothing. `journalctl --unit` and `systemctl status` take root's word for it, too.
+        if let Some(unit) = &self.unit {
+            add(&mut entry, "OBJECT_SYSTEMD_UNIT", unit);
+        }
         for (name, value) in fields {
             add(&mut entry, name, value);
         }
-        self.0.send(&entry).map(drop)
+        self.socket.send(&entry).map(drop)
     }
+}
+
+/// The service that a process is of, by its `/proc/self/cgroup`.
+fn unit(cgroup: &str) -> Option<String> {
+    let last = cgroup.lines().last()?.rsplit('/').next()?;
+    last.ends_with(".service").then(|| last.to_owned())
 }
 
 /// Adds a field: in one line where the value is one, otherwise with its length.
@@ -81,16 +99,28 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_service_is_known_by_its_control_group() {
+        assert_eq!(unit("0::/user.slice/user-0.slice/session-1.scope\n"), None);
+        assert_eq!(unit(""), None);
+        let unified = "1:name=systemd:/\n0::/system.slice/overstore-a.service\n";
+        assert_eq!(unit(unified).as_deref(), Some("overstore-a.service"));
+    }
+
+    #[test]
     fn values_of_several_lines_have_their_length() {
         let (here, there) = UnixDatagram::pair().unwrap();
-        let journal = Journal(here);
+        let journal = Journal {
+            socket: here,
+            unit: unit("0::/system.slice/overstore-a.service\n"),
+        };
         let fields = [("CODE", "mount-missing"), ("MORE", "a\nb")];
         journal.send(Priority::Error, "one", &fields).unwrap();
         let mut buffer = [0; 200];
         let length = there.recv(&mut buffer).unwrap();
         assert_eq!(
             &buffer[..length],
-            b"MESSAGE=one\nPRIORITY=3\nSYSLOG_IDENTIFIER=overstore\nCODE=mount-missing\n\
+            b"MESSAGE=one\nPRIORITY=3\nSYSLOG_IDENTIFIER=overstore\n\
+              OBJECT_SYSTEMD_UNIT=overstore-a.service\nCODE=mount-missing\n\
               MORE\n\x03\0\0\0\0\0\0\0a\nb\n"
         );
     }
