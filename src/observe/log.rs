@@ -4,20 +4,11 @@
 //! The formats are SQLite's own: <https://sqlite.org/fileformat2.html#walformat> for the log,
 //! <https://sqlite.org/walformat.html> for its index (`-shm`).
 
-use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, BufReader, Read};
-use std::os::unix::fs::FileExt;
+use std::io;
 
 use super::LogFacts;
-
-const HEADER_SIZE: usize = 32;
-const FRAME_HEADER_SIZE: usize = 24;
-/// The two magic numbers: checksums of little-endian and of big-endian words.
-const MAGIC_LITTLE: u32 = 0x377f_0682;
-const MAGIC_BIG: u32 = 0x377f_0683;
-/// The only version of the format there is, in the log and in its index.
-const VERSION: u32 = 3_007_000;
+use crate::lower::sqlite::log::{HEADER, Header, Log, VERSION, checksum, read_full};
 
 /// Judges a log by its index, if there is one, else by its content: pages of committed transactions
 /// that differ from the database's. Reads the whole log only in the second case, and only if
@@ -34,9 +25,9 @@ pub(super) fn judge(
     let Some(log) = log else {
         return Ok(Some(LogFacts::Empty));
     };
-    let mut header = [0; HEADER_SIZE];
-    let Some(header) = (match read_up_to(log, &mut header, 0)? {
-        HEADER_SIZE => Header::parse(&header),
+    let mut bytes = [0; HEADER];
+    let Some(header) = (match read_full(log, &mut bytes, 0)? {
+        HEADER => Header::parse(&bytes),
         _ => None,
     }) else {
         // SQLite ignores a log without a valid header.
@@ -50,7 +41,7 @@ pub(super) fn judge(
     if !thorough {
         return Ok(None);
     }
-    differing(database, log, &header).map(|pending| Some(pages(pending)))
+    differing(database, log, &bytes).map(|pending| Some(pages(pending)))
 }
 
 fn pages(pending: u64) -> LogFacts {
@@ -60,149 +51,39 @@ fn pages(pending: u64) -> LogFacts {
     }
 }
 
-/// The header of a log.
-struct Header {
-    page_size: usize,
-    salts: [u8; 8],
-    checksum: Checksum,
-}
-
-impl Header {
-    /// Reads a header, if it is valid.
-    fn parse(bytes: &[u8; HEADER_SIZE]) -> Option<Header> {
-        let mut checksum = match word(bytes, 0) {
-            MAGIC_LITTLE => Checksum::new(false),
-            MAGIC_BIG => Checksum::new(true),
-            _ => return None,
-        };
-        checksum.add(&bytes[..24]);
-        let page_size = word(bytes, 8) as usize;
-        let valid = word(bytes, 4) == VERSION
-            && page_size.is_power_of_two()
-            && (512..=65536).contains(&page_size)
-            && checksum.is(word(bytes, 24), word(bytes, 28));
-        let mut salts = [0; 8];
-        salts.copy_from_slice(&bytes[16..24]);
-        valid.then_some(Header {
-            page_size,
-            salts,
-            checksum,
-        })
-    }
-}
-
 /// How many frames the index says are not in the database yet; `None` if it is not the index of
 /// this log.
 fn index_pending(index: &File, header: &Header) -> io::Result<Option<u64>> {
     // Two copies of the header, then the state of checkpoints, whose first word is the number of
     // frames that are in the database.
     let mut bytes = [0; 100];
-    if read_up_to(index, &mut bytes, 0)? != bytes.len() {
+    if read_full(index, &mut bytes, 0)? != bytes.len() {
         return Ok(None);
     }
     let native =
         |at: usize| u32::from_ne_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
-    let mut checksum = Checksum::new(cfg!(target_endian = "big"));
-    checksum.add(&bytes[..40]);
+    let sum = checksum(cfg!(target_endian = "big"), [0, 0], &bytes[..40]);
     let valid = native(0) == VERSION
         && bytes[12] == 1
         && bytes[..48] == bytes[48..96]
-        && checksum.is(native(40), native(44))
+        && sum == [native(40), native(44)]
         && bytes[32..40] == header.salts;
     let (frames, copied) = (native(16), native(96));
     Ok((valid && copied <= frames).then(|| u64::from(frames - copied)))
 }
 
 /// How many pages of committed transactions in the log differ from the database's.
-fn differing(database: &File, log: &File, header: &Header) -> io::Result<u64> {
-    let mut checksum = header.checksum;
-    let mut log = BufReader::with_capacity(1 << 18, log);
-    log.read_exact(&mut [0; HEADER_SIZE])?;
-    let mut frame = vec![0; FRAME_HEADER_SIZE + header.page_size];
-    let mut page = vec![0; header.page_size];
-    // Page number to whether it differs; those of a transaction that is not committed yet apart.
-    let mut committed = BTreeMap::new();
-    let mut uncommitted = BTreeMap::new();
-    while read_frame(&mut log, &mut frame)? {
-        checksum.add(&frame[..8]);
-        checksum.add(&frame[FRAME_HEADER_SIZE..]);
-        let valid = frame[8..16] == header.salts && checksum.is(word(&frame, 16), word(&frame, 20));
-        let number = word(&frame, 0);
-        if !valid || number == 0 {
-            break;
-        }
-        let at = u64::from(number - 1) * header.page_size as u64;
-        let read = read_up_to(database, &mut page, at)?;
-        let differs = read != page.len() || page != frame[FRAME_HEADER_SIZE..];
-        uncommitted.insert(number, differs);
-        let database_pages = word(&frame, 4);
-        if database_pages != 0 {
-            committed.append(&mut uncommitted);
-            // A transaction may have made the database shorter.
-            committed.retain(|number, _| *number <= database_pages);
-        }
+fn differing(database: &File, file: &File, header: &[u8; HEADER]) -> io::Result<u64> {
+    let log = Log::read(file, header)?;
+    let size = log.page_size() as usize;
+    let (mut newer, mut older) = (vec![0; size], vec![0; size]);
+    let mut differing = 0;
+    for (page, offset) in log.committed() {
+        let in_log = read_full(file, &mut newer, offset)?;
+        let in_database = read_full(database, &mut older, u64::from(page - 1) * size as u64)?;
+        differing += u64::from(in_log != in_database || newer != older);
     }
-    Ok(committed.values().filter(|differs| **differs).count() as u64)
-}
-
-/// Reads one frame; `false` at the end of the log, or within a frame that was never finished.
-fn read_frame(log: &mut impl Read, frame: &mut [u8]) -> io::Result<bool> {
-    match log.read_exact(frame) {
-        Ok(()) => Ok(true),
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
-        Err(error) => Err(error),
-    }
-}
-
-fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> io::Result<usize> {
-    let mut read = 0;
-    while read < buffer.len() {
-        match file.read_at(&mut buffer[read..], at + read as u64)? {
-            0 => break,
-            more => read += more,
-        }
-    }
-    Ok(read)
-}
-
-fn word(bytes: &[u8], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-}
-
-/// SQLite's checksum, over pairs of words of either byte order.
-#[derive(Clone, Copy)]
-struct Checksum {
-    big_endian: bool,
-    sums: (u32, u32),
-}
-
-impl Checksum {
-    fn new(big_endian: bool) -> Checksum {
-        Checksum {
-            big_endian,
-            sums: (0, 0),
-        }
-    }
-
-    /// Adds bytes, whose number is a multiple of eight.
-    fn add(&mut self, bytes: &[u8]) {
-        let (mut first, mut second) = self.sums;
-        for pair in bytes.chunks_exact(8) {
-            let low = [pair[0], pair[1], pair[2], pair[3]];
-            let high = [pair[4], pair[5], pair[6], pair[7]];
-            let (low, high) = match self.big_endian {
-                true => (u32::from_be_bytes(low), u32::from_be_bytes(high)),
-                false => (u32::from_le_bytes(low), u32::from_le_bytes(high)),
-            };
-            first = first.wrapping_add(low).wrapping_add(second);
-            second = second.wrapping_add(high).wrapping_add(first);
-        }
-        self.sums = (first, second);
-    }
-
-    fn is(&self, first: u32, second: u32) -> bool {
-        self.sums == (first, second)
-    }
+    Ok(differing)
 }
 
 #[cfg(test)]

@@ -9,7 +9,9 @@ use std::io;
 use std::os::unix::fs::FileExt;
 
 /// Bytes of the log's own header.
-pub(super) const HEADER: usize = 32;
+pub(crate) const HEADER: usize = 32;
+/// The only version of the format there is, of the log and of its index.
+pub(crate) const VERSION: u32 = 3_007_000;
 /// Bytes before the page in each frame.
 const FRAME_HEADER: usize = 24;
 /// Most changed pages in a log that is taken: a million are 4 GiB, and 16 MiB of memory here.
@@ -17,7 +19,7 @@ const MOST_PAGES: usize = 1 << 20;
 
 /// The committed pages in a log: the state of its last whole transaction.
 #[derive(Debug, Default)]
-pub(super) struct Log {
+pub(crate) struct Log {
     /// Page number to the newest committed frame with it, both from 1.
     frames: HashMap<u32, u32>,
     /// Bytes of a page.
@@ -32,7 +34,7 @@ impl Log {
     ///
     /// # Errors
     /// Those of reading. `InvalidData` when the log has more changed pages than any real one.
-    pub(super) fn read(file: &File, header: &[u8; HEADER]) -> io::Result<Self> {
+    pub(crate) fn read(file: &File, header: &[u8; HEADER]) -> io::Result<Self> {
         let Some(header) = Header::parse(header) else {
             return Ok(Self::default());
         };
@@ -81,25 +83,33 @@ impl Log {
     }
 
     /// Whether the log has committed pages, so that the database alone is not the whole.
-    pub(super) fn has_content(&self) -> bool {
+    pub(crate) fn has_content(&self) -> bool {
         self.pages != 0
     }
 
-    pub(super) fn page_size(&self) -> u32 {
+    pub(crate) fn page_size(&self) -> u32 {
         self.page_size
     }
 
-    pub(super) fn pages(&self) -> u32 {
+    pub(crate) fn pages(&self) -> u32 {
         self.pages
     }
 
     /// How many pages are newer here than in the database.
-    pub(super) fn changed_pages(&self) -> usize {
+    pub(crate) fn changed_pages(&self) -> usize {
         self.frames.len()
     }
 
+    /// The pages that the database has after the last commit and that are here, each with where in
+    /// the log's file it is.
+    pub(crate) fn committed(&self) -> impl Iterator<Item = (u32, u64)> {
+        // A transaction may have made the database shorter.
+        let pages = self.frames.keys().filter(|&&page| page <= self.pages);
+        pages.filter_map(|&page| Some((page, self.offset_of(page)?)))
+    }
+
     /// Where in the log's file a page (from 1) is, if it is there.
-    pub(super) fn offset_of(&self, page: u32) -> Option<u64> {
+    pub(crate) fn offset_of(&self, page: u32) -> Option<u64> {
         let frame = u64::from(*self.frames.get(&page)?) - 1;
         let frame_size = FRAME_HEADER as u64 + u64::from(self.page_size);
         Some(HEADER as u64 + frame * frame_size + FRAME_HEADER as u64)
@@ -107,15 +117,17 @@ impl Log {
 }
 
 /// The log's header, once its checksum was found right.
-struct Header {
+pub(crate) struct Header {
     page_size: u32,
-    salts: [u8; 8],
+    /// What tells this round of the log from the ones before.
+    pub(crate) salts: [u8; 8],
     big_endian: bool,
     sum: [u32; 2],
 }
 
 impl Header {
-    fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
+    /// Reads a header; `None` if it is not valid, and SQLite ignores the log.
+    pub(crate) fn parse(bytes: &[u8; HEADER]) -> Option<Self> {
         let magic = be32(bytes, 0);
         let page_size = be32(bytes, 8);
         let mut header = Self {
@@ -127,28 +139,34 @@ impl Header {
         header.salts.copy_from_slice(&bytes[16..24]);
         header.sum = header.add([0, 0], &bytes[..24]);
         (magic & !1 == 0x377f_0682
+            && be32(bytes, 4) == VERSION
             && page_size.is_power_of_two()
             && (512..=65536).contains(&page_size)
             && header.sum == [be32(bytes, 24), be32(bytes, 28)])
         .then_some(header)
     }
 
-    /// Goes on with the checksum over `bytes`, whose length is a multiple of eight.
-    fn add(&self, [mut a, mut b]: [u32; 2], bytes: &[u8]) -> [u32; 2] {
-        let word = |word: &[u8]| {
-            let word = [word[0], word[1], word[2], word[3]];
-            if self.big_endian {
-                u32::from_be_bytes(word)
-            } else {
-                u32::from_le_bytes(word)
-            }
-        };
-        for pair in bytes.chunks_exact(8) {
-            a = a.wrapping_add(word(&pair[..4])).wrapping_add(b);
-            b = b.wrapping_add(word(&pair[4..])).wrapping_add(a);
-        }
-        [a, b]
+    fn add(&self, sum: [u32; 2], bytes: &[u8]) -> [u32; 2] {
+        checksum(self.big_endian, sum, bytes)
     }
+}
+
+/// Goes on with SQLite's checksum over `bytes`, whose length is a multiple of eight, as words of one
+/// byte order.
+pub(crate) fn checksum(big_endian: bool, [mut a, mut b]: [u32; 2], bytes: &[u8]) -> [u32; 2] {
+    let word = |word: &[u8]| {
+        let word = [word[0], word[1], word[2], word[3]];
+        if big_endian {
+            u32::from_be_bytes(word)
+        } else {
+            u32::from_le_bytes(word)
+        }
+    };
+    for pair in bytes.chunks_exact(8) {
+        a = a.wrapping_add(word(&pair[..4])).wrapping_add(b);
+        b = b.wrapping_add(word(&pair[4..])).wrapping_add(a);
+    }
+    [a, b]
 }
 
 fn be32(bytes: &[u8], at: usize) -> u32 {
@@ -156,7 +174,7 @@ fn be32(bytes: &[u8], at: usize) -> u32 {
 }
 
 /// Reads until the buffer is full or the file ends.
-pub(super) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+pub(crate) fn read_full(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
         match file.read_at(&mut buffer[filled..], offset + filled as u64) {

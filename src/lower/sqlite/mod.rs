@@ -13,7 +13,7 @@
 //! modification time, size or header, or the log's header, changed: what was read is then to be
 //! thrown away and read again.
 
-mod log;
+pub(crate) mod log;
 mod snapshot;
 mod source;
 mod vfs;
