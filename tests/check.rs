@@ -177,6 +177,25 @@ fn a_second_lower_layer() {
     });
 }
 
+/// The two images differ in nothing that a path or an inode tells.
+#[test]
+fn an_image_that_was_swapped_for_another_of_the_same_tree() {
+    for world in World::each() {
+        world.lower_store("/mnt/tree");
+        if !world.image("squashfs", "/mnt/tree", "/mnt/image") {
+            return;
+        }
+        let description = DESCRIPTION.replace("/mnt/lower", "/mnt/image");
+        world.write("/etc/overstore/s.toml", description);
+        world.overstore(["up", "s"]).ok();
+        assert_eq!(check(&world, &[]), (Vec::new(), 0));
+        world.ok(["umount", "--lazy", "/mnt/image"]);
+        world.ok(["rm", "/mnt/image.squashfs"]);
+        world.image("squashfs", "/mnt/tree", "/mnt/image");
+        assert_eq!(check(&world, &[]), (vec!["lower-replaced".to_owned()], 1));
+    }
+}
+
 #[test]
 fn the_lower_directory_replaced() {
     damage(&["lower-replaced"], 1, |world| {
