@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -81,6 +82,9 @@ impl Way {
         // What this and earlier turns left to be written is not this command's.
         rustix::fs::syncfs(File::open(&self.directory)?)?;
         for (words, measured) in self.commands.iter().zip(measured) {
+            // A database that was written a moment ago is not read before the clock of its file
+            // system has moved on: nobody checks as soon as that.
+            std::thread::sleep(Duration::from_millis(30));
             let mut command = Command::new(&words[0]);
             command
                 .args(&words[1..])
