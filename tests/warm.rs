@@ -449,6 +449,20 @@ fn up_is_up_when_warming_fails() {
         assert!(text.contains(part), "{part} in {up}");
     }
     assert_eq!(example.mounts("TARGET").len(), 1);
+    // It is tried again, and a description without the mistake mends it, without another mount.
+    assert!(example.up().contains("warm-failed"));
+    let text = String::from_utf8(world.read(support::Example::CONFIGURATION)).unwrap();
+    let hello = example.lower.path("hello-1.0");
+    world.write(
+        support::Example::CONFIGURATION,
+        text.replace(missing, &hello),
+    );
+    assert!(
+        example
+            .up()
+            .starts_with("+ copy metadata up from the lower store: ")
+    );
+    assert_eq!(example.up(), "example: is up, nothing changed\n");
     // The command that it names says the same.
     let by_hand = world.overstore(["warm", "example", missing]).fails();
     assert!(by_hand.stderr().contains("not valid in the lower store"));

@@ -54,6 +54,9 @@ pub struct Warmed {
     pub time: u64,
     /// How many paths then had a row of those that were asked for and what they refer to.
     pub paths: u64,
+    /// When the mount was made after which `up` last did it, in seconds since 1970.
+    #[serde(default)]
+    pub after_mount: Option<u64>,
 }
 
 /// The lower store, remembered.
@@ -129,18 +132,26 @@ impl Memory {
         });
     }
 
-    /// Remembers that metadata was copied up now, under the store's lock.
+    /// Remembers that metadata was copied up now, under the store's lock; with `after_mount`, that
+    /// `up` did it after the mount of that time.
     ///
     /// # Errors
     /// When it cannot be locked or written.
-    pub fn remember_warmed(store: &Store, system: &System, paths: u64) -> Result<(), Error> {
+    pub fn remember_warmed(
+        store: &Store,
+        system: &System,
+        paths: u64,
+        after_mount: Option<u64>,
+    ) -> Result<(), Error> {
         let workdir = path_walk::directory(&store.workdir, Symlinks::Refuse);
         let workdir = walked(&store.workdir, workdir)?;
         let _turn = DirectoryLock::wait(&workdir, system, &mut |_| {})?;
         let mut memory = Memory::read(store);
+        let before = memory.warmed.and_then(|warmed| warmed.after_mount);
         memory.warmed = Some(Warmed {
             time: system::now(),
             paths,
+            after_mount: after_mount.or(before),
         });
         memory.write(store)
     }

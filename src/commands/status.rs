@@ -82,7 +82,7 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
 }
 
 /// When `up` mounted the overlay that is in effect, in seconds since 1970.
-fn mounted_since(store: &Store, system: &System, observed: &Observed) -> Option<u64> {
+pub(super) fn mounted_since(store: &Store, system: &System, observed: &Observed) -> Option<u64> {
     let overlay = observed.mount.overlay.as_ref()?;
     overlay.recorded.as_ref()?;
     observe::record::Record::read(system, &store.real)

@@ -2,8 +2,9 @@
 
 use std::process::ExitCode;
 
+use super::status::mounted_since;
 use super::{Failure, Loaded, load, tell};
-use crate::apply::{End, Progress, SetUp, StepReport};
+use crate::apply::{End, Memory, Progress, SetUp, StepReport};
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
 use crate::config::{Store, WarmAtUp};
@@ -30,10 +31,15 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
     match ended.end {
         End::Done(observed) => {
             report.add_findings(check::check(&loaded.store, &observed));
-            if report.steps.iter().any(StepReport::is_mount)
-                && let Some(wanted) = &loaded.store.warm
-            {
-                warm(&loaded, wanted, &mut report, &manager);
+            if let Some(wanted) = &loaded.store.warm {
+                let mounted = mounted_since(&loaded.store, &loaded.system, &observed);
+                let warmed = Memory::read(&loaded.store).warmed;
+                // Once a mount, also where an earlier run was killed before it, or failed.
+                let done =
+                    mounted.is_some() && warmed.is_some_and(|warmed| warmed.after_mount == mounted);
+                if !done || report.steps.iter().any(StepReport::is_mount) {
+                    warm(&loaded, wanted, mounted, &mut report, &manager);
+                }
             }
         }
         End::Refused(findings) => report.add_findings(findings),
@@ -47,17 +53,26 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
     super::finish(&report, json)
 }
 
-/// Copies metadata up, as the description wants it of a store that was just mounted. The store is up
+/// Copies metadata up, as the description wants it of a store that is mounted anew. The store is up
 /// without it, so that a failure is a finding.
-fn warm(loaded: &Loaded, wanted: &WarmAtUp, report: &mut Report, manager: &ServiceManager) {
+fn warm(
+    loaded: &Loaded,
+    wanted: &WarmAtUp,
+    mounted: Option<u64>,
+    report: &mut Report,
+    manager: &ServiceManager,
+) {
     let store = &loaded.store;
     let mut step = StepReport::warm(store);
     tell(&Progress::Step(&step), manager);
     let mut warmed = WarmReport::new(&store.name);
-    match super::warm::copy(store, &loaded.system, wanted, &mut warmed) {
+    match super::warm::copy(store, &loaded.system, wanted, &mut warmed, mounted) {
         Ok(()) => {
             step.text = format!("{}: {}", step.text, warmed.summary());
             report.steps.push(step);
+            if report.outcome == Outcome::Unchanged {
+                report.outcome = Outcome::Done;
+            }
         }
         Err(failure) => report.add_findings(vec![Finding {
             code: Code::WarmFailed,

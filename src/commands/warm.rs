@@ -35,17 +35,19 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
     };
     let system = System::here()
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
-    copy(&store, &system, &wanted, &mut report)?;
+    copy(&store, &system, &wanted, &mut report, None)?;
     report.print(json)?;
     Ok(ExitCode::SUCCESS)
 }
 
-/// Copies up what is wanted, and makes roots of it where that is wanted too.
+/// Copies up what is wanted, and makes roots of it where that is wanted too. `after_mount` is the time
+/// of the mount after which `up` does it.
 pub(super) fn copy(
     store: &Store,
     system: &System,
     wanted: &WarmAtUp,
     report: &mut WarmReport,
+    after_mount: Option<u64>,
 ) -> Result<(), Failure> {
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let mut paths = Vec::new();
@@ -86,7 +88,7 @@ pub(super) fn copy(
         report.kept = paths.len() as u64;
     }
     // Only `status` would miss it.
-    let _ = Memory::remember_warmed(store, system, report.copied + report.present);
+    let _ = Memory::remember_warmed(store, system, report.copied + report.present, after_mount);
     Ok(())
 }
 
