@@ -467,3 +467,29 @@ fn up_is_up_when_warming_fails() {
     let by_hand = world.overstore(["warm", "example", missing]).fails();
     assert!(by_hand.stderr().contains("not valid in the lower store"));
 }
+
+/// References that lead in a circle, which no real store has, end in an answer all the same.
+#[test]
+fn a_circle_of_references_is_gone_through_once() {
+    let Some(world) = World::trixie() else { return };
+    let paths = lower_store(&world);
+    world.ok([
+        "sqlite3",
+        "/mnt/lower/nix/var/nix/db/db.sqlite",
+        "insert or ignore into Refs select a.id, b.id from ValidPaths a, ValidPaths b;
+         pragma wal_checkpoint(truncate);",
+    ]);
+    let stores = Stores::new(&world, "/mnt/lower?read-only=true");
+    let said = stores.warm(&[&paths[0]]).ok();
+    assert!(
+        said.starts_with(&format!("{} paths copied", paths.len())),
+        "{said}"
+    );
+    let all = stores.warm(&["--all", "--keep"]).run();
+    assert!(matches!(all.code(), Some(0 | 3)), "{all}");
+    let check = "pragma integrity_check; pragma foreign_key_check";
+    assert_eq!(
+        world.ok(["sqlite3", "/mnt/ours/db/db.sqlite", check]),
+        "ok\n"
+    );
+}
