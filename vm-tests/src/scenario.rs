@@ -1,6 +1,6 @@
 //! Scenarios: what `scenario.toml` says.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -147,15 +147,31 @@ impl Scenario {
             .and_then(|name| name.to_str())
             .context("a scenario's directory has no name")?;
         let scenario = Self::parse(name, &text).with_context(|| file.display().to_string())?;
-        for step in &scenario.steps {
-            if let Action::Run { script, .. } | Action::RunUntilPowerCut { script, .. } =
-                &step.action
-                && !directory.with_file_name(script).is_file()
-            {
-                bail!("{}: there is no {}", file.display(), script.display());
+        scenario
+            .check_scripts(directory)
+            .with_context(|| file.display().to_string())?;
+        Ok(scenario)
+    }
+
+    /// Every script that a step runs is there, and every script that is there (`1-NAME`) is run by a
+    /// step.
+    fn check_scripts(&self, directory: &Path) -> Result<()> {
+        let run: BTreeSet<&Path> = self.steps.iter().filter_map(Step::script).collect();
+        for script in &run {
+            if !directory.with_file_name(script).is_file() {
+                bail!("there is no {}", script.display());
             }
         }
-        Ok(scenario)
+        for entry in fs::read_dir(directory)? {
+            let script = Path::new(&self.name).join(entry?.file_name());
+            let name = script.file_name().and_then(|name| name.to_str());
+            let is_numbered =
+                name.is_some_and(|name| name.starts_with(|c: char| c.is_ascii_digit()));
+            if is_numbered && !run.contains(script.as_path()) {
+                bail!("no step runs {}", script.display());
+            }
+        }
+        Ok(())
     }
 
     fn parse(name: &str, text: &str) -> Result<Self> {
@@ -196,6 +212,16 @@ impl Scenario {
                 .as_ref()
                 .is_none_or(|guests| guests.iter().any(|name| name == guest))
         })
+    }
+}
+
+impl Step {
+    /// The script that it runs, if it runs one.
+    fn script(&self) -> Option<&Path> {
+        match &self.action {
+            Action::Run { script, .. } | Action::RunUntilPowerCut { script, .. } => Some(script),
+            Action::Power(_) => None,
+        }
     }
 }
 
@@ -264,6 +290,23 @@ mod tests {
         let scenario = parse("[[step]]\nrun = 'a'\n[[step]]\nrun = 'b'\nguests = ['sid']").unwrap();
         assert_eq!(scenario.steps("trixie").count(), 1);
         assert_eq!(scenario.steps("sid").count(), 2);
+    }
+
+    #[test]
+    fn steps_and_scripts_belong_together() {
+        let scratch = tempfile::tempdir().unwrap();
+        let directory = scratch.path().join("name");
+        fs::create_dir(&directory).unwrap();
+        let write = |file: &str, text: &str| fs::write(directory.join(file), text).unwrap();
+        let read = || Scenario::read(&directory).map_err(|error| format!("{error:#}"));
+
+        write("scenario.toml", &format!("{HEAD}[[step]]\nrun = '1-first'"));
+        assert!(read().unwrap_err().contains("there is no name/1-first"));
+        write("1-first", "");
+        write("store.sh", "");
+        read().unwrap();
+        write("2-second", "");
+        assert!(read().unwrap_err().contains("no step runs name/2-second"));
     }
 
     #[test]
