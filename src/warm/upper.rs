@@ -223,12 +223,13 @@ impl<'u> Writer<'u> {
             .connection
             .prepare_cached(
                 "insert or rollback into main.Refs (referrer, reference) \
-                 select referrer + ?2, reference + ?2 from lower.Refs where referrer = ?1",
+                 select referrer + ?3, reference + ?3 from lower.Refs \
+                 where referrer between ?1 and ?2",
             )
             .map_err(|error| upper.error(error))?;
         let mut copied = 0;
-        for id in ids {
-            let rows = copy.execute((id, shift));
+        for run in ids.chunk_by(|id, next| id + 1 == *next) {
+            let rows = copy.execute((run.first(), run.last(), shift));
             copied += rows.map_err(|error| upper.error(error))? as u64;
         }
         Ok(copied)
