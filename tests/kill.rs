@@ -77,6 +77,56 @@ fn up_killed_at_any_step_is_finished_by_the_next() {
     assert!(kills + 3 > points.len(), "{kills} of {}", points.len());
 }
 
+/// From the mount on, killed while metadata is copied up: the next `up` copies it, and keeps it.
+#[test]
+fn up_killed_while_it_copies_metadata_up_is_finished_by_the_next() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("[warm]\nall = true\nkeep = true");
+    let (outcome, trace) = example.command("up").traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let copied = || {
+        let database = "/mnt/example/merged-store/nix/var/nix/db/db.sqlite";
+        let query = "select path, hash, registrationTime, deriver, narSize, sigs from ValidPaths \
+                     order by path; select count(*) from Refs; select count(*) from DerivationOutputs; \
+                     pragma integrity_check";
+        let rows = world.ok(["sqlite3", database, query]);
+        (
+            rows,
+            world.list("/mnt/example/merged-store/nix/var/nix/gcroots/overstore"),
+        )
+    };
+    let wanted = copied();
+    assert!(
+        wanted.0.lines().count() == 18 + 3 && !wanted.1.is_empty(),
+        "{wanted:?}"
+    );
+    let points = trace.kill_points();
+    let mount = points.iter().position(|(call, _)| call == "mount");
+    let after = &points[mount.expect("it mounts")..];
+    for call in ["pwrite64", "fsync", "symlinkat"] {
+        assert!(
+            after.iter().any(|(kind, _)| kind == call),
+            "{call}: {after:?}"
+        );
+    }
+    for (call, nth) in after {
+        fresh(&world);
+        let killed = example.command("up").killed_at(call, *nth);
+        assert!(
+            killed.signal() == Some(9) || killed.code() == Some(0),
+            "{call} {nth}: {killed}"
+        );
+        let again = example.run("up");
+        assert_eq!(again.code(), Some(0), "killed at {call} {nth}: {again}");
+        assert_eq!(copied(), wanted, "killed at {call} {nth}: {again}");
+        assert_eq!(
+            example.up(),
+            "example: is up, nothing changed\n",
+            "killed at {call} {nth}"
+        );
+    }
+}
+
 #[test]
 fn down_killed_at_any_step_is_finished_by_the_next() {
     let Some(world) = World::trixie() else { return };
