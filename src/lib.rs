@@ -14,6 +14,7 @@ pub mod namespace;
 pub mod nix;
 pub mod observe;
 pub mod overlayfs;
+pub mod path_set;
 pub mod path_walk;
 pub mod report;
 pub mod show;

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
 
 use rustix::fs::{Mode, OFlags, openat, renameat};
 use serde::{Deserialize, Serialize};
@@ -12,19 +13,18 @@ use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
 use super::lock::DirectoryLock;
 use super::mount::Overlay;
+use super::warmed_paths;
 use crate::check::{self, Severity};
 use crate::config::{MEMORY_FILE, Store};
 use crate::lower::Identity;
 use crate::observe::Observed;
-use crate::path_walk::{self, Symlinks};
+use crate::path_set::PathSet;
+use crate::path_walk::{self, Reached, Symlinks};
 use crate::show::{show, show_path};
 use crate::system::{self, System};
 
 /// The version of the format that this program reads and writes.
 const VERSION: u32 = 1;
-
-/// The name under which it is written first. Written only under the store's lock.
-const DRAFT: &str = "state.json.overstore-new";
 
 /// More than any has: what is longer is none.
 const MAXIMUM_SIZE: u64 = 64 * 1024;
@@ -47,13 +47,16 @@ pub struct Memory {
 }
 
 /// Metadata copied up, remembered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Warmed {
     /// When, in seconds since 1970.
     pub time: u64,
     /// How many paths then had a row of those that were asked for and what they refer to.
     pub paths: u64,
+    /// The hash of the file beside this one that says which paths.
+    #[serde(default)]
+    pub hash: Option<String>,
     /// When the mount was made after which `up` last did it, in seconds since 1970.
     #[serde(default)]
     pub after_mount: Option<u64>,
@@ -132,15 +135,15 @@ impl Memory {
         });
     }
 
-    /// Remembers that metadata was copied up now, under the store's lock; with `after_mount`, that
-    /// `up` did it after the mount of that time.
+    /// Remembers that the metadata of these paths was copied up now, under the store's lock; with
+    /// `after_mount`, that `up` did it after the mount of that time.
     ///
     /// # Errors
     /// When it cannot be locked or written.
     pub fn remember_warmed(
         store: &Store,
         system: &System,
-        paths: u64,
+        paths: &PathSet,
         after_mount: Option<u64>,
     ) -> Result<(), Error> {
         let workdir = path_walk::directory(&store.workdir, Symlinks::Refuse);
@@ -148,12 +151,24 @@ impl Memory {
         let _turn = DirectoryLock::wait(&workdir, system, &mut |_| {})?;
         let mut memory = Memory::read(store);
         let before = memory.warmed.and_then(|warmed| warmed.after_mount);
+        let directory = make(store)?;
+        let path = store.memory();
         memory.warmed = Some(Warmed {
             time: system::now(),
-            paths,
+            paths: paths.len(),
+            hash: Some(warmed_paths::write(&directory, paths).doing("write", &path)?),
             after_mount: after_mount.or(before),
         });
         memory.write(store)
+    }
+
+    /// The paths whose metadata was copied up last. `None` where they are not remembered, or where
+    /// what is remembered of them is damaged.
+    pub fn warmed_paths(&self, store: &Store) -> Option<PathSet> {
+        let warmed = self.warmed.as_ref()?;
+        let directory = path_walk::directory(&store.memory(), Symlinks::Refuse).ok()?;
+        let hash = warmed.hash.as_deref()?;
+        warmed_paths::read(&directory, warmed.paths, hash).ok()?
     }
 
     /// Reads it. What is missing, damaged or of another version is as if nothing were remembered.
@@ -179,18 +194,33 @@ impl Memory {
     /// # Errors
     /// When it cannot be written.
     pub(super) fn write(&self, store: &Store) -> Result<(), Error> {
-        let path = store.memory();
-        let directory = directory::make(&path, 0o755, None, &mut Unsynced::default())?;
-        let path = path.join(MEMORY_FILE);
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let mode = Mode::from_raw_mode(0o644);
-        let file = openat(&directory, DRAFT, flags, mode).doing("write", &path)?;
+        let directory = make(store)?;
+        let path = store.memory().join(MEMORY_FILE);
         let mut text = serde_json::to_vec_pretty(self)
             .map_err(io::Error::from)
             .doing("write", &path)?;
         text.push(b'\n');
-        File::from(file).write_all(&text).doing("write", &path)?;
-        renameat(&directory, DRAFT, &directory, MEMORY_FILE).doing("write", &path)
+        replace(&directory, MEMORY_FILE, |file| file.write_all(&text)).doing("write", &path)
     }
+}
+
+/// The directory of overstore's own, made where it is missing.
+fn make(store: &Store) -> Result<Reached, Error> {
+    directory::make(&store.memory(), 0o755, None, &mut Unsynced::default())
+}
+
+/// Replaces a file of overstore's own by what `write` writes, at once or not at all. Only under the
+/// store's lock, since all write the same draft first.
+pub(super) fn replace<T>(
+    directory: impl AsFd,
+    name: &str,
+    write: impl FnOnce(&mut File) -> io::Result<T>,
+) -> io::Result<T> {
+    let draft = format!("{name}.overstore-new");
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(&directory, &draft, flags, Mode::from_raw_mode(0o644))?;
+    let written = write(&mut File::from(file))?;
+    renameat(&directory, &draft, &directory, name)?;
+    Ok(written)
 }

@@ -16,6 +16,7 @@ mod remount;
 mod set_up;
 mod state;
 mod unmount;
+mod warmed_paths;
 
 pub use error::Error;
 pub use holders::Holder;

@@ -17,6 +17,7 @@ use crate::cli;
 use crate::config::{MetadataSource, Store};
 use crate::lower::Identity;
 use crate::observe::{self, Depth, Progress};
+use crate::path_set::PathSet;
 use crate::report::{Outcome, Report};
 use crate::show::{show, show_path};
 
@@ -70,7 +71,7 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
     if !database || there.iter().any(|place| place.found.directory().is_none()) {
         return Vec::new();
     }
-    match observe::across(store) {
+    match observe::across(store, &PathSet::default()) {
         Ok(across) => {
             let mut findings = check::across::findings(store, &across);
             findings.extend(lower_changed(store, observed));

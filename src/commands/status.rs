@@ -12,6 +12,7 @@ use crate::config::{MetadataSource, Store};
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{Identity, StoreDirectory};
 use crate::observe::{self, Depth, Observed};
+use crate::path_set::PathSet;
 use crate::report::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
 use crate::show::show_path;
 use crate::system::System;
@@ -21,24 +22,28 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
     let super::Loaded { store, system } = load::load(&arguments.store, &arguments.root)?;
     let observed = observe::observe(&system, &store, Depth::Up)
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
-    let (content, unreadable) = match observe::across(&store) {
-        Ok(across) => (
-            Some(Content {
-                objects: across.objects,
-                objects_in_both_layers: across.both.count,
-                own_rows: across.own_rows,
-                copied_rows: across.copied_rows,
-                rows_without_object: across.missing.count,
-            }),
-            None,
-        ),
+    // Remembered before the rows are read: what is warmed meanwhile has got its rows by then.
+    let memory = Memory::read(&store);
+    let warmed = memory.warmed_paths(&store);
+    let across = observe::across(&store, warmed.as_ref().unwrap_or(&PathSet::default()));
+    let (across, unreadable) = match across {
+        Ok(across) => (Some(across), None),
         Err(error) => (None, Some(error.to_string())),
     };
+    let content = across.as_ref().map(|across| Content {
+        objects: across.objects,
+        objects_in_both_layers: across.both.count,
+        own_rows: across.own_rows,
+        copied_rows: across.copied_rows,
+        rows_without_object: across.missing.count,
+    });
+    let gone = warmed
+        .zip(across)
+        .map(|(warmed, across)| warmed.len().saturating_sub(across.rows_asked_for));
     let sizes = match arguments.sizes {
         true => Some(sizes(&store, content)?),
         false => None,
     };
-    let memory = Memory::read(&store);
     let (warm_roots, warm_roots_gone) = warm_roots(&store);
     let report = StatusReport {
         version: 1,
@@ -66,10 +71,7 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
         warmed: memory.warmed.map(|warmed| WarmedReport {
             time: warmed.time,
             paths: warmed.paths,
-            gone_at_least: content.map_or(0, |content| {
-                let rows = content.own_rows + content.copied_rows + content.rows_without_object;
-                warmed.paths.saturating_sub(rows)
-            }),
+            gone,
         }),
         checked: memory.checked.map(|checked| CheckedReport {
             time: checked.time,

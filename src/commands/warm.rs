@@ -10,6 +10,7 @@ use crate::cli;
 use crate::config::{Store, WarmAtUp};
 use crate::lower::StoreDirectory;
 use crate::nix::store_path::StorePath;
+use crate::path_set::PathSet;
 use crate::report::WarmReport;
 use crate::show::show_path;
 use crate::system::System;
@@ -66,14 +67,21 @@ pub(super) fn copy(
         database: &database,
         use_sqlite_wal: store.use_sqlite_wal,
     };
+    let mut prefixes = Vec::new();
+    let mut run = |wanted| -> Result<(), Failure> {
+        let mut warmed = warm.run(wanted).map_err(failure)?;
+        report.add(&warmed);
+        prefixes.append(&mut warmed.prefixes);
+        Ok(())
+    };
     if wanted.all {
-        report.add(warm.run(Wanted::All).map_err(failure)?);
+        run(Wanted::All)?;
     } else {
         if !paths.is_empty() {
-            report.add(warm.run(Wanted::Closures(&paths)).map_err(failure)?);
+            run(Wanted::Closures(&paths))?;
         }
         if !found.is_empty() {
-            report.add(warm.run(Wanted::ValidClosures(&found)).map_err(failure)?);
+            run(Wanted::ValidClosures(&found))?;
         }
     }
     if wanted.keep {
@@ -88,7 +96,7 @@ pub(super) fn copy(
         report.kept = paths.len() as u64;
     }
     // Only `status` would miss it.
-    let _ = Memory::remember_warmed(store, system, report.copied + report.present, after_mount);
+    let _ = Memory::remember_warmed(store, system, &PathSet::new(prefixes), after_mount);
     Ok(())
 }
 

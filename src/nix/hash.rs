@@ -4,6 +4,16 @@
 
 /// The characters of Nix's base 32: no `e`, `o`, `t`, `u`.
 const BASE32: &[u8; 32] = b"0123456789abcdfghijklmnpqrsvwxyz";
+/// The value of each byte that is one of them; 0 for every other.
+const BASE32_VALUES: [u8; 256] = {
+    let mut values = [0; 256];
+    let mut value = 0;
+    while value < 32 {
+        values[BASE32[value as usize] as usize] = value;
+        value += 1;
+    }
+    values
+};
 const BASE16: &[u8; 16] = b"0123456789abcdef";
 const BASE64: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
@@ -68,6 +78,15 @@ pub fn base32(bytes: &[u8]) -> String {
             char::from(BASE32[usize::from((pair >> bit) & 31)])
         })
         .collect()
+}
+
+/// The first 64 bits of what 13 or more characters of Nix's base 32 say. They sort as the text does.
+pub fn base32_prefix(text: &str) -> u64 {
+    let bits = text.bytes().take(13).fold(0_u128, |bits, character| {
+        bits << 5 | u128::from(BASE32_VALUES[usize::from(character)])
+    });
+    // 65 bits.
+    (bits >> 1) as u64
 }
 
 /// Reads a hash of `size` bytes in base 16, 32 or 64: the length tells which.
@@ -198,6 +217,14 @@ mod tests {
             let base32 = format!("sha256:{}", base32(&hash));
             prop_assert_eq!(parse_sha256(base32.as_bytes()), Some(hash));
             prop_assert_eq!(parse_sha256(render_sha256(&hash).as_bytes()), Some(hash));
+        }
+
+        #[test]
+        fn a_prefix_is_the_first_bits(hash: [u8; 20], other: [u8; 20]) {
+            let [text, other] = [hash, other].map(|hash| base32(&hash));
+            let expected = u64::from_le_bytes(hash[12..].try_into().unwrap());
+            prop_assert_eq!(base32_prefix(&text), expected);
+            prop_assert_eq!(expected.cmp(&base32_prefix(&other)), text.cmp(&other));
         }
 
         #[test]

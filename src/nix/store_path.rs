@@ -5,6 +5,7 @@
 
 use std::fmt;
 
+use super::hash::base32_prefix;
 use crate::show::show;
 
 /// Characters of the hash part: 160 bits in Nix's base 32.
@@ -68,6 +69,11 @@ impl StorePath {
     /// The hash part: 32 characters of Nix's base 32.
     pub fn hash_part(&self) -> &str {
         &self.0[..HASH_LENGTH]
+    }
+
+    /// The first 64 of the hash part's 160 bits: enough to tell the paths of a store apart.
+    pub fn hash_prefix(&self) -> u64 {
+        base32_prefix(self.hash_part())
     }
 
     /// The name: what follows the hash part and the dash.

@@ -16,6 +16,7 @@ use crate::config::Store;
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{self, LowerError, Source, StoreDirectory};
 use crate::nix::store_path::{Entry, StorePath};
+use crate::path_set::PathSet;
 use crate::show::show_path;
 
 /// How many of each a finding can use; more are only counted.
@@ -32,6 +33,8 @@ pub struct Across {
     pub own_rows: u64,
     /// Rows of objects that are only in the lower store: copied up.
     pub copied_rows: u64,
+    /// Rows of the paths that were asked for, whatever there is of their objects.
+    pub rows_asked_for: u64,
     /// Rows whose object is in neither layer.
     pub missing: Several<Missing>,
     /// Objects in the upper layer that neither database knows, and that nobody is making.
@@ -102,11 +105,12 @@ impl lower::Transient for AcrossError {
     }
 }
 
-/// Compares the layers and the upper database of a store.
+/// Compares the layers and the upper database of a store, and counts the rows of the paths that are
+/// `asked_for` on the way.
 ///
 /// # Errors
 /// When one of them cannot be read.
-pub fn across(store: &Store) -> Result<Across, AcrossError> {
+pub fn across(store: &Store, asked_for: &PathSet) -> Result<Across, AcrossError> {
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let database = store.database();
     let layers = Layers {
@@ -123,7 +127,7 @@ pub fn across(store: &Store) -> Result<Across, AcrossError> {
         |sources| {
             let mut across = Across::default();
             layers.objects(sources, &mut across)?;
-            layers.rows(sources, &mut across)?;
+            layers.rows(sources, asked_for, &mut across)?;
             sources.upper.confirm()?;
             sources.lower.confirm()?;
             // Somebody may have been adding or collecting while we looked.
@@ -232,10 +236,16 @@ impl Layers {
     }
 
     /// Goes through the upper database.
-    fn rows(&self, sources: &mut Sources, across: &mut Across) -> Result<(), AcrossError> {
+    fn rows(
+        &self,
+        sources: &mut Sources,
+        asked_for: &PathSet,
+        across: &mut Across,
+    ) -> Result<(), AcrossError> {
         let mut failed = None;
         let mut missing = Several::default();
         sources.upper.all_paths(&mut |path| {
+            across.rows_asked_for += u64::from(asked_for.contains(path.hash_prefix()));
             let mut look = || {
                 match self.upper.kind(path.as_str())? {
                     Some(Kind::Object | Kind::Opaque) => across.own_rows += 1,

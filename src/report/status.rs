@@ -92,8 +92,8 @@ pub struct WarmedReport {
     pub time: u64,
     /// How many paths of those asked for had a row then.
     pub paths: u64,
-    /// How many of these have no row any more, at least: the upper database has so many rows less.
-    pub gone_at_least: u64,
+    /// How many of these have no row any more; null where that is not known.
+    pub gone: Option<u64>,
 }
 
 /// A check that was remembered.
@@ -172,12 +172,11 @@ impl StatusReport {
             line("warmed and kept", &text)?;
         }
         if let Some(warmed) = self.warmed {
-            let text = format!(
-                "{} paths {}, at least {} of them gone",
-                warmed.paths,
-                ago(warmed.time),
-                warmed.gone_at_least
-            );
+            let gone = match warmed.gone {
+                Some(gone) => format!("{gone} of them gone"),
+                None => "how many of them are gone is not known".to_owned(),
+            };
+            let text = format!("{} paths {}, {gone}", warmed.paths, ago(warmed.time));
             line("last warmed", &text)?;
         }
         if let Some(checked) = &self.checked {

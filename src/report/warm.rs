@@ -44,7 +44,7 @@ impl WarmReport {
     }
 
     /// Adds what one copy did.
-    pub fn add(&mut self, warmed: Warmed) {
+    pub fn add(&mut self, warmed: &Warmed) {
         self.copied += warmed.copied;
         self.present += warmed.present;
         self.references += warmed.references;

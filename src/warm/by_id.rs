@@ -12,7 +12,7 @@ use crate::nix::store_path::StorePath;
 
 /// Copies from an attached database. Confirms before the commit that it did not change.
 ///
-/// Memory: 25 bytes a path of the closure at most, and the upper database's cache.
+/// Memory: 33 bytes a path of the closure at most, and the upper database's cache.
 pub(super) fn copy(
     upper: &Upper,
     lower: &Database,
@@ -78,6 +78,7 @@ fn copy_attached(
     let first_new = writer.next_id;
     let shift = shift(&ids, first_new);
     let mut upper_ids = Vec::with_capacity(ids.len());
+    warmed.prefixes.reserve_exact(ids.len());
     {
         let mut statement = reader.prepare(
             "select path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
@@ -91,6 +92,7 @@ fn copy_attached(
             let path = read_text(row, 0)
                 .and_then(|path| store.parse(path))
                 .map_err(|what| reader.damaged(what))?;
+            warmed.prefixes.push(path.hash_prefix());
             if !writer.was_empty
                 && let Some(present) = writer.id_of(&writer.print(&path))?
             {

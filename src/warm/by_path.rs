@@ -6,13 +6,14 @@ use super::error::MOST_LISTED;
 use super::outputs::Objects;
 use super::upper::{Upper, Writer};
 use super::{Wanted, WarmError, Warmed};
+use crate::lower::sqlite::read_text;
 use crate::lower::{Source, StoreDirectory};
 use crate::nix::store_path::StorePath;
 
 /// Copies from any source, path by path, with as many questions open as it takes.
 ///
 /// What is still to be asked is kept in a temporary table, which SQLite moves to a file when it
-/// grows: memory does not grow with the closure.
+/// grows. Memory: 8 bytes a path of the closure.
 pub(super) fn copy(
     upper: &Upper,
     source: &mut dyn Source,
@@ -38,16 +39,21 @@ fn copy_asked(
         .connection
         .execute_batch(
             "drop table if exists temp.Wanted;
+             drop table if exists temp.Present;
              create temp table Wanted (number integer primary key, path text unique not null,
                  id integer not null, root integer not null);
+             create temp table Present (id integer primary key);
              pragma temp.cache_size = -8192",
         )
         .map_err(|error| upper.error(error))?;
     let transaction = upper.begin()?;
+    let writer = Writer::new(upper, store, objects)?;
     let mut copy = Copy {
         upper,
         store,
-        writer: Writer::new(upper, store, objects)?,
+        first_new: writer.next_id,
+        writer,
+        all: wanted == Wanted::All,
         placed: 0,
         warmed: Warmed::default(),
     };
@@ -71,7 +77,8 @@ fn copy_asked(
         }
     }
     copy.all_placed(source, roots_have_to_be_valid)?;
-    let warmed = copy.warmed;
+    copy.add_present()?;
+    let warmed = std::mem::take(&mut copy.warmed);
     drop(copy);
     source.confirm()?;
     transaction.commit().map_err(|error| upper.error(error))?;
@@ -82,6 +89,10 @@ struct Copy<'u> {
     upper: &'u Upper,
     store: &'u StoreDirectory,
     writer: Writer<'u>,
+    /// The id of the first new row.
+    first_new: i64,
+    /// Whether everything is wanted, so that each path is placed for itself.
+    all: bool,
     /// How many paths are in the table, numbered from 1.
     placed: i64,
     warmed: Warmed,
@@ -93,6 +104,15 @@ impl Copy<'_> {
         let whole = self.writer.print(path);
         if let Some(id) = self.writer.id_of(&whole)? {
             self.warmed.present += u64::from(root);
+            if self.all && root {
+                self.warmed.prefixes.push(path.hash_prefix());
+            } else if !self.all && id < self.first_new {
+                self.upper
+                    .connection
+                    .prepare_cached("insert or ignore into temp.Present values (?)")
+                    .and_then(|mut statement| statement.execute([id]))
+                    .map_err(|error| self.upper.error(error))?;
+            }
             return Ok(id);
         }
         let upper = self.upper;
@@ -157,6 +177,7 @@ impl Copy<'_> {
                 Some(info) => {
                     self.warmed.outputs += self.writer.path(id, &path, &info)?;
                     self.warmed.copied += 1;
+                    self.warmed.prefixes.push(path.hash_prefix());
                     for reference in &info.references {
                         let reference = self.place(reference, false)?;
                         self.writer.reference(id, reference)?;
@@ -182,6 +203,29 @@ impl Copy<'_> {
             return Err(self.incomplete(missing));
         }
         self.roots_that_are_referred_to()
+    }
+
+    /// Adds the closures of what was met and was there before: the upper database has all of them.
+    fn add_present(&mut self) -> Result<(), WarmError> {
+        let error = |error| self.upper.error(error);
+        let mut statement = self
+            .upper
+            .connection
+            .prepare(
+                "with recursive Closure(id) as (select id from temp.Present \
+                 union select reference from Closure join main.Refs on referrer = Closure.id) \
+                 select path from Closure join main.ValidPaths using (id)",
+            )
+            .map_err(error)?;
+        let mut rows = statement.query([]).map_err(error)?;
+        while let Some(row) = rows.next().map_err(error)? {
+            // What is no store path is none of those that `status` looks for.
+            let path = read_text(row, 0).and_then(|path| self.store.parse(path));
+            self.warmed
+                .prefixes
+                .extend(path.map(|path| path.hash_prefix()));
+        }
+        Ok(())
     }
 
     /// A root that is not valid, and that something in the closures refers to, leaves these

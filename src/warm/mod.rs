@@ -57,7 +57,7 @@ pub enum Wanted<'a> {
 }
 
 /// What was copied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Warmed {
     /// Paths whose metadata was copied.
     pub copied: u64,
@@ -69,6 +69,9 @@ pub struct Warmed {
     pub outputs: u64,
     /// Wanted paths that are not valid below; only with [`Wanted::ValidClosures`].
     pub invalid: u64,
+    /// The hash prefix of every path that has its metadata now: of those wanted, and all that these
+    /// refer to. Some may be there more than once.
+    pub prefixes: Vec<u64>,
 }
 
 impl Warm<'_> {
