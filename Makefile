@@ -1,8 +1,9 @@
-.PHONY: help demo test bench lint install vm-test
+.PHONY: help demo test bench lint fuzz install vm-test
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
 SCENARIO ?=
+TARGET ?= database
 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1: /p' Makefile
@@ -23,6 +24,9 @@ bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as
 lint: ## Checks the formatting and looks for likely mistakes
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+
+fuzz: ## Feeds hostile input to a reader for ten minutes (TARGET: one of those in fuzz/README.md)
+	cargo +nightly fuzz run $(TARGET) -- -max_total_time=600 -timeout=20 -rss_limit_mb=1024
 
 install: ## Builds the program, and installs it with all that belongs to it (PREFIX, DESTDIR)
 	[ "$(PROGRAM)" != target/release/overstore ] || cargo build --release
