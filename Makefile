@@ -14,7 +14,7 @@ demo: ## Shows the main job on a small real lower store, as root or not
 
 test: ## Installs what the tests need (as root), and runs them all, in virtual machines too
 	tests/setup
-	cargo test --no-fail-fast
+	cargo test --workspace --no-fail-fast
 	$(MAKE) vm-test
 
 bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as root)
