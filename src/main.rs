@@ -12,7 +12,10 @@ fn main() -> ExitCode {
     let result = match Path::new(&name).file_name() {
         Some(name) if name == "overstore-remount" => commands::remount_hook(arguments),
         Some(name) if name == "overstore-generator" => return generator::main(arguments),
-        _ => commands::run(Cli::parse()),
+        _ => match Cli::try_parse() {
+            Ok(cli) => commands::run(cli),
+            Err(error) => return commands::not_run(&error),
+        },
     };
     result.unwrap_or_else(|failure| failure.report())
 }

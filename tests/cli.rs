@@ -186,6 +186,23 @@ fn with_json_a_mistake_is_json_too() {
     }
     let output = overstore(directory.path(), &["check", "--json", "missing.toml"]);
     insta::assert_snapshot!("json_missing", streams(&output).0);
+    for (arguments, code) in [
+        (&["upp", "--json"][..], Some(2)),
+        (&["--json", "up"], Some(2)),
+        (&["up", "--json", "--no-such", "example.toml"], Some(2)),
+    ] {
+        let output = overstore(directory.path(), arguments);
+        assert_eq!(output.status.code(), code, "{arguments:?}");
+        let (out, error) = streams(&output);
+        let out: serde_json::Value = serde_json::from_str(&out).unwrap();
+        assert_eq!(out["outcome"], "refused");
+        let failure = out["failure"].as_str().unwrap();
+        assert_eq!(error.trim_end(), format!("error: {failure}"));
+    }
+    // What comes after `--` is another command's.
+    let output = overstore(directory.path(), &["exec", "--", "true", "--json"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(streams(&output).0, "");
 }
 
 #[test]

@@ -86,6 +86,21 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     })
 }
 
+/// Prints why a command line could not be read, or the help that it asked for.
+pub fn not_run(error: &clap::Error) -> ExitCode {
+    let mut arguments = std::env::args_os().take_while(|argument| argument != "--");
+    if error.use_stderr() && arguments.any(|argument| argument == "--json") {
+        let text = error.to_string();
+        let text = text.strip_prefix("error: ").unwrap_or(&text);
+        let refused = Failure::Refused(text.trim_end().to_owned());
+        // The exit code and standard error tell the same.
+        let _ = refused.as_report().print();
+    }
+    // Nothing is left to tell it to if it cannot be printed.
+    let _ = error.print();
+    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+}
+
 fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
     let json = cli.json;
     match cli.command {
