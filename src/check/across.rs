@@ -2,7 +2,7 @@
 
 use super::{Code, Finding, Part, Severity};
 use crate::config::{MEMORY_FILE, Store};
-use crate::lower::Identity;
+use crate::lower::{Difference, Identity};
 use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
 use crate::observe::{Across, Contents, Damaged, Several};
@@ -97,24 +97,42 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
     findings
 }
 
-/// Whether the lower store is the one that the upper database was made for.
-pub fn lower_changed(store: &Store, then: &Identity, now: &Identity) -> Option<Finding> {
-    let (what, was, is) = then.difference(now)?;
-    Some(Finding {
+/// Whether the lower store is one that the upper database cannot have been made for, or another than
+/// it was made for, where that is known.
+pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> Option<Finding> {
+    let finding = |expected, actual, remedy| Finding {
         code: Code::LowerStoreChanged,
         severity: Severity::Warning,
         part: Part::LowerStore,
         subject: show_path(&store.lower.real).into_owned(),
-        expected: format!(
+        expected,
+        actual,
+        remedy,
+    };
+    let directory = show_path(&store.store);
+    if now.store_directory != directory {
+        return Some(finding(
+            format!("a lower store whose paths begin with {directory}, as those above do"),
+            format!("paths that begin with {}", now.store_directory),
+            format!(
+                "bring back the lower store that was there, or correct `lower-store`; where nothing \
+                 has been added above yet, set `store = \"{}\"`",
+                now.store_directory
+            ),
+        ));
+    }
+    let Difference { what, was, is } = then?.difference(now)?;
+    Some(finding(
+        format!(
             "the lower store that the upper database was made for, which only grows; its {what}: {was}"
         ),
-        actual: is.to_owned(),
-        remedy: format!(
+        is,
+        format!(
             "bring that one back; or, where it was replaced and nothing else is found here, have \
              overstore forget it: rm {}",
             quote(&store.memory().join(MEMORY_FILE))
         ),
-    })
+    ))
 }
 
 /// The findings of [`crate::observe::contents`].

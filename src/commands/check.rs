@@ -93,11 +93,11 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
     }
 }
 
-/// Whether the lower store is the one that the upper database was made for, where that is remembered.
+/// Whether the lower store is the one that the upper database was made for, as far as that is known.
 fn lower_changed(store: &Store, observed: &observe::Observed) -> Option<Finding> {
-    let then = Memory::read(store).lower?.identity?;
-    let now = Identity::of(store, observed.lower.schema()).ok()??;
-    check::across::lower_changed(store, &then, &now)
+    let then = Memory::read(store).lower.and_then(|lower| lower.identity);
+    let now = Identity::now(store, observed.lower.schema(), then.as_ref()).ok()??;
+    check::across::lower_changed(store, then.as_ref(), &now)
 }
 
 /// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far

@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, load};
 use crate::apply::Memory;
+use crate::check;
 use crate::cli;
 use crate::config::{MetadataSource, Store};
 use crate::lower::sqlite::SqliteSource;
@@ -62,7 +63,11 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
             MetadataSource::Ssh { .. } => "ssh",
         },
         lower_real: show_path(&store.lower.real).into_owned(),
-        lower_changed: lower_changed(&store, &memory, &observed),
+        // Who could not be asked before is not waited for once more.
+        lower_changed: match (content, &store.lower.bottom().source) {
+            (None, MetadataSource::Daemon { .. }) => None,
+            _ => lower_changed(&store, &memory, &observed),
+        },
         content,
         unreadable,
         sizes,
@@ -95,8 +100,12 @@ pub(super) fn mounted_since(store: &Store, system: &System, observed: &Observed)
 /// Whether the lower store is another than the one that the upper database was made for.
 fn lower_changed(store: &Store, memory: &Memory, observed: &Observed) -> Option<bool> {
     let then = memory.lower.as_ref()?.identity.as_ref()?;
-    let now = Identity::of(store, observed.lower.schema()).ok()??;
-    Some(then.difference(&now).is_some())
+    let now = Identity::now(store, observed.lower.schema(), Some(then)).ok()??;
+    // Looked at in another way then.
+    if then.some.is_some() != now.some.is_some() {
+        return None;
+    }
+    Some(check::across::lower_changed(store, Some(then), &now).is_some())
 }
 
 /// How many roots keep warmed paths, and how many of these have no row.

@@ -179,6 +179,14 @@ impl Lower {
         }
     }
 
+    /// The store at the bottom: of a nested store the lowest one, else this one.
+    pub fn bottom(&self) -> &Lower {
+        match &self.source {
+            MetadataSource::Overlay { lower, .. } => lower.bottom(),
+            _ => self,
+        }
+    }
+
     /// How many OverlayFS mounts lie below: 0 unless the lower store is an overlay itself.
     pub fn depth(&self) -> usize {
         match &self.source {

@@ -12,7 +12,7 @@ mod overlay;
 pub mod sqlite;
 
 pub use error::LowerError;
-pub use identity::Identity;
+pub use identity::{Difference, Identity};
 pub use info::{PathInfo, RawPathInfo, StoreDirectory};
 pub use open::{Transient, open, retry};
 pub use overlay::OverlaySource;

@@ -268,10 +268,12 @@ pub enum FileFacts {
 }
 
 impl LowerFacts {
-    /// What the `schema` file of its database says, if it is one and has one.
+    /// What the `schema` file of its database says, if it is one and has one; of a nested store, that
+    /// of the store at its bottom.
     pub fn schema(&self) -> Option<&str> {
         match &self.source {
             SourceFacts::Database { schema, .. } => schema.as_deref(),
+            SourceFacts::Overlay { lower, .. } => lower.schema(),
             _ => None,
         }
     }

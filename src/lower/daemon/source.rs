@@ -59,6 +59,18 @@ impl DaemonSource {
         Ok(Self::new(connection, store))
     }
 
+    /// The same, with one time limit for everything that is asked of it.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_within(
+        socket: &Path,
+        store: StoreDirectory,
+        timeout: Duration,
+    ) -> Result<Self, LowerError> {
+        Ok(Self::new(Connection::open(socket, timeout)?, store))
+    }
+
     pub(super) fn new(connection: Connection, store: StoreDirectory) -> Self {
         Self {
             connection,

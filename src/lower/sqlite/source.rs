@@ -1,5 +1,7 @@
 use std::collections::VecDeque;
-use std::path::Path;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
 
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
@@ -7,7 +9,6 @@ use rusqlite::{Connection, OptionalExtension, Row};
 use super::super::{LowerError, PathInfo, RawPathInfo, Source, StoreDirectory};
 use super::Database;
 use crate::nix::store_path::StorePath;
-use crate::show::show;
 
 const BY_PATH: &str = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
                        from lower.ValidPaths where path = ?";
@@ -116,23 +117,23 @@ impl SqliteSource {
         Ok(referrers)
     }
 
-    /// The paths that were registered first, `most` of them, each with the time of that in seconds
-    /// since 1970: escaped where they cannot be printed.
+    /// The paths that were registered first, `most` of them, as they are written, each with the time
+    /// of that in seconds since 1970.
     ///
     /// # Errors
     /// When the database cannot be read.
-    pub fn oldest(&self, most: u32) -> Result<Vec<String>, LowerError> {
+    pub fn oldest(&self, most: u32) -> Result<Vec<(PathBuf, i64)>, LowerError> {
         let sqlite = |error| self.database.error(error);
         let mut statement = self.connection.prepare(OLDEST).map_err(sqlite)?;
         let mut rows = statement.query([most]).map_err(sqlite)?;
         let mut oldest = Vec::new();
         while let Some(row) = rows.next().map_err(sqlite)? {
-            let described = text(row, 0).and_then(|path| Ok((show(path), integer(row, 1)?)));
-            let (path, time) = described.map_err(|what| LowerError::Table {
+            let path = text(row, 0).map(|path| PathBuf::from(OsStr::from_bytes(path)));
+            let described = path.and_then(|path| Ok((path, integer(row, 1)?)));
+            oldest.push(described.map_err(|what| LowerError::Table {
                 path: self.database.path().to_owned(),
                 what,
-            })?;
-            oldest.push(format!("{path} ({time})"));
+            })?);
         }
         Ok(oldest)
     }
