@@ -8,12 +8,16 @@ use support::{Example, Snapshot, World};
 fn only_reads(example: &Example<'_>, lower: &str) {
     let world = example.world;
     let before = Snapshot::of(world.path(lower));
-    for command in ["plan", "up", "up", "check", "plan", "down", "down"] {
-        let (outcome, trace) = example.command(command).traced();
+    let first = [&["plan"][..], &["up"], &["up"], &["check"]];
+    let last = [&["check", "--lower"][..], &["plan"], &["down"], &["down"]];
+    for words in first.into_iter().chain(READING).chain(last) {
+        let command = words[0];
+        let run = example.command(command).args(&words[1..]);
+        let (outcome, trace) = run.traced();
         // What is found about the lower store is not the point here.
         assert!(
             matches!(outcome.code(), Some(0 | 1)),
-            "{command}: {outcome}"
+            "{words:?}: {outcome}"
         );
         if command == "down" {
             assert_eq!(outcome.code(), Some(0), "{outcome}");
@@ -31,9 +35,26 @@ fn only_reads(example: &Example<'_>, lower: &str) {
         }
         before.assert_unchanged(world.path(lower));
     }
-    let (_, trace) = example.command("check").args(["--lower"]).traced();
-    trace.assert_only_read(lower);
-    before.assert_unchanged(world.path(lower));
+    assert_warmed(world);
+}
+
+/// What reads the metadata or the contents of everything below.
+const READING: [&[&str]; 6] = [
+    &["warm", "--all", "--keep"],
+    &["warm", "--all"],
+    &["status"],
+    &["status", "--sizes"],
+    &["check", "--contents"],
+    &["check", "--contents", "--lower"],
+];
+
+/// What these did is not nothing.
+fn assert_warmed(world: &World) {
+    let status = world.overstore(["status", "example", "--json"]).ok();
+    let status: serde_json::Value = serde_json::from_str(&status).expect("JSON");
+    assert_eq!(status["warmed"]["gone"], 0, "{status}");
+    assert!(status["warmed"]["paths"].as_u64() >= Some(18), "{status}");
+    assert!(status["content"].is_object(), "{status}");
 }
 
 /// The example over another lower store.
@@ -137,12 +158,18 @@ fn a_nested_store() {
             .replace("/mnt/example/store-a?read-only=true", url.trim()),
     );
     let before = Snapshot::of(world.path("/mnt/example"));
-    for command in ["plan", "up", "up", "check", "plan", "down"] {
-        let (outcome, trace) = world.overstore([command, "example"]).traced();
+    let words = [&["plan"][..], &["up"], &["up"], &["check"], &["plan"]];
+    for words in words.into_iter().chain(READING).chain([&["down"][..]]) {
+        let command = words[0];
+        let run = world.overstore([command, "example"]).args(&words[1..]);
+        let (outcome, trace) = run.traced();
         assert!(
             matches!(outcome.code(), Some(0 | 1)),
-            "{command}: {outcome}"
+            "{words:?}: {outcome}"
         );
+        if command == "down" {
+            assert_warmed(&world);
+        }
         if command == "up" {
             let mounts = world.run(["grep", "-c", "upperdir=/mnt/top/upper", "/proc/self/mounts"]);
             assert_eq!(mounts.stdout(), "1\n", "{outcome}");
