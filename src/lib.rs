@@ -9,6 +9,7 @@ pub mod check;
 pub mod cli;
 pub mod commands;
 pub mod config;
+mod distrust;
 pub mod lower;
 pub mod namespace;
 pub mod nix;

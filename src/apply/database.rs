@@ -17,6 +17,7 @@ use rustix::io::Errno;
 
 use super::durable::sync;
 use super::error::{Doing, Error, walked};
+use crate::distrust::{distrust, expect_files};
 use crate::nix::layout::RESERVED_SIZE;
 use crate::nix::schema;
 use crate::path_walk::{self, Symlinks};
@@ -120,7 +121,10 @@ impl Making {
         match self.open("db.sqlite")? {
             None => self.write("db.sqlite", &image),
             Some(file) if is_image(&file, &image).doing("read", &path)? => Ok(()),
-            Some(_) => complete(&path, self.wal).map_err(failed),
+            Some(_) => {
+                expect_files(&self.directory, "db.sqlite").doing("use", &path)?;
+                complete(&path, self.wal).map_err(failed)
+            }
         }
     }
 
@@ -211,6 +215,7 @@ fn complete(path: &Path, wal: bool) -> rusqlite::Result<()> {
         Connection::open_with_flags_and_vfs(path, flags, "unix-dotfile")?
     };
     connection.busy_timeout(Duration::from_secs(60))?;
+    distrust(&connection)?;
     let journal_mode = if wal { "wal" } else { "truncate" };
     connection.pragma_update(None, "journal_mode", journal_mode)?;
     connection.pragma_update(None, "synchronous", "full")?;

@@ -104,7 +104,7 @@ pub fn contents(store: &Store, lower: bool, progress: &Progress) -> Result<Conte
     let mut total = 0;
     each(&mut source, &mut |_, size| {
         found.of += 1;
-        total += u64::try_from(size).unwrap_or(0);
+        total = u64::saturating_add(total, u64::try_from(size).unwrap_or(0));
     })?;
     progress.total.store(total, Ordering::Relaxed);
 

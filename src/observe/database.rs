@@ -11,6 +11,7 @@ use rustix::fs::{Mode, OFlags};
 
 use super::place::{self, Visited};
 use super::{DatabaseContent, DatabaseFacts, Depth, FileFacts, LogFacts, log};
+use crate::distrust::{distrust, expect_files, is_ordinary_table};
 use crate::nix::schema::{self, SchemaObject};
 
 /// How long somebody who writes may keep us waiting.
@@ -43,7 +44,9 @@ pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> Datab
         big_lock: place::file(directory, "big-lock"),
         reserved: place::file(directory, "reserved"),
         content: look_inside.then(|| {
-            content(&directory.path().join("db.sqlite"), use_sqlite_wal)
+            expect_files(directory, "db.sqlite")
+                .map_err(Unreadable::from)
+                .and_then(|()| content(&directory.path().join("db.sqlite"), use_sqlite_wal))
                 .map_err(|error| error.to_string())
         }),
         file,
@@ -71,15 +74,21 @@ fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, Unreada
     let wal = is_wal(path)?;
     let connection = open(path, wal, use_sqlite_wal)?;
     connection.busy_timeout(BUSY_TIMEOUT)?;
+    distrust(&connection)?;
     let quick_check = quick_check(&connection)?;
+    let schema = judge_schema(&connection)?;
     Ok(DatabaseContent {
-        schema: judge_schema(&connection)?,
         wal,
         // Rows of a damaged database cannot be compared.
         foreign_keys: match quick_check.is_empty() {
-            true => foreign_keys(&connection)?,
+            true => match foreign_keys(&connection) {
+                // Nor can those of other tables than Nix's.
+                Err(_) if !schema.altered.is_empty() || !schema.missing.is_empty() => Vec::new(),
+                violations => violations?,
+            },
             false => Vec::new(),
         },
+        schema,
         quick_check,
     })
 }
@@ -100,10 +109,7 @@ fn judge_schema(connection: &Connection) -> rusqlite::Result<schema::Verdict> {
             })
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    let has_migrations = objects
-        .iter()
-        .any(|it| it.kind == "table" && it.name == "SchemaMigrations");
-    let migrations = match has_migrations {
+    let migrations = match is_ordinary_table(connection, "main", "SchemaMigrations")? {
         false => Vec::new(),
         true => connection
             .prepare("select migration from SchemaMigrations")?

@@ -44,6 +44,18 @@ pub enum WarmError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The upper database is not as Nix makes it.
+    #[error(
+        "the upper database {} is damaged or was tampered with: {what}; \
+         `overstore check` tells more",
+        show_path(path)
+    )]
+    Tampered {
+        /// The database.
+        path: PathBuf,
+        /// What was expected.
+        what: String,
+    },
     /// The upper database cannot be written.
     #[error("cannot write the upper database {}: {source}", show_path(.path))]
     Upper {

@@ -1,4 +1,5 @@
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -7,15 +8,21 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::WarmError;
 use super::outputs::Objects;
+use crate::distrust::{distrust, expect_files, is_ordinary_table};
 use crate::lower::{PathInfo, StoreDirectory};
 use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
+use crate::path_walk::{self, Reached, Symlinks};
 
 /// How long others may keep the database locked. A build that registers its outputs takes
 /// milliseconds, a large import seconds.
 const BUSY: Duration = Duration::from_secs(300);
 /// As Nix sets it, in pages.
 const AUTOCHECKPOINT: i64 = 40_000;
+/// The tables that are written to.
+const TABLES: [&str; 3] = ["ValidPaths", "Refs", "DerivationOutputs"];
+/// The largest row id that is gone on from: none that Nix ever gives comes near.
+const LARGEST_ID: i64 = 1 << 48;
 /// Memory for pages, in KiB. Less makes a large copy write the same pages again and again.
 const CACHE: i64 = 16 << 10;
 
@@ -31,9 +38,18 @@ pub(super) struct Upper {
 impl Upper {
     /// Opens the database in `directory`, which has to be there, with Nix's lock and settings.
     pub(super) fn open(directory: &Path, use_sqlite_wal: bool) -> Result<Self, WarmError> {
-        let big_lock = lock(&directory.join("big-lock"))?;
-        let path = directory.join("db.sqlite");
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| WarmError::Io { path, source }
+        };
+        let walked = path_walk::directory(directory, Symlinks::Refuse)
+            .map_err(|obstacle| unusable(directory)(io::Error::other(obstacle)))?;
+        let big_lock =
+            lock(&walked).map_err(|error| unusable(&directory.join("big-lock"))(error.into()))?;
+        let path = walked.path().join("db.sqlite");
+        expect_files(&walked, "db.sqlite").map_err(unusable(&path))?;
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW
             | OpenFlags::SQLITE_OPEN_URI
             | OpenFlags::SQLITE_OPEN_NO_MUTEX;
         let open = || {
@@ -44,6 +60,7 @@ impl Upper {
                 Connection::open_with_flags_and_vfs(&path, flags, c"unix-dotfile")?
             };
             connection.busy_timeout(BUSY)?;
+            distrust(&connection)?;
             connection.pragma_update(None, "foreign_keys", false)?;
             // What is reported as done survives a power cut.
             connection.pragma_update(None, "synchronous", "full")?;
@@ -51,13 +68,28 @@ impl Upper {
             connection.pragma_update(None, "wal_autocheckpoint", AUTOCHECKPOINT)?;
             Ok(connection)
         };
-        match open() {
-            Ok(connection) => Ok(Self {
-                path: path.clone(),
-                connection,
-                _big_lock: big_lock,
-            }),
-            Err(source) => Err(WarmError::Upper { path, source }),
+        let connection = open().map_err(|source| WarmError::Upper {
+            path: path.clone(),
+            source,
+        })?;
+        let upper = Self {
+            path,
+            connection,
+            _big_lock: big_lock,
+        };
+        for table in TABLES {
+            let ordinary = is_ordinary_table(&upper.connection, "main", table);
+            if !ordinary.map_err(|error| upper.error(error))? {
+                return Err(upper.tampered(format!("expected the table {table}, as Nix makes it")));
+            }
+        }
+        Ok(upper)
+    }
+
+    fn tampered(&self, what: String) -> WarmError {
+        WarmError::Tampered {
+            path: self.path.clone(),
+            what,
         }
     }
 
@@ -84,17 +116,11 @@ impl Upper {
 }
 
 /// The shared lock on Nix's `big-lock`. Waits while a Nix migrates the schema.
-fn lock(path: &Path) -> Result<File, WarmError> {
-    let take = || {
-        let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file = rustix::fs::open(path, flags, Mode::empty())?;
-        rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockShared))?;
-        Ok(File::from(file))
-    };
-    take().map_err(|source: rustix::io::Errno| WarmError::Io {
-        path: path.to_owned(),
-        source: source.into(),
-    })
+fn lock(directory: &Reached) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(directory, "big-lock", flags, Mode::empty())?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockShared))?;
+    Ok(File::from(file))
 }
 
 /// Writes rows as Nix does, within a transaction.
@@ -136,6 +162,9 @@ impl<'u> Writer<'u> {
                 |row| row.get(0),
             )
             .map_err(|error| upper.error(error))?;
+        if !(0..=LARGEST_ID).contains(&last) {
+            return Err(upper.tampered(format!("found the row id {last}")));
+        }
         let was_empty = !upper
             .connection
             .prepare("select 1 from main.ValidPaths")

@@ -22,8 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::Connection;
-use rusqlite::config::DbConfig;
-use rusqlite::limits::Limit;
 
 pub use snapshot::SnapshotError;
 pub use source::SqliteSource;
@@ -31,12 +29,10 @@ pub(crate) use source::{read_row, text as read_text};
 
 use super::LowerError;
 use super::info::quote;
+use crate::distrust::{distrust, is_ordinary_table};
 use crate::nix::store_path::StorePath;
 use snapshot::Snapshot;
 use vfs::Exported;
-
-/// Longest text of a row, in bytes: what is longer is an error, not memory.
-const LONGEST_ROW: i32 = 1 << 20;
 
 /// One state of a lower store's database, to be attached to a connection.
 #[derive(Debug)]
@@ -70,21 +66,17 @@ impl Database {
     /// When SQLite refuses, or when the tables are not Nix's.
     pub fn attach(&self, connection: &Connection, name: &str) -> Result<(), LowerError> {
         let sqlite = |error| LowerError::sqlite(&self.path, error);
-        connection
-            .set_limit(Limit::SQLITE_LIMIT_LENGTH, LONGEST_ROW)
-            .map_err(sqlite)?;
-        for (setting, value) in [
-            (DbConfig::SQLITE_DBCONFIG_TRUSTED_SCHEMA, false),
-            (DbConfig::SQLITE_DBCONFIG_DEFENSIVE, true),
-            (DbConfig::SQLITE_DBCONFIG_ENABLE_VIEW, false),
-        ] {
-            connection.set_db_config(setting, value).map_err(sqlite)?;
-        }
+        distrust(connection).map_err(sqlite)?;
         connection
             .execute(&format!("attach ? as {name}"), [self.exported.uri()])
             .map_err(sqlite)?;
         for table in ["ValidPaths", "Refs"] {
-            self.expect_table(connection, name, table)?;
+            if !is_ordinary_table(connection, name, table).map_err(sqlite)? {
+                return Err(LowerError::NotNix {
+                    path: self.path.clone(),
+                    table: table.to_owned(),
+                });
+            }
         }
         Ok(())
     }
@@ -119,32 +111,6 @@ impl Database {
             origin: quote(self.path.as_os_str().as_encoded_bytes()),
             path,
             what,
-        }
-    }
-
-    /// An ordinary table without computed columns: nothing in it runs when it is read.
-    fn expect_table(
-        &self,
-        connection: &Connection,
-        schema: &str,
-        table: &str,
-    ) -> Result<(), LowerError> {
-        let ordinary = connection
-            .query_row(
-                "select count(*) from pragma_table_list l \
-                 where l.schema = ?1 and l.name = ?2 and l.type = 'table' and not exists \
-                 (select * from pragma_table_xinfo(?2, ?1) where hidden != 0)",
-                (schema, table),
-                |row| row.get::<_, i64>(0),
-            )
-            .map_err(|error| LowerError::sqlite(&self.path, error))?;
-        if ordinary == 1 {
-            Ok(())
-        } else {
-            Err(LowerError::NotNix {
-                path: self.path.clone(),
-                table: table.to_owned(),
-            })
         }
     }
 }
