@@ -78,6 +78,18 @@ pub(super) fn first(
     Ok(names)
 }
 
+/// Whether listings tell the type of entries, which OverlayFS needs of an upper layer; an empty
+/// directory does not show it. `.` and `..` prove nothing.
+pub(super) fn tells_types(directory: impl AsFd) -> Option<bool> {
+    let mut told = None;
+    list(directory, |_, kind| {
+        told = Some(kind != FileType::Unknown);
+        ControlFlow::Break(())
+    })
+    .ok()?;
+    told
+}
+
 /// Calls `visit` with each name of a directory but `.` and `..`, until it breaks off.
 fn list(
     directory: impl AsFd,
