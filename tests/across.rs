@@ -4,6 +4,7 @@
 
 mod support;
 
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use support::{Daemon, Snapshot, World};
@@ -241,6 +242,26 @@ fn a_daemon_that_does_not_answer_is_not_another_store() {
         assert!(status["lower-changed"].is_null(), "{status}");
         assert!(status["unreadable"].is_string(), "{status}");
     }
+}
+
+/// Somebody listens and says nothing: `up` does without, and `check` waits no longer than before.
+#[test]
+fn a_daemon_that_hangs() {
+    let Some(world) = World::trixie() else { return };
+    world.lower_store("/mnt/lower");
+    let hanging = UnixListener::bind(world.path("/run/lower.socket")).unwrap();
+    let begin = Instant::now();
+    up(&world, "example", "/mnt", Over::Daemon.bottom());
+    assert!(begin.elapsed() < Duration::from_secs(15));
+    let memory = world.read("/mnt/merged/nix/var/nix/overstore/state.json");
+    let memory: serde_json::Value = serde_json::from_slice(&memory).unwrap();
+    assert!(memory["lower"]["identity"].is_null(), "{memory}");
+    let begin = Instant::now();
+    let said = world.overstore(["check", "example"]).run().stdout();
+    assert!(begin.elapsed() < Duration::from_secs(15));
+    assert!(said.contains("[lower-daemon-silent]"), "{said}");
+    assert!(!said.contains("[lower-store-changed]"), "{said}");
+    drop(hanging);
 }
 
 /// The stores above the bottom one may be collected.
