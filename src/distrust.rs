@@ -35,7 +35,7 @@ pub(crate) fn distrust(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Whether this is an ordinary table without computed columns: nothing in it runs when it is read.
+/// Whether this is an ordinary table, with row ids and without computed columns: nothing in it runs when it is read.
 ///
 /// # Errors
 /// When the database cannot be read.
@@ -46,7 +46,7 @@ pub(crate) fn is_ordinary_table(
 ) -> rusqlite::Result<bool> {
     connection.query_row(
         "select count(*) from pragma_table_list l \
-         where l.schema = ?1 and l.name = ?2 and l.type = 'table' and not exists \
+         where l.schema = ?1 and l.name = ?2 and l.type = 'table' and l.wr = 0 and not exists \
          (select * from pragma_table_xinfo(?2, ?1) where hidden != 0)",
         (schema, table),
         |row| Ok(row.get::<_, i64>(0)? == 1),

@@ -11,17 +11,12 @@ use std::time::{Duration, Instant};
 
 use overstore::lower::sqlite::{SnapshotError, SqliteSource};
 use overstore::lower::{LowerError, PathInfo, Source, StoreDirectory};
+use overstore::nix::schema;
 use overstore::nix::store_path::StorePath;
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;
 
-const TABLES: &str = "
-    create table ValidPaths (id integer primary key autoincrement not null,
-        path text unique not null, hash text not null, registrationTime integer not null,
-        deriver text, narSize integer, ultimate integer, sigs text, ca text);
-    create table Refs (referrer integer not null, reference integer not null,
-        primary key (referrer, reference));";
 const HASH: &str = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
 
 /// A database that Nix could have made, and a connection that writes to it.
@@ -37,7 +32,7 @@ impl Lower {
         let path = directory.path().join("db.sqlite");
         let writer = Connection::open(&path).unwrap();
         writer.execute_batch(settings).unwrap();
-        writer.execute_batch(TABLES).unwrap();
+        writer.execute_batch(schema::SQL).unwrap();
         Lower {
             _directory: directory,
             path,

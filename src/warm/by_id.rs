@@ -6,9 +6,15 @@ use super::error::MOST_LISTED;
 use super::outputs::Objects;
 use super::upper::{Upper, Writer};
 use super::{Wanted, WarmError, Warmed};
+use crate::lower::StoreDirectory;
 use crate::lower::sqlite::{Database, read_row, read_text};
-use crate::lower::{LowerError, StoreDirectory};
 use crate::nix::store_path::StorePath;
+use crate::show::show;
+
+/// The ids of what a path refers to. In the order of the index, so that a tree that leads in a circle is
+/// noticed.
+const REFERENCES: &str = "select reference from lower.Refs indexed by sqlite_autoindex_Refs_1 \
+                          where referrer = ? order by reference";
 
 /// Copies from an attached database. Confirms before the commit that it did not change.
 ///
@@ -91,7 +97,7 @@ fn copy_attached(
             };
             let path = read_text(row, 0)
                 .and_then(|path| store.parse(path))
-                .map_err(|what| reader.damaged(what))?;
+                .map_err(|what| lower.damaged(what))?;
             warmed.prefixes.push(path.hash_prefix());
             if !writer.was_empty
                 && let Some(present) = writer.id_of(&writer.print(&path))?
@@ -148,12 +154,21 @@ impl<'a> Reader<'a> {
         self.lower.error(error).into()
     }
 
-    fn damaged(&self, what: String) -> WarmError {
-        LowerError::Table {
-            path: self.lower.path().to_owned(),
-            what,
+    /// Hands the ids of what a path refers to, in order, to `each`.
+    fn references(
+        &self,
+        statement: &mut rusqlite::Statement<'_>,
+        id: i64,
+        mut each: impl FnMut(i64) -> Result<(), WarmError>,
+    ) -> Result<(), WarmError> {
+        let mut rows = statement.query([id]).map_err(|error| self.error(error))?;
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(|error| self.error(error))? {
+            let reference = row.get(0).map_err(|error| self.error(error))?;
+            self.lower.in_order(&mut last, reference, "Refs")?;
+            each(reference)?;
         }
-        .into()
+        Ok(())
     }
 
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'a>, WarmError> {
@@ -163,7 +178,9 @@ impl<'a> Reader<'a> {
     }
 
     fn ids_of(&self, paths: &[StorePath]) -> Result<Vec<i64>, WarmError> {
-        let mut statement = self.prepare("select id from lower.ValidPaths where path = ?")?;
+        let mut statement = self.prepare(
+            "select id from lower.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 where path = ?",
+        )?;
         let (mut ids, mut invalid) = (Vec::new(), Vec::new());
         for path in paths {
             let whole = self.store.print(path);
@@ -187,13 +204,10 @@ impl<'a> Reader<'a> {
     fn all(&self) -> Result<Vec<i64>, WarmError> {
         let mut statement = self.prepare("select id from lower.ValidPaths order by id")?;
         let mut rows = statement.query([]).map_err(|error| self.error(error))?;
-        let mut ids = Vec::new();
+        let (mut ids, mut last) = (Vec::new(), None);
         while let Some(row) = rows.next().map_err(|error| self.error(error))? {
-            let id: i64 = row.get(0).map_err(|error| self.error(error))?;
-            // A damaged tree can lead in a circle.
-            if ids.last().is_some_and(|last| *last >= id) {
-                return Err(self.damaged(format!("row {id} of ValidPaths is not in its place")));
-            }
+            let id = row.get(0).map_err(|error| self.error(error))?;
+            self.lower.in_order(&mut last, id, "ValidPaths")?;
             ids.push(id);
         }
         Ok(ids)
@@ -202,7 +216,7 @@ impl<'a> Reader<'a> {
     /// The ids of everything that these refer to, themselves included, in order. They need not have
     /// rows.
     fn closure(&self, roots: Vec<i64>) -> Result<Vec<i64>, WarmError> {
-        let mut references = self.prepare("select reference from lower.Refs where referrer = ?")?;
+        let mut statement = self.prepare(REFERENCES)?;
         let mut seen: HashSet<i64> = HashSet::new();
         let mut pending = Vec::new();
         for root in roots {
@@ -211,13 +225,12 @@ impl<'a> Reader<'a> {
             }
         }
         while let Some(id) = pending.pop() {
-            let mut rows = references.query([id]).map_err(|error| self.error(error))?;
-            while let Some(row) = rows.next().map_err(|error| self.error(error))? {
-                let reference: i64 = row.get(0).map_err(|error| self.error(error))?;
+            self.references(&mut statement, id, |reference| {
                 if seen.insert(reference) {
                     pending.push(reference);
                 }
-            }
+                Ok(())
+            })?;
         }
         let mut ids: Vec<_> = seen.into_iter().collect();
         ids.sort_unstable();
@@ -227,12 +240,19 @@ impl<'a> Reader<'a> {
     /// Proves that every reference leads to one of these ids, which are all there are.
     fn all_references_lead_to(&self, ids: &[i64]) -> Result<(), WarmError> {
         // In the order of the index, so that one look at the ids is enough.
-        let mut statement =
-            self.prepare("select reference, rowid from lower.Refs order by reference")?;
+        let mut statement = self.prepare(
+            "select reference, rowid from lower.Refs indexed by IndexReference \
+             order by reference, rowid",
+        )?;
         let mut rows = statement.query([]).map_err(|error| self.error(error))?;
-        let mut place = 0;
+        let (mut place, mut last) = (0, None);
         while let Some(row) = rows.next().map_err(|error| self.error(error))? {
             let reference: i64 = row.get(0).map_err(|error| self.error(error))?;
+            let row_id: i64 = row.get(1).map_err(|error| self.error(error))?;
+            if last.replace((reference, row_id)) >= Some((reference, row_id)) {
+                let what = format!("row {row_id} of IndexReference is not in its place");
+                return Err(self.lower.damaged(what).into());
+            }
             while ids.get(place).is_some_and(|id| *id < reference) {
                 place += 1;
             }
@@ -251,24 +271,22 @@ impl<'a> Reader<'a> {
         upper_ids: &[i64],
         first_new: i64,
     ) -> Result<u64, WarmError> {
-        let mut statement =
-            self.prepare("select reference from lower.Refs where referrer = ? order by reference")?;
+        let mut statement = self.prepare(REFERENCES)?;
         let (mut copied, mut missing) = (0, Vec::new());
         for (&id, &upper_id) in ids.iter().zip(upper_ids) {
             if upper_id < first_new {
                 // What is there already has all its references.
                 continue;
             }
-            let mut rows = statement.query([id]).map_err(|error| self.error(error))?;
-            while let Some(row) = rows.next().map_err(|error| self.error(error))? {
-                let reference: i64 = row.get(0).map_err(|error| self.error(error))?;
+            self.references(&mut statement, id, |reference| {
                 match ids.binary_search(&reference) {
                     Ok(place) => writer.reference(upper_id, upper_ids[place])?,
                     Err(_) if missing.len() < MOST_LISTED => missing.push((id, reference)),
                     Err(_) => {}
                 }
                 copied += 1;
-            }
+                Ok(())
+            })?;
         }
         if missing.is_empty() {
             Ok(copied)
@@ -281,7 +299,7 @@ impl<'a> Reader<'a> {
     fn no_row(&self, id: i64) -> WarmError {
         self.connection
             .query_row(
-                "select referrer from lower.Refs where reference = ?",
+                "select referrer from lower.Refs indexed by IndexReference where reference = ?",
                 [id],
                 |row| row.get(0),
             )
@@ -297,9 +315,11 @@ impl<'a> Reader<'a> {
                 .query_row(
                     "select path from lower.ValidPaths where id = ?",
                     [id],
-                    |row| row.get(0),
+                    |row| Ok(read_text(row, 0).map(|path| show(path).into_owned())),
                 )
-                .unwrap_or_else(|_| format!("row {id}"))
+                .ok()
+                .and_then(Result::ok)
+                .unwrap_or_else(|| format!("row {id}"))
         };
         WarmError::Incomplete(
             missing

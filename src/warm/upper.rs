@@ -13,6 +13,7 @@ use crate::lower::{PathInfo, StoreDirectory};
 use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
 use crate::path_walk::{self, Reached, Symlinks};
+use crate::show::show;
 
 /// How long others may keep the database locked. A build that registers its outputs takes
 /// milliseconds, a large import seconds.
@@ -83,7 +84,18 @@ impl Upper {
                 return Err(upper.tampered(format!("expected the table {table}, as Nix makes it")));
             }
         }
+        upper.check_sequence()?;
         Ok(upper)
+    }
+
+    /// SQLite goes through this table at every insertion, for ever where its pages lead in a circle.
+    fn check_sequence(&self) -> Result<(), WarmError> {
+        let sql = "pragma main.quick_check('sqlite_sequence')";
+        let checked = self.connection.query_row(sql, [], |row| row.get(0));
+        match checked.map_err(|error| self.error(error))? {
+            said if said == "ok" => Ok(()),
+            said => Err(self.tampered(show(String::as_bytes(&said)).into_owned())),
+        }
     }
 
     fn tampered(&self, what: String) -> WarmError {
@@ -175,7 +187,10 @@ impl<'u> Writer<'u> {
             upper,
             store,
             objects,
-            id_of: prepare("select id from main.ValidPaths where path = ?")?,
+            id_of: prepare(
+                "select id from main.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
+                 where path = ?",
+            )?,
             path: prepare(
                 "insert into main.ValidPaths \
                  (id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca) \
@@ -253,7 +268,7 @@ impl<'u> Writer<'u> {
             .prepare_cached(
                 "insert or rollback into main.Refs (referrer, reference) \
                  select referrer + ?3, reference + ?3 from lower.Refs \
-                 where referrer between ?1 and ?2",
+                 indexed by sqlite_autoindex_Refs_1 where referrer between ?1 and ?2",
             )
             .map_err(|error| upper.error(error))?;
         let mut copied = 0;

@@ -70,11 +70,11 @@ impl Database {
         connection
             .execute(&format!("attach ? as {name}"), [self.exported.uri()])
             .map_err(sqlite)?;
-        for table in ["ValidPaths", "Refs"] {
-            if !is_ordinary_table(connection, name, table).map_err(sqlite)? {
+        for table in TABLES {
+            if !is_nix(connection, name, table).map_err(sqlite)? {
                 return Err(LowerError::NotNix {
                     path: self.path.clone(),
-                    table: table.to_owned(),
+                    table: table.0.to_owned(),
                 });
             }
         }
@@ -105,6 +105,32 @@ impl Database {
         LowerError::sqlite(&self.path, source)
     }
 
+    /// Something that no database of Nix has.
+    pub(crate) fn damaged(&self, what: String) -> LowerError {
+        LowerError::Table {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
+    /// Expects each row to come after the last one.
+    ///
+    /// # Errors
+    /// When it does not: `tree` is damaged.
+    pub(crate) fn in_order(
+        &self,
+        last: &mut Option<i64>,
+        now: i64,
+        tree: &str,
+    ) -> Result<(), LowerError> {
+        match last.replace(now) {
+            Some(last) if last >= now => {
+                Err(self.damaged(format!("row {now} of {tree} is not in its place")))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// A row of it that Nix would not have written.
     pub(crate) fn wrong_row(&self, path: StorePath, what: String) -> LowerError {
         LowerError::Row {
@@ -113,4 +139,33 @@ impl Database {
             what,
         }
     }
+}
+
+/// Nix's tables, each with how SQLite finds rows in it: what they are ordered by, and by which index.
+const TABLES: [(&str, &str); 2] = [
+    (
+        "ValidPaths",
+        "select (select group_concat(name || ' ' || lower(type)) \
+         from pragma_table_xinfo('ValidPaths', ?1) where pk != 0) = 'id integer' \
+         and (select group_concat(name) \
+         from pragma_index_info('sqlite_autoindex_ValidPaths_1', ?1)) = 'path'",
+    ),
+    (
+        "Refs",
+        "select (select group_concat(name) \
+         from pragma_index_info('sqlite_autoindex_Refs_1', ?1)) = 'referrer,reference' \
+         and (select group_concat(name) \
+         from pragma_index_info('IndexReference', ?1)) = 'reference'",
+    ),
+];
+
+/// Whether a table is ordinary, and ordered as Nix's: without that, reading a damaged one may not end.
+fn is_nix(connection: &Connection, schema: &str, table: (&str, &str)) -> rusqlite::Result<bool> {
+    let (name, ordered) = table;
+    let is_ordered = || {
+        connection.query_row(ordered, [schema], |row| {
+            Ok(row.get::<_, Option<bool>>(0)? == Some(true))
+        })
+    };
+    Ok(is_ordinary_table(connection, schema, name)? && is_ordered()?)
 }

@@ -10,21 +10,29 @@ use super::super::{LowerError, PathInfo, RawPathInfo, Source, StoreDirectory};
 use super::Database;
 use crate::nix::store_path::StorePath;
 
+// Rows come in the order of a tree that is named, each with its place in it: in a tree that is damaged
+// or was tampered with, pages can lead in a circle, and then that order is broken.
+
 const BY_PATH: &str = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
-                       from lower.ValidPaths where path = ?";
-const REFERENCES: &str = "select path from lower.Refs join lower.ValidPaths on id = reference \
-                          where referrer = ? order by path";
-const REFERRERS: &str = "select r.path from lower.ValidPaths v join lower.Refs on reference = v.id \
-                         join lower.ValidPaths r on r.id = referrer \
-                         where v.path = ? and r.id != v.id order by r.path";
-/// In the order of the row ids, so that a damaged tree that leads in a circle is noticed.
-const ALL: &str = "select id, path from lower.ValidPaths order by id";
+                       from lower.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
+                       where path = ?";
+const REFERENCES: &str = "select reference, path \
+                          from lower.Refs indexed by sqlite_autoindex_Refs_1 \
+                          cross join lower.ValidPaths on id = reference \
+                          where referrer = ? order by reference";
+const REFERRERS: &str = "select r.rowid, path, id \
+                         from lower.Refs r indexed by IndexReference \
+                         cross join lower.ValidPaths on id = referrer \
+                         where reference = ? order by r.rowid";
+const ALL: &str = "select id, path, true from lower.ValidPaths order by id";
 
 const OLDEST: &str = "select path, registrationTime from lower.ValidPaths order by id limit ?";
 
 /// References never lead in a circle, except to oneself.
-const TOPS: &str = "select id, path from lower.ValidPaths where not exists \
-                    (select 1 from lower.Refs where reference = id and referrer != id) order by id";
+const TOPS: &str = "select id, path, not exists (select 1 from \
+                    (select referrer from lower.Refs indexed by IndexReference \
+                    where reference = id limit 2) where referrer != id) \
+                    from lower.ValidPaths order by id";
 
 /// A local store's database as a source.
 #[derive(Debug)]
@@ -62,12 +70,13 @@ impl SqliteSource {
     pub fn is_valid(&self, path: &StorePath) -> Result<bool, LowerError> {
         let whole = self.store.print(path);
         self.connection
-            .prepare_cached("select 1 from lower.ValidPaths where path = ?")
+            .prepare_cached(BY_PATH)
             .and_then(|mut statement| statement.exists([String::from_utf8_lossy(&whole)]))
             .map_err(|error| self.database.error(error))
     }
 
-    /// Hands the paths that `query` tells to `each`; it gives ids, in order, and paths.
+    /// Hands the paths that `query` tells to `each`; it gives ids, in order, paths, and whether they
+    /// are meant.
     fn paths(
         &self,
         query: &str,
@@ -78,20 +87,12 @@ impl SqliteSource {
         let mut rows = statement.query([]).map_err(sqlite)?;
         let mut last = None;
         while let Some(row) = rows.next().map_err(sqlite)? {
-            let id = row.get::<_, i64>(0).map_err(sqlite)?;
-            let path = text(row, 1)
-                .and_then(|path| self.store.parse(path))
-                .map_err(|what| LowerError::Table {
-                    path: self.database.path().to_owned(),
-                    what,
-                })?;
-            if last.replace(id).is_some_and(|last| last >= id) {
-                return Err(LowerError::Table {
-                    path: self.database.path().to_owned(),
-                    what: format!("row {id} of ValidPaths is not in its place"),
-                });
+            let id = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, id, "ValidPaths")?;
+            if row.get(2).map_err(sqlite)? {
+                let path = text(row, 1).and_then(|path| self.store.parse(path));
+                each(path.map_err(|what| self.database.damaged(what))?)?;
             }
-            each(path)?;
         }
         Ok(())
     }
@@ -103,17 +104,28 @@ impl SqliteSource {
     pub fn referrers(&self, path: &StorePath, most: usize) -> Result<Vec<StorePath>, LowerError> {
         let sqlite = |error| self.database.error(error);
         let whole = self.store.print(path);
+        let mut statement = self.connection.prepare_cached(BY_PATH).map_err(sqlite)?;
+        let id = statement.query_row([String::from_utf8_lossy(&whole)], |row| {
+            row.get::<_, i64>(0)
+        });
+        let Some(id) = id.optional().map_err(sqlite)? else {
+            return Ok(Vec::new());
+        };
         let mut statement = self.connection.prepare_cached(REFERRERS).map_err(sqlite)?;
-        let mut rows = statement
-            .query([String::from_utf8_lossy(&whole)])
-            .map_err(sqlite)?;
-        let mut referrers = Vec::new();
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        let (mut referrers, mut last) = (Vec::new(), None);
         while referrers.len() < most
             && let Some(row) = rows.next().map_err(sqlite)?
         {
-            let referrer = text(row, 0).and_then(|path| self.store.parse(path));
-            referrers.push(referrer.map_err(|what| self.database.wrong_row(path.clone(), what))?);
+            let place = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, place, "IndexReference")?;
+            if row.get::<_, i64>(2).map_err(sqlite)? != id {
+                let referrer = text(row, 1).and_then(|path| self.store.parse(path));
+                referrers
+                    .push(referrer.map_err(|what| self.database.wrong_row(path.clone(), what))?);
+            }
         }
+        referrers.sort();
         Ok(referrers)
     }
 
@@ -130,10 +142,7 @@ impl SqliteSource {
         while let Some(row) = rows.next().map_err(sqlite)? {
             let path = text(row, 0).map(|path| PathBuf::from(OsStr::from_bytes(path)));
             let described = path.and_then(|path| Ok((path, integer(row, 1)?)));
-            oldest.push(described.map_err(|what| LowerError::Table {
-                path: self.database.path().to_owned(),
-                what,
-            })?);
+            oldest.push(described.map_err(|what| self.database.damaged(what))?);
         }
         Ok(oldest)
     }
@@ -165,10 +174,14 @@ impl SqliteSource {
         let mut info = info.map_err(wrong_row)?;
         let mut statement = self.connection.prepare_cached(REFERENCES).map_err(sqlite)?;
         let mut rows = statement.query([id]).map_err(sqlite)?;
+        let mut last = None;
         while let Some(row) = rows.next().map_err(sqlite)? {
-            let reference = text(row, 0).and_then(|path| self.store.parse(path));
+            let place = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, place, "Refs")?;
+            let reference = text(row, 1).and_then(|path| self.store.parse(path));
             info.references.push(reference.map_err(wrong_row)?);
         }
+        info.references.sort();
         Ok(Some(info))
     }
 }
