@@ -4,6 +4,7 @@
 
 mod support;
 
+use overstore::nix::version::NixVersion;
 use support::{Run, Snapshot, World};
 
 /// All rows, without their ids, as text that tells types apart.
@@ -172,6 +173,53 @@ fn a_daemon_below_gives_the_same() {
         stores.nix(&strings(&paths));
         stores.warm(&["--all"]).ok();
         stores.assert_same();
+    }
+}
+
+/// Signatures are copied each once, in the order of their text, as the manual says. Nix before 2.34
+/// does the same; Nix since then orders them by key and then by their bytes, and everything else is
+/// the same.
+#[test]
+fn signatures_are_copied_in_the_order_of_their_text() {
+    let by_text = "a-1:AAAA a-1:ZZZZ a:+AAA a:/AAA a:0AAA a:AAAA a:aaaa b:AAAA";
+    let by_key = "a:AAAA a:aaaa a:0AAA a:+AAA a:/AAA a-1:AAAA a-1:ZZZZ b:AAAA";
+    let unsorted =
+        "b:AAAA a:aaaa a:/AAA a-1:ZZZZ a:0AAA a:aaaa a:AAAA b:AAAA a-1:AAAA a:+AAA a:/AAA";
+    for world in World::each() {
+        let paths = lower_store(&world);
+        let sql =
+            format!("update ValidPaths set sigs = '{unsorted}'; pragma wal_checkpoint(truncate)");
+        world.ok(["sqlite3", "/mnt/lower/nix/var/nix/db/db.sqlite", &sql]);
+        let version = world.nix(["nix", "--version"]).ok();
+        let version = NixVersion::from_version_output(&version).unwrap();
+        let of_nix = match version < NixVersion::new(2, 34) {
+            true => by_text,
+            false => by_key,
+        };
+        let _daemon = world.nix_daemon("/mnt/lower", "/run/lower.socket");
+        for lower in [
+            "/mnt/lower?read-only=true",
+            "unix:///run/lower.socket?root=/mnt/lower",
+        ] {
+            world.run(["umount", "/mnt/merged/nix/store"]);
+            world.ok(["rm", "-rf", "/mnt/ours", "/mnt/nix"]);
+            let stores = Stores::new(&world, lower);
+            stores.nix(&strings(&paths));
+            stores.warm(&["--all"]).ok();
+            let (nix, ours) = (stores.rows("nix"), stores.rows("ours"));
+            let count = |rows: &str, signatures| rows.matches(&format!("'{signatures}'")).count();
+            assert_eq!(
+                count(&nix, of_nix),
+                paths.len(),
+                "{version} over {lower}: {nix}"
+            );
+            assert_eq!(
+                count(&ours, by_text),
+                paths.len(),
+                "{version} over {lower}: {ours}"
+            );
+            assert_eq!(ours, nix.replace(of_nix, by_text), "{version} over {lower}");
+        }
     }
 }
 

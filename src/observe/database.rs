@@ -181,28 +181,14 @@ fn percent_encode(path: &[u8], uri: &mut Vec<u8>) {
 fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {
     let sql = format!("pragma quick_check({MAXIMUM_VIOLATIONS})");
     let mut statement = connection.prepare(&sql)?;
-    let mut rows = statement.query([])?;
-    let mut lines = Vec::new();
-    loop {
-        match rows.next() {
-            Ok(None) => break,
-            Ok(Some(row)) => {
-                let line: String = row.get(0)?;
-                // The trees come first. Going through one whose pages lead in a circle would not end.
-                let broken_tree = line.starts_with("*** in database");
-                lines.push(line);
-                if broken_tree {
-                    break;
-                }
-            }
-            // Too much for the check to go on is damage too.
-            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
-                lines.push(error.to_string());
-                break;
-            }
-            Err(error) => return Err(error),
+    let rows = statement.query_map([], |row| row.get::<_, String>(0))?;
+    let mut lines = match rows.collect::<rusqlite::Result<Vec<_>>>() {
+        // Too much for the check to go on is damage too.
+        Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseCorrupt) => {
+            vec![error.to_string()]
         }
-    }
+        lines => lines?,
+    };
     lines.retain(|line| line != "ok");
     Ok(lines)
 }
