@@ -24,6 +24,8 @@ bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as
 lint: ## Checks the formatting and looks for likely mistakes
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo fmt --manifest-path fuzz/Cargo.toml --check
+	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target -- -D warnings
 
 fuzz: ## Feeds hostile input to a reader for ten minutes (TARGET: one of those in fuzz/README.md)
 	cargo +nightly fuzz run $(TARGET) -- -max_total_time=600 -timeout=20 -rss_limit_mb=1024

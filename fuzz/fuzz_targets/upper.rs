@@ -6,6 +6,7 @@ use std::sync::LazyLock;
 use libfuzzer_sys::fuzz_target;
 use overstore::check;
 use overstore::observe::{self, Depth, Progress};
+use overstore::path_set::PathSet;
 use overstore::system::System;
 use overstore::warm::Wanted;
 use overstore_fuzz::{Image, Scratch, path};
@@ -43,7 +44,7 @@ fuzz_target!(|image: Image| {
     for finding in check::check(&SCRATCH.store, &observed) {
         assert!(!finding.actual.contains('\x1b'), "{finding:?}");
     }
-    if let Ok(across) = observe::across(&SCRATCH.store) {
+    if let Ok(across) = observe::across(&SCRATCH.store, &PathSet::default()) {
         check::across::findings(&SCRATCH.store, &across);
     }
     let _ = observe::contents(&SCRATCH.store, true, &Progress::default());
