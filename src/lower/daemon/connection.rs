@@ -18,9 +18,9 @@ const OLDEST: (u64, u64) = (1, 21);
 const LONGEST_MESSAGE: u64 = 1 << 20;
 /// Most items of a list in the handshake and in messages.
 const MOST_ITEMS: u64 = 1 << 16;
-/// Most messages taken before an answer, so that an endless stream of them
-/// ends. A real daemon sends none for what we ask.
-const MOST_MESSAGES: u64 = 1 << 20;
+/// Most bytes of messages taken before an answer, so that an endless stream of
+/// them ends. A real daemon sends none for what we ask.
+const LONGEST_MESSAGES: u64 = 64 << 20;
 
 /// What comes before an answer.
 mod message {
@@ -64,6 +64,8 @@ pub(super) struct Connection {
     writer: Stream,
     /// For the message when it has run out.
     timeout: Duration,
+    /// Bytes of messages that are still taken before an answer.
+    patience: u64,
     pub(super) info: DaemonInfo,
 }
 
@@ -94,6 +96,7 @@ impl Connection {
             reader: BufReader::with_capacity(64 << 10, reader),
             writer,
             timeout,
+            patience: 0,
             info: DaemonInfo {
                 protocol: NEWEST,
                 nix_version: None,
@@ -192,7 +195,9 @@ impl Connection {
 
     /// Takes what the daemon tells before an answer, up to the answer.
     pub(super) fn wait_for_answer(&mut self) -> Result<(), DaemonError> {
-        for _ in 0..MOST_MESSAGES {
+        self.patience = LONGEST_MESSAGES;
+        loop {
+            self.spend(8)?;
             match self.read(wire::read_u64)? {
                 message::LAST => return Ok(()),
                 message::NEXT => self.skip_string()?,
@@ -216,7 +221,16 @@ impl Connection {
                 }
             }
         }
-        Err(self.malformed("found messages without end, and no answer"))
+    }
+
+    fn spend(&mut self, bytes: u64) -> Result<(), DaemonError> {
+        match self.patience.checked_sub(bytes) {
+            Some(rest) => {
+                self.patience = rest;
+                Ok(())
+            }
+            None => Err(self.malformed("found messages without end, and no answer")),
+        }
     }
 
     /// The error that the daemon reports. It has parts since version 1.26.
@@ -243,8 +257,8 @@ impl Connection {
     }
 
     fn skip_string(&mut self) -> Result<(), DaemonError> {
-        self.read(|from| wire::read_bytes(from, LONGEST_MESSAGE))
-            .map(drop)
+        let skipped = self.read(|from| wire::read_bytes(from, LONGEST_MESSAGE))?;
+        self.spend(skipped.len() as u64)
     }
 
     fn skip_numbers(&mut self, count: usize) -> Result<(), DaemonError> {
@@ -253,6 +267,7 @@ impl Connection {
 
     fn skip_fields(&mut self) -> Result<(), DaemonError> {
         for _ in 0..self.read(|from| wire::read_count(from, MOST_ITEMS))? {
+            self.spend(8)?;
             match self.read(wire::read_u64)? {
                 0 => self.skip_numbers(1)?,
                 1 => self.skip_string()?,
@@ -482,6 +497,30 @@ mod tests {
             panic!("{error:?}")
         };
         assert_eq!(message, "go\u{fffd}[mx");
+    }
+
+    #[test]
+    fn messages_without_end_end() {
+        for message in [
+            numbers(&[message::NEXT, 1 << 16]),
+            numbers(&[message::RESULT, 1, 2, 1 << 12]),
+        ] {
+            let directory = tempfile::tempdir().unwrap();
+            let socket = directory.path().join("socket");
+            let listener = UnixListener::bind(&socket).unwrap();
+            let daemon = thread::spawn(move || {
+                let mut stream = listener.accept().unwrap().0;
+                stream
+                    .write_all(&numbers(&[DAEMON_MAGIC, 1 << 8 | 30]))
+                    .unwrap();
+                // A string, or fields that are the number 0.
+                let message = [message, vec![0; 1 << 16]].concat();
+                while stream.write_all(&message).is_ok() {}
+            });
+            let error = probe(&socket, Duration::from_secs(60)).unwrap_err();
+            assert!(error.to_string().contains("without end"), "{error}");
+            daemon.join().unwrap();
+        }
     }
 
     #[test]
