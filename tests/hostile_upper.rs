@@ -32,6 +32,7 @@ impl<'w> Hostile<'w> {
         let prepare = format!(
             "cd {DIRECTORY}; sqlite3 db.sqlite 'pragma wal_checkpoint(truncate)'
              mkdir /mnt/elsewhere; cp db.sqlite /mnt/elsewhere; echo precious >/mnt/elsewhere/file
+             ln -s /nix/store/x /mnt/elsewhere/00000000000000000000000000000000-root
              overstore warm example --all
              sqlite3 db.sqlite 'pragma wal_checkpoint(truncate)'; cp -a . /mnt/saved"
         );
@@ -131,6 +132,38 @@ fn files_that_are_none() {
     let link =
         format!("rm -rf /mnt/moved; mv {DIRECTORY} /mnt/moved; ln -s /mnt/moved {DIRECTORY}; cd /");
     hostile.expect(&link, "symbolic link", "is a symbolic link");
+}
+
+#[test]
+fn directories_of_overstore_that_lead_elsewhere() {
+    let Some(world) = World::trixie() else { return };
+    let hostile = Hostile::new(&world);
+    for (directory, needed) in [
+        ("gcroots", true),
+        ("gcroots/overstore", true),
+        ("overstore", false),
+    ] {
+        let link = |place: &str| {
+            format!("cd ..; rm -rf kept; mv {place} kept; ln -s /mnt/elsewhere {place}")
+        };
+        for command in [
+            &["warm", "example", "--all", "--keep"][..],
+            &["warm", "example", "--forget"],
+            &["status", "example"],
+            &["check", "example"],
+            &["up", "example"],
+        ] {
+            let roots = hostile.run("", &["warm", "example", "--all", "--keep"]);
+            assert_eq!(roots.code(), Some(0), "{roots}");
+            let outcome = hostile.run(&link(directory), command);
+            if command[0] == "warm" {
+                let expected = if needed { 3 } else { 0 };
+                assert_eq!(outcome.code(), Some(expected), "{directory}: {outcome}");
+            }
+            let back = format!("cd {DIRECTORY}/..; rm {directory}; mv kept {directory}");
+            world.ok(["sh", "-ec", &back]);
+        }
+    }
 }
 
 #[test]
