@@ -205,27 +205,38 @@ fn is_defined_as(object: &SchemaObject, definition: &str) -> bool {
         .is_some_and(|sql| tokens(sql) == tokens(&expected))
 }
 
-/// The words and signs of a statement, in lower case and without comments.
+/// The words and signs of a statement, in lower case and without comments. SQLite leaves a name as it
+/// was written, so a word in quotes is the same word; anything else in quotes stays what it is.
 fn tokens(sql: &str) -> Vec<String> {
+    let is_word = |character: &char| character.is_alphanumeric() || *character == '_';
     let mut tokens = Vec::new();
-    let mut word = String::new();
-    for line in sql.lines() {
-        // No statement of Nix has `--` in a string.
-        let code = line.split("--").next().unwrap_or_default();
-        // A line's end separates words too.
-        for character in code.chars().chain([' ']) {
-            if character.is_alphanumeric() || character == '_' {
-                word.extend(character.to_lowercase());
+    let mut rest = sql.chars().peekable();
+    while let Some(first) = rest.next() {
+        let mut token = String::from(first);
+        match first {
+            _ if is_word(&first) => {
+                while let Some(next) = rest.next_if(is_word) {
+                    token.push(next);
+                }
+            }
+            '-' if rest.peek() == Some(&'-') => {
+                rest.find(|character| *character == '\n');
                 continue;
             }
-            if !word.is_empty() {
-                tokens.push(std::mem::take(&mut word));
+            '"' | '`' | '\'' => {
+                let quoted: String = rest.by_ref().take_while(|next| *next != first).collect();
+                token = match first != '\''
+                    && !quoted.is_empty()
+                    && quoted.chars().all(|c| is_word(&c))
+                {
+                    true => quoted,
+                    false => format!("{first}{quoted}{first}"),
+                };
             }
-            // SQLite leaves a name as it was written, so one in quotes is the same name.
-            if !character.is_whitespace() && !matches!(character, '"' | '`') {
-                tokens.push(character.to_string());
-            }
+            _ if first.is_whitespace() => continue,
+            _ => {}
         }
+        tokens.push(token.to_lowercase());
     }
     tokens
 }

@@ -127,6 +127,32 @@ fn what_is_different_is_named() {
 }
 
 #[test]
+fn nothing_hides_in_quotes() {
+    for (column, hiding) in [
+        ("text unique not null", r#""text unique" not null"#),
+        ("text unique not null", "`text unique not null`"),
+        (
+            "text not null, --",
+            r#"text not null, "--" as (hex(path)), --"#,
+        ),
+        (
+            "text not null, --",
+            "\"text\n--\" check (hex(path)) not null, --",
+        ),
+    ] {
+        let altered = SQL.replacen(column, hiding, 1);
+        assert_ne!(altered, SQL);
+        assert_eq!(
+            judged(&altered, &[]).altered,
+            ["table ValidPaths"],
+            "{hiding}"
+        );
+    }
+    let quoted = SQL.replacen("    path  ", "    \"Path\"", 1);
+    assert_eq!(judged(&quoted, &[]), Verdict::default());
+}
+
+#[test]
 fn what_is_foreign_is_named() {
     let foreign = format!("{SQL} create table Notes (a unique); create view V as select 1;");
     let verdict = judged(&foreign, &["20300101-something"]);
