@@ -63,7 +63,7 @@ impl StorePath {
             return Err(BadStorePath::Separator(*separator));
         }
         // Every byte was found to be ASCII.
-        Ok(Self(base_name.iter().copied().map(char::from).collect()))
+        Ok(Self(String::from_utf8_lossy(base_name).into_owned()))
     }
 
     /// The hash part: 32 characters of Nix's base 32.

@@ -16,6 +16,7 @@ mod by_id;
 mod by_path;
 mod error;
 mod outputs;
+mod reader;
 mod roots;
 mod upper;
 

@@ -8,6 +8,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::WarmError;
 use super::outputs::Objects;
+use super::reader::runs;
 use crate::distrust::{distrust, expect_files, is_ordinary_table};
 use crate::lower::{PathInfo, StoreDirectory};
 use crate::nix::hash::render_sha256;
@@ -272,7 +273,7 @@ impl<'u> Writer<'u> {
             )
             .map_err(|error| upper.error(error))?;
         let mut copied = 0;
-        for run in ids.chunk_by(|id, next| id + 1 == *next) {
+        for run in runs(ids) {
             let rows = copy.execute((run.first(), run.last(), shift));
             copied += rows.map_err(|error| upper.error(error))? as u64;
         }
@@ -290,5 +291,6 @@ impl<'u> Writer<'u> {
 
 /// A whole store path as text. It is ASCII, and the store directory came from text.
 pub(super) fn print(store: &StoreDirectory, path: &StorePath) -> String {
-    String::from_utf8_lossy(&store.print(path)).into_owned()
+    String::from_utf8(store.print(path))
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
