@@ -23,6 +23,7 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
     let store = load::description(&arguments.store)?;
     let mut report = WarmReport::new(&store.name);
     if arguments.forget {
+        report.forgets = true;
         report.forgotten = Roots::of(&store.state).forget().map_err(failure)?;
         report.print(json)?;
         return Ok(ExitCode::SUCCESS);

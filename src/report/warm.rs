@@ -25,6 +25,9 @@ pub struct WarmReport {
     pub kept: u64,
     /// Roots removed (`--forget`).
     pub forgotten: u64,
+    /// Whether that was all there was to do.
+    #[serde(skip)]
+    pub forgets: bool,
 }
 
 impl WarmReport {
@@ -40,6 +43,7 @@ impl WarmReport {
             invalid: 0,
             kept: 0,
             forgotten: 0,
+            forgets: false,
         }
     }
 
@@ -84,7 +88,7 @@ impl WarmReport {
     }
 
     fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
-        if self.forgotten > 0 {
+        if self.forgets {
             return writeln!(out, "{} roots removed", self.forgotten);
         }
         writeln!(out, "{}", self.summary())?;
