@@ -271,6 +271,19 @@ fn warmed_paths_that_are_not_known_are_not_counted() {
     world.ok(["mv", "/mnt/db.sqlite", DATABASE]);
     world.overstore(["warm", "example", "--all"]).ok();
     assert_eq!(gone(), 0);
+    // More paths than fit in memory.
+    let many = 1_u64 << 37;
+    let damage = format!(
+        "cd {MEMORY} && sed -i 's/\"paths\": [0-9]*/\"paths\": {many}/' state.json && \
+         truncate -s {} warmed-paths",
+        8 + 8 * many
+    );
+    world.ok(["sh", "-c", &damage]);
+    let warmed = status(&world, &[])["warmed"].clone();
+    assert!(
+        warmed["paths"] == many && warmed["gone"].is_null(),
+        "{warmed}"
+    );
 }
 
 /// Killed while it writes down what it copied, it leaves the old number or none, and no wrong one.
