@@ -35,7 +35,8 @@ pub(crate) fn distrust(connection: &Connection) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Whether this is an ordinary table, with row ids and without computed columns: nothing in it runs when it is read.
+/// Whether this is an ordinary table, with row ids and without computed columns: nothing in it runs
+/// when it is read.
 ///
 /// # Errors
 /// When the database cannot be read.

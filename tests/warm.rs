@@ -24,7 +24,20 @@ struct Stores<'w> {
     lower: String,
 }
 
+/// One lower store, as a database and behind a daemon on this socket.
+const LOWERS: [&str; 2] = [
+    "/mnt/lower?read-only=true",
+    "unix:///run/lower.socket?root=/mnt/lower",
+];
+
 impl<'w> Stores<'w> {
+    /// In the place of those that were there, if any.
+    fn anew(world: &'w World, lower: &str) -> Stores<'w> {
+        world.run(["umount", "/mnt/merged/nix/store"]);
+        world.ok(["rm", "-rf", "/mnt/ours", "/mnt/nix"]);
+        Stores::new(world, lower)
+    }
+
     fn new(world: &'w World, lower: &str) -> Stores<'w> {
         world.ok([
             "mkdir",
@@ -197,13 +210,8 @@ fn signatures_are_copied_in_the_order_of_their_text() {
             false => by_key,
         };
         let _daemon = world.nix_daemon("/mnt/lower", "/run/lower.socket");
-        for lower in [
-            "/mnt/lower?read-only=true",
-            "unix:///run/lower.socket?root=/mnt/lower",
-        ] {
-            world.run(["umount", "/mnt/merged/nix/store"]);
-            world.ok(["rm", "-rf", "/mnt/ours", "/mnt/nix"]);
-            let stores = Stores::new(&world, lower);
+        for lower in LOWERS {
+            let stores = Stores::anew(&world, lower);
             stores.nix(&strings(&paths));
             stores.warm(&["--all"]).ok();
             let (nix, ours) = (stores.rows("nix"), stores.rows("ours"));
@@ -262,13 +270,8 @@ fn what_is_not_valid_or_incomplete_leaves_nothing_behind() {
     let Some(world) = World::trixie() else { return };
     let paths = lower_store(&world);
     let _daemon = world.nix_daemon("/mnt/lower", "/run/lower.socket");
-    for lower in [
-        "/mnt/lower?read-only=true",
-        "unix:///run/lower.socket?root=/mnt/lower",
-    ] {
-        world.run(["umount", "/mnt/merged/nix/store"]);
-        world.ok(["rm", "-rf", "/mnt/ours", "/mnt/nix"]);
-        let stores = Stores::new(&world, lower);
+    for lower in LOWERS {
+        let stores = Stores::anew(&world, lower);
         let missing = "/nix/store/7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-missing";
         let outcome = stores.warm(&[&paths[0], missing]).fails();
         assert_eq!(outcome.code(), Some(2));

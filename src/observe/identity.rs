@@ -73,7 +73,10 @@ fn by_samples(merged: &Reached, lower: &Reached, upper: Option<&Reached>) -> Ide
         name != ".links"
             && upper.is_none_or(|upper| attributes(upper, name).err() == Some(Errno::NOENT))
     };
-    let Ok(samples) = names::first(lower, SAMPLES, only_below) else {
+    let samples = lower
+        .open()
+        .and_then(|lower| names::first(lower, SAMPLES, only_below));
+    let Ok(samples) = samples else {
         return Identity::Unknown;
     };
     let mut compared = 0;

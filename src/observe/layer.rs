@@ -2,7 +2,8 @@
 
 use std::ffi::CStr;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fd::OwnedFd;
+use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::mounts::Mounts;
@@ -59,15 +60,20 @@ fn stores_xattrs(name: &str, userxattr: bool) -> Option<bool> {
     }
 }
 
-/// Whether listings on the directory's file system tell the type of entries.
+/// Whether listings on the directory's file system tell the type of entries. `.` and `..` prove
+/// nothing.
 fn tells_types(directory: &Reached) -> Option<bool> {
-    names::tells_types(directory.open().ok()?).or_else(|| {
+    let of_first = |directory: OwnedFd| {
+        let names = names::first(directory, 1, |_| true).ok()?;
+        names.first().map(|name| name.kind != FileType::Unknown)
+    };
+    of_first(directory.open().ok()?).or_else(|| {
         // It is empty. The directory above is not, and on the same file system: the work directory
         // is on the upper layer's mount, too, and not in it.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let above = rustix::fs::openat(directory, "..", flags, Mode::empty()).ok()?;
         let is_same = rustix::fs::fstat(&above).ok()?.st_dev == directory.status().dev;
-        is_same.then(|| names::tells_types(above)).flatten()
+        is_same.then(|| of_first(above)).flatten()
     })
 }
 

@@ -56,13 +56,13 @@ pub(super) fn is_whiteout(upper_layer: &Reached, name: &OsStr) -> bool {
 /// # Errors
 /// Those of reading the directory.
 pub(super) fn first(
-    directory: &Reached,
+    directory: impl AsFd,
     count: usize,
     mut wanted: impl FnMut(&OsStr) -> bool,
 ) -> Result<Vec<Name>, Errno> {
     let mut names = Vec::new();
     let mut seen = 0;
-    list(directory.open()?, |name, kind| {
+    list(directory, |name, kind| {
         if wanted(name) {
             names.push(Name {
                 name: name.to_owned(),
@@ -76,18 +76,6 @@ pub(super) fn first(
         }
     })?;
     Ok(names)
-}
-
-/// Whether listings tell the type of entries, which OverlayFS needs of an upper layer; an empty
-/// directory does not show it. `.` and `..` prove nothing.
-pub(super) fn tells_types(directory: impl AsFd) -> Option<bool> {
-    let mut told = None;
-    list(directory, |_, kind| {
-        told = Some(kind != FileType::Unknown);
-        ControlFlow::Break(())
-    })
-    .ok()?;
-    told
 }
 
 /// Calls `visit` with each name of a directory but `.` and `..`, until it breaks off.
@@ -149,7 +137,7 @@ mod tests {
     #[test]
     fn the_first_names_are_those_wanted() {
         let (_root, reached) = scratch(&["a", "b", "c"]);
-        let mut names = first(&reached, 2, |name| name != "b").unwrap();
+        let mut names = first(reached.open().unwrap(), 2, |name| name != "b").unwrap();
         names.sort_by(|one, other| one.name.cmp(&other.name));
         assert_eq!(names.len(), 2);
         assert_eq!(names[0].name, "a");

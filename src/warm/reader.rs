@@ -15,8 +15,8 @@ use crate::lower::{PathInfo, StoreDirectory};
 use crate::nix::store_path::StorePath;
 use crate::show::show;
 
-/// The ids of what a path refers to. In the order of the index, so that a tree that leads in a circle is
-/// noticed.
+/// The ids of what a path refers to. In the order of the index, so that a tree that leads in a circle
+/// is noticed.
 const REFERENCES: &str = "select reference from lower.Refs indexed by sqlite_autoindex_Refs_1 \
                           where referrer = ? order by reference";
 
@@ -75,21 +75,19 @@ fn read_ahead(
         "select id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
          from lower.ValidPaths where id between ? and ? order by id",
     )?;
-    let mut piece = Vec::new();
+    let (mut piece, mut last) = (Vec::new(), None);
     for run in runs(ids) {
         let mut found = statement.query((run.first(), run.last())).map_err(error)?;
         for &id in run {
             let row = found.next().map_err(error)?;
-            let row_id = row.map_or(Ok(None), |row| row.get(0)).map_err(error)?;
-            let row = match row {
-                Some(row) if row_id == Some(id) => row,
-                // In a damaged tree pages can lead in a circle.
-                Some(_) if row_id < Some(id) => {
-                    let what = format!("row {id} of ValidPaths is not in its place");
-                    return Err(lower.damaged(what).into());
-                }
-                _ => return Err(reader.no_row(id)),
+            let Some(row) = row else {
+                return Err(reader.no_row(id));
             };
+            let row_id = row.get(0).map_err(error)?;
+            lower.in_order(&mut last, row_id, "ValidPaths")?;
+            if row_id != id {
+                return Err(reader.no_row(id));
+            }
             let path = read_text(row, 1)
                 .and_then(|path| store.parse(path))
                 .map_err(|what| lower.damaged(what))?;
