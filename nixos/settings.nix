@@ -1,6 +1,6 @@
 # The keys of the configuration file, as options. What is not given here is not
 # in the file: the defaults are overstore's own. Every key is here; the test
-# tests/nixos.rs compares them with the program's.
+# tests/it/nixos.rs compares them with the program's.
 { lib }:
 let
   inherit (lib) mkOption types;

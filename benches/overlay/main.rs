@@ -6,7 +6,8 @@
 
 #[path = "../generator/mod.rs"]
 mod generator;
-#[path = "../../tests/support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "it is there for the tests")]
+#[path = "../../tests/it/support/mod.rs"]
 mod support;
 
 mod document;
@@ -61,7 +62,7 @@ fn run() -> Result<()> {
     let rounds = std::env::var("OVERSTORE_BENCH_ROUNDS").unwrap_or_else(|_| ROUNDS.to_string());
     let inside = Command::new(std::env::current_exe()?)
         .arg("--inside")
-        .arg(world.pid().to_string())
+        .arg(world.pid.to_string())
         .arg(&cache)
         .arg(scratch.path().strip_prefix(&cache)?)
         .arg(&rounds)

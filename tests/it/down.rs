@@ -1,0 +1,256 @@
+//! `overstore down`, on the real kernel.
+
+use std::process::Child;
+
+use crate::support::{Example, Snapshot, World};
+
+#[test]
+fn down_unmounts_and_keeps_everything_else() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    let before = example.mounts("TARGET");
+    example.up();
+    let upper = Snapshot::of(world.path(Example::UPPER));
+    let database = Snapshot::of(world.path(format!("{}/db", Example::STATE)));
+    assert!(
+        example
+            .command("down")
+            .ok()
+            .ends_with("example: unmounted\n")
+    );
+    assert_eq!(example.mounts("TARGET"), before);
+    upper.assert_unchanged(world.path(Example::UPPER));
+    database.assert_unchanged(world.path(format!("{}/db", Example::STATE)));
+    assert!(world.list("/run/overstore").is_empty());
+
+    let all = Snapshot::of(world.path("/mnt"));
+    assert!(
+        example
+            .command("down")
+            .ok()
+            .ends_with("example: was not mounted\n")
+    );
+    all.assert_unchanged(world.path("/mnt"));
+    example.up();
+}
+
+#[test]
+fn down_of_what_never_was_up_is_no_error() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    let before = Snapshot::of(world.path("/mnt"));
+    assert!(
+        example
+            .command("down")
+            .ok()
+            .ends_with("example: was not mounted\n")
+    );
+    before.assert_unchanged(world.path("/mnt"));
+}
+
+/// Starts a shell in the World and waits until it says that it is where it should be.
+fn holder(world: &World, script: &str) -> Child {
+    let child = world
+        .command([
+            "bash",
+            "-c",
+            &format!("{script}; touch /run/holding; exec -a holder sleep 60"),
+        ])
+        .spawn();
+    while !world.path("/run/holding").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    world.ok(["rm", "/run/holding"]);
+    child
+}
+
+#[test]
+fn down_names_the_processes_that_hold_a_busy_mount() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let real = Example::REAL;
+    world.ok(["cp", "/usr/bin/sleep", &format!("{real}/sleep")]);
+    for (script, how) in [
+        (format!("cd {real}"), "working directory".to_owned()),
+        (
+            format!("exec 7<{real}/sleep"),
+            format!("open file 7: {real}/sleep"),
+        ),
+        (
+            format!("exec 7<{real}/.links; cd /"),
+            format!("open file 7: {real}/.links"),
+        ),
+    ] {
+        let mut child = holder(&world, &script);
+        let outcome = example.run("down");
+        assert_eq!(outcome.code(), Some(3), "{outcome}");
+        assert!(outcome.stderr().contains(&how), "{how}: {outcome}");
+        assert!(outcome.stderr().contains("sleep (process "), "{outcome}");
+        assert_eq!(example.mounts("FSTYPE"), ["overlay"]);
+        child.kill().expect("a child of this test");
+        child.wait().expect("a child of this test");
+    }
+
+    // A program that runs from it, and what it has mapped.
+    let mut child = world.command([&format!("{real}/sleep"), "60"]).spawn();
+    let (outcome, report) = loop {
+        let outcome = example.command("down").args(["--json"]).run();
+        let report: serde_json::Value = serde_json::from_slice(&outcome.out).expect("JSON");
+        if outcome.code() == Some(3) && report["holders"][0]["name"] == "sleep" {
+            break (outcome, report);
+        }
+        // It had not started yet, and there was nothing to hold it.
+        example.up();
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    };
+    let how = report["holders"][0]["how"].as_array().expect("a list");
+    assert!(how.iter().any(|how| how == "program"), "{outcome}");
+    assert!(
+        how.iter().any(|how| how
+            .as_str()
+            .is_some_and(|how| how.starts_with("mapped file"))),
+        "{outcome}"
+    );
+    assert_eq!(report["outcome"], "failed");
+    child.kill().expect("a child of this test");
+    child.wait().expect("a child of this test");
+    example.command("down").ok();
+}
+
+#[test]
+fn a_mount_below_it_is_named() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let below = format!("{}/.links", Example::REAL);
+    world.ok(["mount", "-t", "tmpfs", "below", &below]);
+    let outcome = example.run("down");
+    assert_eq!(outcome.code(), Some(3), "{outcome}");
+    assert!(
+        outcome.stderr().contains(&format!("mounted at {below}")),
+        "{outcome}"
+    );
+    world.ok(["umount", &below]);
+    example.command("down").ok();
+}
+
+#[test]
+fn a_busy_mount_is_detached_with_the_flag() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let mut child = holder(&world, &format!("cd {}", Example::REAL));
+    example.command("down").args(["--lazy"]).ok();
+    assert_eq!(example.mounts("TARGET"), [""; 0]);
+    // Its user still has it, so the upper layer is still in use.
+    let outcome = example.run("up");
+    assert_eq!(outcome.code(), Some(1), "{outcome}");
+    assert!(outcome.stdout().contains("[upper-in-use]"), "{outcome}");
+    child.kill().expect("a child of this test");
+    child.wait().expect("a child of this test");
+    // The kernel takes the file system down after the process.
+    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while example.run("up").code() != Some(0) {
+        assert!(
+            std::time::Instant::now() < patience,
+            "{}",
+            example.run("up")
+        );
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn what_up_did_not_mount_stays() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    let stays = |what: &str, says: &str| {
+        let before = example.mounts("SOURCE,FSTYPE,OPTIONS");
+        let outcome = example.run("down");
+        assert_eq!(outcome.code(), Some(3), "{what}: {outcome}");
+        assert!(outcome.stderr().contains(says), "{what}: {outcome}");
+        assert_eq!(example.mounts("SOURCE,FSTYPE,OPTIONS"), before, "{what}");
+    };
+    let umount = || world.ok(["umount", Example::REAL]);
+    world.ok([
+        "mkdir",
+        "-p",
+        Example::REAL,
+        Example::UPPER,
+        Example::WORKDIR,
+    ]);
+
+    world.ok(["mount", "-t", "tmpfs", "other", Example::REAL]);
+    stays("another file system", "tmpfs (other) is mounted");
+    umount();
+
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        Example::LOWER,
+        Example::UPPER,
+        Example::WORKDIR
+    );
+    world.ok([
+        "mount",
+        "-t",
+        "overlay",
+        "overlay",
+        "-o",
+        &options,
+        Example::REAL,
+    ]);
+    stays(
+        "the same overlay, mounted by hand",
+        "was not mounted by `overstore up`",
+    );
+    // `up` finds it in order, and does not make it its own.
+    example.up();
+    stays(
+        "the same overlay, found by up",
+        "was not mounted by `overstore up`",
+    );
+    umount();
+
+    example.up();
+    world.ok(["mount", "--bind", Example::REAL, Example::REAL]);
+    world.ok(["mount", "-o", "remount,bind,ro", Example::REAL]);
+    stays(
+        "a read-only bind mount on top, as NixOS makes one",
+        "a bind mount of the overlay lies on top",
+    );
+    umount();
+    example.command("down").ok();
+
+    // A record that is older than the mount.
+    example.up();
+    umount();
+    world.ok([
+        "mount",
+        "-t",
+        "overlay",
+        "overlay",
+        "-o",
+        &options,
+        Example::REAL,
+    ]);
+    stays(
+        "another overlay than the one recorded",
+        "was not mounted by `overstore up`",
+    );
+    umount();
+}
+
+#[test]
+fn what_up_mounted_goes_although_the_description_has_changed() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let text = String::from_utf8(world.read(Example::CONFIGURATION)).expect("text");
+    world.write(Example::CONFIGURATION, text.replace("store-b", "store-c"));
+    let outcome = example.run("up");
+    assert_eq!(outcome.code(), Some(1), "{outcome}");
+    assert!(outcome.stdout().contains("[upperdir-differs]"), "{outcome}");
+    example.command("down").ok();
+    assert_eq!(example.mounts("TARGET"), [""; 0]);
+}

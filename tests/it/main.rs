@@ -1,0 +1,87 @@
+//! The integration tests: one binary, because linking each costs seconds, with a module an area.
+//!
+//! Tests run side by side as threads of one process. Most have a machine of their own, a
+//! [`support::World`]. What they need otherwise is in [`support`].
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod across;
+mod check;
+mod circles;
+mod cli;
+mod config;
+mod contents;
+mod demo;
+mod down;
+mod exec;
+mod file_systems;
+mod generator;
+mod hostile_upper;
+mod install;
+mod kill;
+mod lower_daemon;
+mod lower_sqlite;
+mod lower_store_fixture;
+mod manual;
+mod mount_failure;
+mod new_user;
+mod nix_agrees;
+mod nix_fails;
+mod nix_on_up;
+mod nix_opens;
+mod nixos;
+mod parallel;
+mod remedies;
+mod remount;
+mod status;
+mod support;
+mod systemd_generator;
+mod unsafe_paths;
+mod untouched;
+mod up;
+mod warm;
+mod world;
+
+use std::fs;
+use std::path::Path;
+
+/// Every Rust file here is part of this binary, and no other file of `tests/` becomes a binary.
+#[test]
+fn no_test_file_is_forgotten() {
+    let tests = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests");
+    assert_eq!(rust_names(&tests), ["it"], "to be moved to tests/it");
+    assert_declared(&tests.join("it"), "main");
+}
+
+/// The file `parent` of the directory declares every other as a module, and so on below.
+fn assert_declared(directory: &Path, parent: &str) {
+    let parent_file = directory.join(parent).with_extension("rs");
+    let text = fs::read_to_string(&parent_file).unwrap();
+    for name in rust_names(directory) {
+        let declaration = format!("mod {name};");
+        let declared = text
+            .lines()
+            .any(|line| line.strip_prefix("pub ").unwrap_or(line) == declaration);
+        assert!(
+            name == parent || declared,
+            "{parent_file:?} does not say `{declaration}`: its tests are not run"
+        );
+        if directory.join(&name).is_dir() {
+            assert_declared(&directory.join(&name), "mod");
+        }
+    }
+}
+
+/// The names of the modules in a directory: of Rust files, and of directories that have some.
+fn rust_names(directory: &Path) -> Vec<String> {
+    let paths = fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
+    paths
+        .filter(|path| {
+            path.extension().is_some_and(|extension| extension == "rs")
+                || path.is_dir() && !rust_names(path).is_empty()
+        })
+        .map(|path| path.file_stem().unwrap().to_str().unwrap().to_owned())
+        .collect()
+}

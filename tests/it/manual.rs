@@ -1,0 +1,205 @@
+//! The manual says what the program does.
+
+use std::path::Path;
+
+use crate::support::World;
+use overstore::config::{self, Environment, KEYS};
+
+const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
+
+/// The blocks of the manual in a language.
+fn blocks<'a>(language: &str, text: &'a str) -> Vec<&'a str> {
+    let start = format!("\n```{language}\n");
+    let blocks = text.split(&start).skip(1);
+    blocks
+        .map(|block| block.split("\n```").next().unwrap())
+        .collect()
+}
+
+#[test]
+fn the_examples_are_descriptions() {
+    let blocks = blocks("toml", CONFIGURATION);
+    assert!(blocks.len() > 5);
+    for block in blocks {
+        config::parse(
+            "example",
+            "configuration.md",
+            block,
+            &Environment::default(),
+        )
+        .unwrap_or_else(|errors| panic!("{errors}"));
+    }
+}
+
+#[test]
+fn the_worked_example_has_its_url() {
+    let (example, url) = (
+        blocks("toml", CONFIGURATION)[0],
+        blocks("url", CONFIGURATION)[0],
+    );
+    let store = config::parse("example", "x", example, &Environment::default()).unwrap();
+    assert_eq!(store.reference().render_for_all().unwrap(), url);
+    let hook = Environment {
+        remount_hook: Some("/h".into()),
+        ..Environment::default()
+    };
+    let store = config::parse("example", "x", example, &hook).unwrap();
+    assert_eq!(store.remount_hook.as_deref(), Some(Path::new("/h")));
+}
+
+#[test]
+fn every_key_is_in_the_table() {
+    for (table, keys) in KEYS {
+        for key in keys
+            .iter()
+            .filter(|key| KEYS.iter().all(|(table, _)| table != *key))
+        {
+            let name = if table.is_empty() {
+                (*key).to_owned()
+            } else {
+                format!("{table}.{key}")
+            };
+            let name = if name == "parameters" {
+                "parameters.*"
+            } else {
+                &name
+            };
+            assert!(
+                CONFIGURATION.contains(&format!("\n| [`{name}`](#")),
+                "{name}"
+            );
+        }
+    }
+}
+
+/// The table of forms is about `lower-store` values that are taken.
+#[test]
+fn the_forms_of_lower_store_are_taken() {
+    let table = CONFIGURATION.split("| form | store |").nth(1).unwrap();
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    let forms: Vec<_> = rows
+        .flat_map(|row| row.split('|').nth(1).unwrap().split('`').skip(1).step_by(2))
+        .collect();
+    assert!(forms.len() >= 9, "{forms:?}");
+    for form in forms {
+        let text = format!(
+            "root = \"/srv/merged\"\nlower-store = {form:?}\nupper-layer = \"/srv/upper\"\nworkdir = \"/srv/work\"\n"
+        );
+        config::parse("example", "x", &text, &Environment::default())
+            .unwrap_or_else(|errors| panic!("{errors}"));
+    }
+}
+
+/// The pages, with where they are.
+const PAGES: [(&str, &str); 7] = [
+    ("README.md", include_str!("../../README.md")),
+    ("docs/manual.md", include_str!("../../docs/manual.md")),
+    ("docs/configuration.md", CONFIGURATION),
+    ("docs/findings.md", include_str!("../../docs/findings.md")),
+    ("docs/systemd.md", include_str!("../../docs/systemd.md")),
+    ("docs/warm.md", include_str!("../../docs/warm.md")),
+    (
+        "vm-tests/README.md",
+        include_str!("../../vm-tests/README.md"),
+    ),
+];
+
+/// A page by where it is.
+fn page(name: &str) -> &'static str {
+    PAGES.iter().find(|page| page.0 == name).unwrap().1
+}
+
+/// The anchors of a page's headings, as they are made of the headings' text.
+fn anchors(text: &str) -> Vec<String> {
+    let headings = text.lines().filter(|line| line.starts_with('#'));
+    headings
+        .map(|line| {
+            let text = line.trim_start_matches('#').trim().to_lowercase();
+            let kept = |c: &char| c.is_alphanumeric() || "- _".contains(*c);
+            text.chars()
+                .filter(kept)
+                .collect::<String>()
+                .replace(' ', "-")
+        })
+        .collect()
+}
+
+#[test]
+fn links_lead_somewhere() {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, text) in PAGES {
+        let links = text
+            .split("](")
+            .skip(1)
+            .map(|rest| rest.split(')').next().unwrap());
+        for link in links.filter(|link| !link.contains("://")) {
+            let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
+            let target = match path {
+                "" => top.join(name),
+                path => top.join(name).parent().unwrap().join(path),
+            };
+            let target = std::fs::read_to_string(&target)
+                .unwrap_or_else(|error| panic!("{name}: {link}: {error}"));
+            let found = anchor.is_empty() || anchors(&target).iter().any(|known| known == anchor);
+            assert!(found, "{name}: {link}");
+        }
+    }
+}
+
+/// What a page shows of one key is a description together with the worked example.
+#[test]
+fn fragments_are_parts_of_descriptions() {
+    for name in ["README.md", "docs/systemd.md", "docs/warm.md"] {
+        for block in blocks("toml", page(name)) {
+            let example = blocks("toml", CONFIGURATION)[0];
+            let whole = if block.contains("lower-store") {
+                block.to_owned()
+            } else {
+                format!("{example}\n{block}")
+            };
+            config::parse("example", name, &whole, &Environment::default())
+                .unwrap_or_else(|errors| panic!("{errors}"));
+        }
+    }
+}
+
+#[test]
+fn every_command_is_in_the_table() {
+    let command = <overstore::cli::Cli as clap::CommandFactory>::command();
+    for command in command.get_subcommands() {
+        let (name, text) = (command.get_name(), page("docs/manual.md"));
+        assert!(text.contains(&format!("`{name}")), "{name}");
+    }
+}
+
+/// Runs what the `console` blocks of a page show, line by line, and compares what it prints.
+fn try_out(world: &World, name: &str) {
+    let blocks = blocks("console", page(name));
+    assert!(!blocks.is_empty());
+    for block in blocks {
+        let block = block.replace("\\\n", "");
+        for shown in format!("\n{block}").split("\n$ ").skip(1) {
+            let (command, expected) = shown.split_once('\n').unwrap_or((shown, ""));
+            let outcome = world.run(["sh", "-c", &format!("{{ {command}; }} 2>&1")]);
+            assert_eq!(
+                outcome.stdout().trim_end(),
+                expected.trim_end(),
+                "{name}: {outcome}"
+            );
+        }
+    }
+}
+
+#[test]
+fn the_worked_example_works() {
+    let Some(world) = World::trixie() else { return };
+    world.lower_store("/mnt/example/store-a");
+    let description = blocks("toml", page("README.md"))[0];
+    world.write("/etc/overstore/example.toml", description);
+    try_out(&world, "README.md");
+    world.overstore(["up", "example"]).ok();
+    try_out(&world, "docs/manual.md");
+}

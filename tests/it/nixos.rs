@@ -1,0 +1,681 @@
+//! The NixOS module, evaluated with real Nix and the real `lib` of nixpkgs, beside stubs for what
+//! else it meets in NixOS (`tests/nixos/`), and the program run on what comes out, as a build of a
+//! system would run it.
+//!
+//! `OVERSTORE_NIXPKGS_LIB` says where `lib` is: a directory that has `lib/default.nix`, such as a
+//! checkout of nixpkgs, or of its `lib` alone. The tests that need it are skipped without. What was
+//! expected is in `vm-tests/scenarios/nixos-units/rendered/`; after a wanted change, `UPDATE_EXPECTED=1 cargo test
+//! --test it nixos::` writes what comes out over it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::{Run, World, skip};
+use overstore::config::{self, KEYS};
+use serde_json::Value;
+
+const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
+
+/// A World with the Nix files of the project in `/mnt/source`, for each Nix there is.
+fn worlds() -> impl Iterator<Item = World> {
+    World::each().inspect(|world| {
+        for part in [
+            "nixos",
+            "tests/nixos",
+            "vm-tests/nixos",
+            "flake.nix",
+            "default.nix",
+        ] {
+            let from = Path::new(SOURCE).join(part);
+            if from.exists() {
+                copy(&from, &world.path(Path::new("/mnt/source").join(part)));
+            }
+        }
+    })
+}
+
+/// The same with `lib` in `/mnt/lib`; none (reported) where that is not to be had.
+fn worlds_with_lib() -> Vec<World> {
+    let Some(lib) = std::env::var_os("OVERSTORE_NIXPKGS_LIB") else {
+        skip(
+            "nixpkgs-lib",
+            "OVERSTORE_NIXPKGS_LIB does not say where the lib of nixpkgs is",
+        );
+        return Vec::new();
+    };
+    worlds()
+        .inspect(|world| {
+            copy(
+                &Path::new(&lib).join("lib"),
+                &world.path("/mnt/nixpkgs/lib"),
+            )
+        })
+        .collect()
+}
+
+fn copy(from: &Path, to: &Path) {
+    if !from.is_dir() {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        fs::copy(from, to).unwrap();
+        return;
+    }
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        copy(&entry.path(), &to.join(entry.file_name()));
+    }
+}
+
+/// Nix, with what the evaluation wants.
+fn nix<'w>(world: &'w World, words: &[&str]) -> Run<'w> {
+    world
+        .nix(words)
+        .env("OVERSTORE_NIXPKGS_LIB", "/mnt/nixpkgs")
+        .env("NIX_PATH", "")
+}
+
+/// An attribute of `tests/nixos/evaluate.nix`.
+fn evaluated(world: &World, attribute: &str) -> Value {
+    let json = nix(
+        world,
+        &[
+            "nix-instantiate",
+            "--eval",
+            "--strict",
+            "--json",
+            "--show-trace",
+        ],
+    )
+    .args(["/mnt/source/tests/nixos/evaluate.nix", "--attr", attribute])
+    .ok();
+    serde_json::from_str(&json).unwrap()
+}
+
+#[test]
+fn the_examples_have_nothing_to_object_to() {
+    for world in worlds_with_lib() {
+        let said = evaluated(&world, "examples.said");
+        let said = said.as_object().unwrap();
+        assert!(said.len() >= 4);
+        for (example, said) in said {
+            assert_eq!(said["assertions"], Value::Array(Vec::new()), "{example}");
+            assert_eq!(said["warnings"], Value::Array(Vec::new()), "{example}");
+        }
+    }
+}
+
+#[test]
+fn every_objection_is_made_to_a_configuration_made_for_it() {
+    let Some(world) = worlds_with_lib().into_iter().next() else {
+        return;
+    };
+    let mistakes = evaluated(&world, "mistakes");
+    let mut made = BTreeSet::new();
+    for (name, mistake) in mistakes.as_object().unwrap() {
+        let said: Vec<&str> = ["assertions", "warnings"]
+            .iter()
+            .flat_map(|kind| mistake["said"][kind].as_array().unwrap())
+            .map(|message| message.as_str().unwrap())
+            .collect();
+        let expected = mistake["says"].as_str().unwrap();
+        assert!(
+            said.len() == 1 && said[0].replace('\n', " ").contains(expected),
+            "{name}: expected one objection, with `{expected}`, found {said:#?}"
+        );
+        // A remedy is a line of its own.
+        assert!(
+            said[0].trim_end().lines().count() >= 2,
+            "{name}: {}",
+            said[0]
+        );
+        made.insert(expected);
+    }
+    let checks = fs::read_to_string(Path::new(SOURCE).join("nixos/checks.nix")).unwrap();
+    let there = checks.matches("message = ''").count()
+        + checks.matches("+ optional (").count()
+        + checks.matches("    optional (lib.versionAtLeast").count()
+        + checks.matches("++ map (name: ''").count();
+    assert_eq!(
+        made.len(),
+        there,
+        "one configuration for each objection of checks.nix"
+    );
+}
+
+/// Every file below a directory, its text or what it links to, with the hashes of store paths gone.
+fn tree(directory: &Path) -> BTreeMap<PathBuf, String> {
+    let mut found = BTreeMap::new();
+    let mut waiting = vec![directory.to_owned()];
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(&next).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_symlink() {
+                let target = fs::read_link(&path).unwrap();
+                found.insert(path, format!("link to {}", target.display()));
+            } else if path.is_dir() {
+                waiting.push(path);
+            } else {
+                let text = without_hashes(&fs::read_to_string(&path).unwrap());
+                found.insert(path, text);
+            }
+        }
+    }
+    found
+        .into_iter()
+        .map(|(path, text)| (path.strip_prefix(directory).unwrap().to_owned(), text))
+        .collect()
+}
+
+fn without_hashes(text: &str) -> String {
+    let mut parts = text.split("/nix/store/");
+    let mut result = parts.next().unwrap().to_owned();
+    for part in parts {
+        result += "/nix/store/";
+        match part.split_at_checked(32) {
+            Some((hash, rest))
+                if rest.starts_with('-') && hash.bytes().all(|b| b.is_ascii_alphanumeric()) =>
+            {
+                result += "HASH";
+                result += rest;
+            }
+            _ => result += part,
+        }
+    }
+    result
+}
+
+/// The files are built by Nix, and the units in them by the program, which refuses a description
+/// that is wrong: this is what a build of the system would do.
+#[test]
+fn the_examples_become_the_expected_files() {
+    for world in worlds_with_lib() {
+        let examples = evaluated(&world, "examples.said");
+        for example in examples.as_object().unwrap().keys() {
+            let attribute = format!("examples.trees.{example}");
+            let built = build(&world, &["--attr", &attribute]).ok();
+            let found = tree(&world.path(built.trim()));
+            let expected = Path::new(SOURCE)
+                .join("vm-tests/scenarios/nixos-units/rendered")
+                .join(example);
+            if std::env::var_os("UPDATE_EXPECTED").is_some() {
+                let _ = fs::remove_dir_all(&expected);
+                for (name, text) in &found {
+                    let path = expected.join(name);
+                    fs::create_dir_all(path.parent().unwrap()).unwrap();
+                    match text.strip_prefix("link to ") {
+                        Some(target) => symlink(target, path).unwrap(),
+                        None => fs::write(path, text).unwrap(),
+                    }
+                }
+            }
+            let expected = tree(&expected);
+            let names =
+                |files: &BTreeMap<PathBuf, String>| files.keys().cloned().collect::<Vec<_>>();
+            assert_eq!(names(&expected), names(&found), "{example}");
+            for (name, text) in expected {
+                assert_eq!(text, found[&name], "{example}: {}", name.display());
+            }
+        }
+    }
+}
+
+fn build<'w>(world: &'w World, arguments: &[&str]) -> Run<'w> {
+    nix(
+        world,
+        &["nix-build", "--no-out-link", "--option", "sandbox", "false"],
+    )
+    .args(["--option", "build-users-group", ""])
+    .args(["/mnt/source/tests/nixos/evaluate.nix"])
+    .args(arguments)
+}
+
+#[test]
+fn a_mistake_in_a_description_stops_the_build_with_the_programs_message() {
+    for world in worlds_with_lib() {
+        world.write(
+            "/mnt/wrong.nix",
+            "{ services.overstore.stores.wrong.settings = {\n\
+               root = \"/srv/merged\"; lower-store = \"/srv/lower\"; upper-layer = \"srv/upper\";\n\
+               workdir = \"/srv/work\"; lower-stroe = \"x\"; }; }\n",
+        );
+        let file = ["--attr", "other", "--arg", "file", "/mnt/wrong.nix"];
+        let refused = build(&world, &file).fails();
+        for part in [
+            "wrong.toml",
+            "upper-layer",
+            "srv/upper",
+            "lower-stroe",
+            "lower-store",
+        ] {
+            assert!(refused.stderr().contains(part), "{part}: {refused}");
+        }
+    }
+}
+
+/// Without `lib`: the expected units are what the program makes of the expected descriptions.
+#[test]
+fn the_expected_units_are_what_the_program_makes() {
+    let mut count = 0;
+    for example in
+        fs::read_dir(Path::new(SOURCE).join("vm-tests/scenarios/nixos-units/rendered")).unwrap()
+    {
+        let etc = example.unwrap().path().join("etc");
+        let place = tempfile::tempdir().unwrap();
+        let mut names = Vec::new();
+        for (name, text) in tree(&etc.join("overstore")) {
+            if name
+                .extension()
+                .is_some_and(|extension| extension == "toml")
+            {
+                fs::write(place.path().join(&name), text).unwrap();
+                names.push(name);
+            }
+        }
+        let output = place.path().join("units");
+        let made = Command::new(env!("CARGO_BIN_EXE_overstore"))
+            .args(["units", "--program", "/usr/bin/overstore"])
+            .args(["--nix-daemon", "/nix-package/bin/nix-daemon", "--output"])
+            .arg(&output)
+            .args(names.iter().map(|name| place.path().join(name)))
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        let expected = tree(&etc.join("systemd/system"));
+        for (unit, mut text) in tree(&output) {
+            if text.starts_with("link to") {
+                continue;
+            }
+            for name in &names {
+                let here = place.path().join(name).display().to_string();
+                let store = name.file_stem().unwrap().display();
+                let there = format!("/nix/store/HASH-overstore-{store}/{}", name.display());
+                text = text.replace(&here, &there);
+            }
+            if std::env::var_os("UPDATE_EXPECTED").is_some() {
+                fs::write(etc.join("systemd/system").join(&unit), &text).unwrap();
+                if unit.extension().is_some_and(|extension| extension == "env") {
+                    fs::write(etc.join("overstore").join(&unit), &text).unwrap();
+                }
+                continue;
+            }
+            assert_eq!(
+                expected[&unit],
+                text,
+                "{}: {}",
+                etc.display(),
+                unit.display()
+            );
+            count += 1;
+        }
+    }
+    let updates = std::env::var_os("UPDATE_EXPECTED").is_some();
+    assert!(updates || count >= 10, "only {count} units were compared");
+}
+
+#[test]
+fn units_of_wrong_descriptions_are_not_written() {
+    let place = tempfile::tempdir().unwrap();
+    let file = |name: &str, more: &str| {
+        let path = place.path().join(format!("{name}.toml"));
+        let text = format!(
+            "root = \"/{name}/merged\"\nlower-store = \"/lower\"\n\
+             upper-layer = \"/{name}/upper\"\nworkdir = \"/{name}/work\"\n{more}\n"
+        );
+        fs::write(&path, text).unwrap();
+        path
+    };
+    let first = file("first", "daemon.serve = true");
+    for (second, says) in [
+        (file("typo", "chekc-mount = false"), "check-mount"),
+        (
+            file("second", "daemon.serve = true"),
+            "served at the same socket",
+        ),
+    ] {
+        let output = place.path().join("units");
+        let refused = Command::new(env!("CARGO_BIN_EXE_overstore"))
+            .args(["units", "--output"])
+            .args([&output, &first, &second])
+            .output()
+            .unwrap();
+        assert_eq!(refused.status.code(), Some(2));
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(said.contains(says) && said.contains("1 of 2"), "{said}");
+        assert!(!output.exists());
+    }
+}
+
+const OPTIONS_PAGE: &str = "docs/nixos-options.md";
+
+/// The options are documented where they are declared; the page is made of that.
+#[test]
+fn the_options_page_is_up_to_date() {
+    let Some(world) = worlds_with_lib().into_iter().next() else {
+        return;
+    };
+    let options = evaluated(&world, "options");
+    let mut page = "# Options of the NixOS module\n\nMade from their declarations in `nixos/`; \
+                    [NixOS](nixos.md) says how they go together.\n"
+        .to_owned();
+    for option in options.as_array().unwrap() {
+        let text = |name: &str| {
+            let part = &option[name];
+            let text = part["text"].as_str().or(part.as_str()).unwrap_or_default();
+            // Roles of nixpkgs' Markdown.
+            ["file", "option", "command"]
+                .iter()
+                .fold(text.trim().to_owned(), |text, role| {
+                    text.replace(&format!("{{{role}}}`"), "`")
+                })
+        };
+        let description = text("description");
+        let name = option["name"].as_str().unwrap();
+        assert!(description.ends_with('.'), "{name} has no description");
+        page += &format!(
+            "\n## `{name}`\n\n{description}\n\n- Type: {}\n",
+            text("type")
+        );
+        for (title, part) in [("Default", "default"), ("Example", "example")] {
+            let code = option[part]["_type"] != "literalMD";
+            match text(part) {
+                text if text.is_empty() => {}
+                text if !code => page += &format!("- {title}: {text}\n"),
+                text if text.contains('\n') => {
+                    page += &format!("- {title}:\n\n  ```nix\n");
+                    for line in text.lines() {
+                        page += &format!("  {line}\n");
+                    }
+                    page += "  ```\n";
+                }
+                text => page += &format!("- {title}: `{text}`\n"),
+            }
+        }
+    }
+    let file = Path::new(SOURCE).join(OPTIONS_PAGE);
+    if std::env::var_os("UPDATE_EXPECTED").is_some() {
+        fs::write(&file, &page).unwrap();
+    }
+    assert_eq!(fs::read_to_string(file).unwrap(), page);
+}
+
+/// Without `lib`: no key is missing on the page.
+#[test]
+fn every_key_is_on_the_options_page() {
+    let page = fs::read_to_string(Path::new(SOURCE).join(OPTIONS_PAGE)).unwrap();
+    for (table, keys) in KEYS {
+        for key in keys {
+            let name = [table, key].join(".");
+            let name = name.trim_start_matches('.');
+            let title = format!("## `services.overstore.stores.<name>.settings.{name}");
+            assert!(page.contains(&title), "{name}");
+        }
+    }
+}
+
+/// The options of `settings`, the program's keys and its JSON schema: none is missing anywhere.
+#[test]
+fn options_keys_and_schema_agree() {
+    for world in worlds() {
+        options_agree(&world);
+    }
+}
+
+fn options_agree(world: &World) {
+    let json = nix(world, &["nix-instantiate", "--eval", "--strict", "--json"])
+        .args(["/mnt/source/tests/nixos/keys.nix"])
+        .ok();
+    let options: BTreeMap<String, String> = serde_json::from_str(&json).unwrap();
+    let keys: BTreeSet<String> = KEYS
+        .iter()
+        .flat_map(|(table, keys)| {
+            keys.iter().map(move |key| match *table {
+                "" => (*key).to_owned(),
+                table => format!("{table}.{key}"),
+            })
+        })
+        // Tables are not keys themselves, but `parameters`, which takes any.
+        .filter(|key| KEYS.iter().all(|(table, _)| table != key))
+        .collect();
+    let names: BTreeSet<String> = options.keys().cloned().collect();
+    assert_eq!(names, keys);
+
+    let schema: Value = serde_json::to_value(config::schema()).unwrap();
+    let mut in_schema = BTreeMap::new();
+    properties(&schema, &schema, "", &mut in_schema);
+    assert_eq!(options, in_schema, "types in the module and in the schema");
+}
+
+/// The keys that a schema knows, with their types in words.
+fn properties(schema: &Value, whole: &Value, prefix: &str, found: &mut BTreeMap<String, String>) {
+    for (name, property) in schema["properties"].as_object().unwrap() {
+        let key = format!("{prefix}{name}");
+        match property["$ref"].as_str() {
+            Some(reference) => {
+                let definition = whole.pointer(reference.trim_start_matches('#')).unwrap();
+                properties(definition, whole, &format!("{key}."), found);
+            }
+            None => {
+                found.insert(key, type_in_words(property));
+            }
+        }
+    }
+}
+
+fn type_in_words(schema: &Value) -> String {
+    let words = |schemas: &Value| {
+        let schemas = schemas.as_array().unwrap().iter();
+        schemas.map(type_in_words).collect::<Vec<_>>().join(" or ")
+    };
+    if let Some(constant) = schema.get("const") {
+        return constant.to_string();
+    }
+    if schema.get("anyOf").is_some() {
+        return words(&schema["anyOf"]);
+    }
+    match &schema["type"] {
+        Value::String(name) if name == "array" => {
+            format!("array of {}", type_in_words(&schema["items"]))
+        }
+        Value::String(name) if name == "object" => {
+            format!(
+                "object of {}",
+                type_in_words(&schema["additionalProperties"])
+            )
+        }
+        Value::String(name) => name.clone(),
+        Value::Array(names) => {
+            let names = names.iter().map(|name| name.as_str().unwrap());
+            names.collect::<Vec<_>>().join(" or ")
+        }
+        other => panic!("no type: {other}"),
+    }
+}
+
+/// Every `.nix` file of the project, by its path in it.
+fn nix_files() -> Vec<PathBuf> {
+    let mut found = vec![PathBuf::from("flake.nix"), PathBuf::from("default.nix")];
+    let mut waiting = ["nixos", "tests/nixos", "vm-tests"]
+        .map(PathBuf::from)
+        .to_vec();
+    while let Some(next) = waiting.pop() {
+        for entry in fs::read_dir(Path::new(SOURCE).join(&next)).unwrap() {
+            let entry = entry.unwrap();
+            let path = next.join(entry.file_name());
+            if entry.file_type().unwrap().is_dir() {
+                waiting.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "nix") {
+                found.push(path);
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn every_nix_file_can_be_parsed() {
+    for world in World::each() {
+        let mut parse = world.nix(["nix-instantiate", "--parse"]);
+        for file in nix_files() {
+            let there = Path::new("/mnt/source").join(&file);
+            world.write(&there, fs::read(Path::new(SOURCE).join(&file)).unwrap());
+            parse = parse.args([there]);
+        }
+        parse.ok();
+    }
+}
+
+/// What can be said of the layout without nixfmt, which has the last word where there is one: see
+/// `docs/nixos.md`.
+#[test]
+fn nix_files_are_tidy() {
+    for file in nix_files() {
+        let text = fs::read_to_string(Path::new(SOURCE).join(&file)).unwrap();
+        assert!(
+            text.ends_with('\n') && !text.ends_with("\n\n"),
+            "{file:?}: its end"
+        );
+        for (number, line) in (1..).zip(text.lines()) {
+            let indentation = line.len() - line.trim_start_matches(' ').len();
+            for (wrong, what) in [
+                (line.contains('\t'), "a tab"),
+                (line.ends_with(' '), "a space at the end"),
+                (indentation % 2 == 1, "odd indentation"),
+                (line.chars().count() > 120, "more than 120 characters"),
+            ] {
+                assert!(!wrong, "{}:{number}: {what}", file.display());
+            }
+        }
+    }
+}
+
+/// The flake without nixpkgs: what it offers, for which systems, and that it is locked to what it
+/// asks for.
+#[test]
+fn the_flake_offers_what_it_should() {
+    for world in worlds() {
+        let json = nix(&world, &["nix-instantiate", "--eval", "--strict", "--json"])
+            .args(["/mnt/source/tests/nixos/flake.nix"])
+            .ok();
+        let flake: Value = serde_json::from_str(&json).unwrap();
+        let systems = serde_json::json!(["aarch64-linux", "x86_64-linux"]);
+        for output in ["packages", "devShells", "checks", "formatter"] {
+            assert_eq!(flake["outputs"][output], systems, "{output}");
+        }
+        assert_eq!(flake["outputs"]["nixosModules"][0], "default");
+        assert_eq!(flake["outputs"]["overlays"][0], "default");
+        let parts = serde_json::json!(["checks", "module", "overstore", "shell"]);
+        assert_eq!(flake["withoutFlakes"], parts);
+        let tests = flake["machineTests"].as_array().unwrap();
+        for behaviour in [
+            "boot", "collect", "crash", "nfs", "per-user", "reboot", "refused", "switch",
+        ] {
+            assert!(
+                tests.contains(&format!("nixos-{behaviour}").into()),
+                "{tests:?}"
+            );
+        }
+
+        let lock = fs::read_to_string(Path::new(SOURCE).join("flake.lock")).unwrap();
+        let lock: Value = serde_json::from_str(&lock).unwrap();
+        let node = &lock["nodes"]["nixpkgs"];
+        let part = |name: &str| node["original"][name].as_str().unwrap();
+        let asked = format!(
+            "{}:{}/{}/{}",
+            part("type"),
+            part("owner"),
+            part("repo"),
+            part("ref")
+        );
+        assert_eq!(flake["nixpkgs"], asked);
+        for part in ["owner", "repo", "type"] {
+            assert_eq!(node["locked"][part], node["original"][part]);
+        }
+        let revision = node["locked"]["rev"].as_str().unwrap();
+        assert!(revision.len() == 40 && revision.bytes().all(|b| b.is_ascii_hexdigit()));
+        assert!(
+            node["locked"]["narHash"]
+                .as_str()
+                .unwrap()
+                .starts_with("sha256-")
+        );
+    }
+}
+
+/// What nixpkgs' images lack: the database is made from the registration, alike each time, and Nix
+/// opens the image below an overlay, collects in it, and finds it whole.
+#[test]
+fn an_image_with_the_made_metadata_is_a_lower_store() {
+    for world in worlds() {
+        let lower = world.lower_store("/mnt/lower");
+        let registration = world
+            .nix(["nix-store", "--store", "local?root=/mnt/lower", "--dump-db"])
+            .ok();
+        world.write("/mnt/registration", registration);
+        let make = |root: &str| {
+            world.mkdir(Path::new(root).join("nix/store"));
+            for path in lower.paths() {
+                let from = format!("/mnt/lower{path}");
+                world.ok(["cp", "-a", &from, &format!("{root}/nix/store/")]);
+            }
+            world
+                .nix([
+                    "sh",
+                    "/mnt/source/nixos/lower-store.sh",
+                    "/mnt/registration",
+                    root,
+                ])
+                .ok();
+            world.read(format!("{root}/nix/var/nix/db/db.sqlite"))
+        };
+        assert_eq!(
+            make("/mnt/tree"),
+            make("/mnt/again"),
+            "two databases of one registration"
+        );
+
+        if !world.image("squashfs", "/mnt/tree", "/mnt/image") {
+            return;
+        }
+        world.write(
+            "/etc/overstore/image.toml",
+            "root = \"/mnt/merged\"\nlower-store = \"/mnt/image?read-only=true\"\n\
+             upper-layer = \"/mnt/upper\"\nworkdir = \"/mnt/work\"\n",
+        );
+        world.overstore(["up", "image"]).ok();
+        world.overstore(["check", "image"]).ok();
+        let url = world.overstore(["url", "image"]).ok();
+        let store = ["--store", url.trim()];
+        for path in lower.paths() {
+            world
+                .nix(["nix-store"])
+                .args(store)
+                .args(["--check-validity", &path])
+                .ok();
+        }
+        world.nix(["nix-store"]).args(store).args(["--gc"]).ok();
+        world
+            .nix(["nix-store"])
+            .args(store)
+            .args(["--verify", "--check-contents"])
+            .ok();
+        world.overstore(["check", "--lower", "image"]).ok();
+
+        // Registration files and the like at the top are refused.
+        world.write("/mnt/tree/nix/store/nix-path-registration", "");
+        let refused = world
+            .nix([
+                "sh",
+                "/mnt/source/nixos/lower-store.sh",
+                "/mnt/registration",
+                "/mnt/tree",
+            ])
+            .fails();
+        assert!(
+            refused.stderr().contains("nix-path-registration"),
+            "{refused}"
+        );
+    }
+}
