@@ -22,3 +22,7 @@ pub mod show;
 pub mod system;
 pub mod systemd;
 pub mod warm;
+
+#[cfg(test)]
+#[path = "../tests/it/support/skip.rs"]
+mod skip;

@@ -9,11 +9,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Run, World, skip};
+use crate::support::{Content, Files, Run, World, assert_expected, files, skip};
 use overstore::config::{self, KEYS};
 use serde_json::Value;
 
@@ -145,28 +144,19 @@ fn every_objection_is_made_to_a_configuration_made_for_it() {
     );
 }
 
-/// Every file below a directory, its text or what it links to, with the hashes of store paths gone.
-fn tree(directory: &Path) -> BTreeMap<PathBuf, String> {
-    let mut found = BTreeMap::new();
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(next) = waiting.pop() {
-        for entry in fs::read_dir(&next).into_iter().flatten() {
-            let path = entry.unwrap().path();
-            if path.is_symlink() {
-                let target = fs::read_link(&path).unwrap();
-                found.insert(path, format!("link to {}", target.display()));
-            } else if path.is_dir() {
-                waiting.push(path);
-            } else {
-                let text = without_hashes(&fs::read_to_string(&path).unwrap());
-                found.insert(path, text);
-            }
+/// The files of a directory, with the hashes of store paths gone from their texts.
+fn files_without_hashes(directory: &Path) -> Files {
+    let mut found = files(directory);
+    for content in found.values_mut() {
+        if let Content::Text(text) = content {
+            *text = without_hashes(text);
         }
     }
     found
-        .into_iter()
-        .map(|(path, text)| (path.strip_prefix(directory).unwrap().to_owned(), text))
-        .collect()
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
 }
 
 fn without_hashes(text: &str) -> String {
@@ -196,28 +186,11 @@ fn the_examples_become_the_expected_files() {
         for example in examples.as_object().unwrap().keys() {
             let attribute = format!("examples.trees.{example}");
             let built = build(&world, &["--attr", &attribute]).ok();
-            let found = tree(&world.path(built.trim()));
+            let found = files_without_hashes(&world.path(built.trim()));
             let expected = Path::new(SOURCE)
                 .join("vm-tests/scenarios/nixos-units/rendered")
                 .join(example);
-            if std::env::var_os("UPDATE_EXPECTED").is_some() {
-                let _ = fs::remove_dir_all(&expected);
-                for (name, text) in &found {
-                    let path = expected.join(name);
-                    fs::create_dir_all(path.parent().unwrap()).unwrap();
-                    match text.strip_prefix("link to ") {
-                        Some(target) => symlink(target, path).unwrap(),
-                        None => fs::write(path, text).unwrap(),
-                    }
-                }
-            }
-            let expected = tree(&expected);
-            let names =
-                |files: &BTreeMap<PathBuf, String>| files.keys().cloned().collect::<Vec<_>>();
-            assert_eq!(names(&expected), names(&found), "{example}");
-            for (name, text) in expected {
-                assert_eq!(text, found[&name], "{example}: {}", name.display());
-            }
+            assert_expected(&expected, &found);
         }
     }
 }
@@ -265,11 +238,8 @@ fn the_expected_units_are_what_the_program_makes() {
         let etc = example.unwrap().path().join("etc");
         let place = tempfile::tempdir().unwrap();
         let mut names = Vec::new();
-        for (name, text) in tree(&etc.join("overstore")) {
-            if name
-                .extension()
-                .is_some_and(|extension| extension == "toml")
-            {
+        for (name, content) in files(&etc.join("overstore")) {
+            if let (Content::Text(text), true) = (content, has_extension(&name, "toml")) {
                 fs::write(place.path().join(&name), text).unwrap();
                 names.push(name);
             }
@@ -283,11 +253,11 @@ fn the_expected_units_are_what_the_program_makes() {
             .output()
             .unwrap();
         assert!(made.status.success(), "{made:?}");
-        let expected = tree(&etc.join("systemd/system"));
-        for (unit, mut text) in tree(&output) {
-            if text.starts_with("link to") {
+        let expected = files(&etc.join("systemd/system"));
+        for (unit, content) in files(&output) {
+            let Content::Text(mut text) = content else {
                 continue;
-            }
+            };
             for name in &names {
                 let here = place.path().join(name).display().to_string();
                 let store = name.file_stem().unwrap().display();
@@ -296,14 +266,14 @@ fn the_expected_units_are_what_the_program_makes() {
             }
             if std::env::var_os("UPDATE_EXPECTED").is_some() {
                 fs::write(etc.join("systemd/system").join(&unit), &text).unwrap();
-                if unit.extension().is_some_and(|extension| extension == "env") {
+                if has_extension(&unit, "env") {
                     fs::write(etc.join("overstore").join(&unit), &text).unwrap();
                 }
                 continue;
             }
             assert_eq!(
                 expected[&unit],
-                text,
+                Content::Text(text),
                 "{}: {}",
                 etc.display(),
                 unit.display()
@@ -506,7 +476,7 @@ fn nix_files() -> Vec<PathBuf> {
             let path = next.join(entry.file_name());
             if entry.file_type().unwrap().is_dir() {
                 waiting.push(path);
-            } else if path.extension().is_some_and(|extension| extension == "nix") {
+            } else if has_extension(&path, "nix") {
                 found.push(path);
             }
         }

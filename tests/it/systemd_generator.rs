@@ -5,51 +5,15 @@
 //! After a wanted change, `UPDATE_EXPECTED=1 cargo test --test it -- systemd_generator nixos` writes
 //! what comes out over what was expected, there and for NixOS.
 
-use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use overstore::systemd::generator::generate;
 
-/// Every file below a directory: its text, or what it links to.
-fn tree(directory: &Path) -> BTreeMap<PathBuf, String> {
-    let mut found = BTreeMap::new();
-    let mut waiting = vec![directory.to_owned()];
-    while let Some(next) = waiting.pop() {
-        let Ok(entries) = fs::read_dir(&next) else {
-            continue;
-        };
-        for entry in entries {
-            let path = entry.unwrap().path();
-            if path.is_symlink() {
-                let target = fs::read_link(&path).unwrap();
-                found.insert(path, format!("link to {}", target.display()));
-            } else if path.is_dir() {
-                waiting.push(path);
-            } else {
-                let text = fs::read_to_string(&path).unwrap();
-                found.insert(path, text);
-            }
-        }
-    }
-    found
-        .into_iter()
-        .map(|(path, text)| (path.strip_prefix(directory).unwrap().to_owned(), text))
-        .collect()
-}
+use crate::support::{assert_expected, cases, files, skip};
 
-fn cases() -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/systemd-generator");
-    let mut cases: Vec<PathBuf> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    cases.sort();
-    assert!(!cases.is_empty());
-    cases
-}
+const AREA: &str = "systemd-generator";
 
 /// Runs the generator on a case. What is broken becomes a file of its own.
 fn run(case: &Path, output: &Path) {
@@ -66,27 +30,10 @@ fn run(case: &Path, output: &Path) {
 
 #[test]
 fn makes_the_expected_units() {
-    for case in cases() {
+    for case in cases(AREA) {
         let output = tempfile::tempdir().unwrap();
         run(&case, output.path());
-        let expected = case.join("expected");
-        if std::env::var_os("UPDATE_EXPECTED").is_some() {
-            let _ = fs::remove_dir_all(&expected);
-            for (name, text) in tree(output.path()) {
-                let path = expected.join(name);
-                fs::create_dir_all(path.parent().unwrap()).unwrap();
-                match text.strip_prefix("link to ") {
-                    Some(target) => symlink(target, path).unwrap(),
-                    None => fs::write(path, text).unwrap(),
-                }
-            }
-        }
-        let (expected, found) = (tree(&expected), tree(output.path()));
-        let names = |files: &BTreeMap<PathBuf, String>| files.keys().cloned().collect::<Vec<_>>();
-        assert_eq!(names(&expected), names(&found), "{}", case.display());
-        for (name, text) in expected {
-            assert_eq!(text, found[&name], "{}: {}", case.display(), name.display());
-        }
+        assert_expected(&case.join("expected"), &files(output.path()));
     }
 }
 
@@ -98,12 +45,15 @@ fn systemd_finds_nothing_wrong() {
         .output()
         .is_err()
     {
-        eprintln!("skipped: there is no systemd-analyze here (Debian: systemd)");
+        skip(
+            "systemd",
+            "systemd-analyze is missing; tests/setup installs it",
+        );
         return;
     }
-    for case in cases() {
+    for case in cases(AREA) {
         let units = case.join("expected");
-        let names = tree(&units);
+        let names = files(&units);
         let services: Vec<PathBuf> = names
             .keys()
             .filter(|name| {

@@ -1,6 +1,7 @@
 //! What the tests share: real Nix in Debian trees ([`Tree`]), a private machine for one test
-//! ([`World`]), proof that a directory was left alone ([`Snapshot`]), and system-call traces and
-//! kills at any step ([`trace`]).
+//! ([`World`]), proof that a directory was left alone ([`Snapshot`]), system-call traces and kills at
+//! any step ([`trace`]), directories that say what is expected ([`assert_expected`]), the one way to
+//! wait ([`wait_until`]), and the one way to be skipped ([`skip`]).
 //!
 //! Each test that needs root or real Nix begins with
 //!
@@ -12,14 +13,20 @@
 //! its own World. `tests/setup` makes the trees beforehand; without it the first test does.
 
 mod example;
+mod expected;
 mod lower;
+mod skip;
 mod snapshot;
 pub mod trace;
 mod tree;
+mod wait;
 mod world;
 
 pub use example::Example;
+pub use expected::{Content, Files, assert_expected, cases, files};
 pub use lower::LowerStore;
+pub use skip::skip;
 pub use snapshot::Snapshot;
-pub use tree::{Tree, skip};
+pub use tree::Tree;
+pub use wait::wait_until;
 pub use world::{Daemon, FEATURES, Outcome, Run, World};

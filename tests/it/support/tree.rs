@@ -1,12 +1,12 @@
-//! The Debian trees with real Nix, and the reporting of skipped tests.
+//! The Debian trees with real Nix.
 
 use std::ffi::OsString;
-use std::fs::OpenOptions;
-use std::io::Write;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
+
+use super::skip;
 
 /// A Debian tree that holds real Nix, made and cached by `tests/trees`. Shared by all tests: only
 /// to be read.
@@ -75,23 +75,4 @@ fn find_or_make(name: &str) -> Result<PathBuf, String> {
     let mut path = made.stdout;
     path.pop_if(|last| *last == b'\n');
     Ok(OsString::from_vec(path).into())
-}
-
-/// Reports that the running test does not test what it should, because `part` (`sid`, `root`, a
-/// file system's name) is not to be had: on standard error, and as the line `PART<tab>TEST<tab>REASON`
-/// at the end of the file named by `OVERSTORE_SKIPPED`, with which `.ci/run` decides.
-pub fn skip(part: &str, reason: &str) {
-    // libtest names the thread after the test.
-    let thread = std::thread::current();
-    let test = thread.name().unwrap_or("a test");
-    // Not eprintln, which libtest does not show for a test that passes.
-    let _ = writeln!(std::io::stderr(), "SKIPPED: {test}: {part}: {reason}");
-    if let Some(list) = std::env::var_os("OVERSTORE_SKIPPED") {
-        OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&list)
-            .and_then(|mut file| file.write_all(format!("{part}\t{test}\t{reason}\n").as_bytes()))
-            .unwrap_or_else(|error| panic!("cannot record a skip in {list:?}: {error}"));
-    }
 }

@@ -9,11 +9,11 @@ use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, RecvTimeoutError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{Tree, skip};
+use super::{Tree, skip, wait_until};
 
 /// The experimental features that a test's Nix has on.
 pub const FEATURES: &str =
@@ -254,17 +254,12 @@ impl World {
             .nix(["nix-daemon", "--store", store])
             .env("NIX_DAEMON_SOCKET_PATH", socket);
         let mut daemon = Daemon(run.start(Stdio::null(), log.into()));
-        let patience = Instant::now() + Duration::from_secs(20);
-        while UnixStream::connect(self.path(socket)).is_err() {
+        wait_until(&format!("nix-daemon answers on {socket}"), || {
             if let Some(status) = daemon.0.try_wait().expect("a child of this test") {
                 panic!("nix-daemon ended: {status}; {socket}.log says why");
             }
-            assert!(
-                Instant::now() < patience,
-                "nix-daemon does not answer on {socket}"
-            );
-            std::thread::sleep(Duration::from_millis(5));
-        }
+            UnixStream::connect(self.path(socket)).is_ok()
+        });
         daemon
     }
 }
