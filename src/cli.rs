@@ -133,10 +133,8 @@ pub struct RootArgument {
 #[derive(Debug, Args)]
 pub struct Up {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub root: RootArgument,
     /// Give existing directories the owner and mode that Nix would give them.
     #[arg(long)]
@@ -147,10 +145,8 @@ pub struct Up {
 #[derive(Debug, Args)]
 pub struct Down {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub root: RootArgument,
     /// Detach the mount although it is in use: it goes when its last user does.
     #[arg(long)]
@@ -161,10 +157,8 @@ pub struct Down {
 #[derive(Debug, Args)]
 pub struct Plan {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub root: RootArgument,
     /// Plan as `up --fix-permissions` would.
     #[arg(long)]
@@ -175,10 +169,8 @@ pub struct Plan {
 #[derive(Debug, Args)]
 pub struct Check {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub root: RootArgument,
     /// Also look at every name in the lower store directory. Costs what the lower store holds.
     #[arg(long)]
@@ -197,10 +189,8 @@ pub struct Check {
 #[derive(Debug, Args)]
 pub struct Status {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub root: RootArgument,
     /// Also add up what the objects take up, and what removing those in both layers would free.
     /// Goes through every file in the upper layer.
@@ -213,7 +203,6 @@ pub struct Status {
 #[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
 pub struct Warm {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     /// Paths of the lower store (or links to some): their closures are copied.
     #[arg(value_name = "PATH", group = "what")]
@@ -238,7 +227,6 @@ pub struct Warm {
 #[derive(Debug, Args)]
 pub struct Url {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     /// How to print it.
     #[arg(long, value_enum, default_value_t = UrlFormat::Url)]
@@ -272,7 +260,6 @@ pub enum UrlFormat {
 #[derive(Debug, Args)]
 pub struct Exec {
     #[command(flatten)]
-    #[allow(missing_docs)]
     pub store: StoreArgument,
     /// The command and its arguments.
     #[arg(value_name = "COMMAND", required = true, last = true)]

@@ -1,28 +1,54 @@
-//! Sets up, checks and looks after Nix's local-overlay stores.
+//! Sets up, verifies and maintains Nix's local-overlay stores.
 //!
-//! A description is read ([`config`]), the machine is observed ([`observe`]), the two are compared
-//! ([`check`]), the difference is applied ([`apply`]), and the outcome is reported ([`report`]).
-//! Knowledge of other systems' formats stands apart: [`nix`], [`overlayfs`], [`systemd`].
+//! The way of the data is the layout: a description is read, the machine is observed, the two are
+//! compared, the difference is applied, and the outcome is reported. Each folder uses only those
+//! above it:
+//!
+//! - [`escape`]: foreign bytes as text for people, shells and units.
+//! - [`linux`]: the kernel's facts: safe paths, locks, processes, namespaces, users.
+//! - [`sqlite`]: SQLite as Nix and we open it: hardening, header, write-ahead log, snapshot.
+//! - [`overlayfs`]: OverlayFS: options, the mount table, opaque marks and whiteouts.
+//! - [`nix`]: Nix's formats: URLs, store paths, schema, NAR, derivations, the worker protocol.
+//! - [`config`]: TOML to a validated store; errors that point into the file. Pure.
+//! - [`lower`]: lower metadata sources: databases, daemons, nested stores. Read-only.
+//! - [`compare`]: layers against databases: rows, objects, contents, sizes, fingerprints.
+//! - [`records`]: what overstore remembers: mount records, the store's memory.
+//! - [`observe`]: the machine as it is. Changes nothing.
+//! - [`check`]: rules: a store as described and as observed, to findings. Pure.
+//! - [`plan`]: the steps from the machine as observed to the store as described. Pure.
+//! - [`apply`]: what changes the machine: the steps, each safe to repeat.
+//! - [`warm`]: metadata copied from the lower store into the upper database.
+//! - [`systemd`]: units, notifications, the journal.
+//! - [`report`]: outcomes as text and as JSON.
+//! - [`commands`], [`cli`]: one file a command; the command line.
 
-pub mod apply;
-pub mod check;
-pub mod cli;
-pub mod commands;
-pub mod config;
-mod distrust;
-pub mod lower;
-pub mod namespace;
-pub mod nix;
-pub mod observe;
-pub mod overlayfs;
-pub mod path_set;
-pub mod path_walk;
-pub mod report;
-pub mod show;
-pub mod system;
-pub mod systemd;
-pub mod warm;
+#![warn(unreachable_pub)]
+
+mod apply;
+mod check;
+mod cli;
+mod commands;
+mod compare;
+mod config;
+mod escape;
+mod linux;
+mod lower;
+mod nix;
+mod observe;
+mod overlayfs;
+mod plan;
+mod records;
+mod report;
+mod sqlite;
+mod systemd;
+pub mod testing;
+mod warm;
+
+pub use cli::Cli;
+pub use commands::{not_run, remount_hook, run};
+pub use systemd::generator::main as generator;
 
 #[cfg(test)]
 #[path = "../tests/it/support/skip.rs"]
+#[allow(unreachable_pub, reason = "the integration tests use it too")]
 mod skip;

@@ -1,20 +1,20 @@
-//! The `overstore` program: arguments to command, error to exit code.
+//! The `overstore` program: which of its names it was called by.
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::Parser;
-use overstore::{cli::Cli, commands, systemd::generator};
+use overstore::Cli;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let result = match Path::new(&name).file_name() {
-        Some(name) if name == "overstore-remount" => commands::remount_hook(arguments),
-        Some(name) if name == "overstore-generator" => return generator::main(arguments),
+        Some(name) if name == "overstore-remount" => overstore::remount_hook(arguments),
+        Some(name) if name == "overstore-generator" => return overstore::generator(arguments),
         _ => match Cli::try_parse() {
-            Ok(cli) => commands::run(cli),
-            Err(error) => return commands::not_run(&error),
+            Ok(cli) => overstore::run(cli),
+            Err(error) => return overstore::not_run(&error),
         },
     };
     result.unwrap_or_else(|failure| failure.report())

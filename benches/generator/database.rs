@@ -24,7 +24,7 @@ impl Database {
              -- KiB: a million paths' indexes, filled in no order, fit in.
              pragma cache_size = -1000000;",
         )?;
-        connection.execute_batch(overstore::nix::schema::SQL)?;
+        connection.execute_batch(overstore::testing::nix::schema::SQL)?;
         connection.execute_batch("begin")?;
         Ok(Self {
             connection,

@@ -2,8 +2,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use overstore::config::{self, Environment};
-use overstore::nix::url::{StoreReference, UrlRules};
+use overstore::testing::config;
+use overstore::testing::config::Environment;
+use overstore::testing::nix::url::{StoreReference, UrlRules};
 
 fn url(bytes: &[u8]) {
     let Ok(reference) = StoreReference::parse(bytes) else {

@@ -4,10 +4,12 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use overstore::lower::sqlite::SqliteSource;
-use overstore::lower::{Identity, LowerError, Source, StoreDirectory};
-use overstore::nix::store_path::StorePath;
-use overstore::warm::Wanted;
+use overstore::testing::compare::Identity;
+use overstore::testing::lower::SqliteSource;
+use overstore::testing::lower::{LowerError, Source};
+use overstore::testing::nix::StoreDirectory;
+use overstore::testing::nix::StorePath;
+use overstore::testing::warm::Wanted;
 use overstore_fuzz::{Image, NAMES, Scratch};
 
 static SCRATCH: LazyLock<Scratch> = LazyLock::new(Scratch::new);

@@ -4,7 +4,7 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use overstore::warm::Wanted;
+use overstore::testing::warm::Wanted;
 use overstore_fuzz::{NAMES, Scratch, path};
 use rusqlite::Connection;
 

@@ -4,9 +4,9 @@
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use overstore::nix::mount_check;
-use overstore::overlayfs::mountinfo::{MountInfo, stack_at};
-use overstore::overlayfs::options::SuperOptions;
+use overstore::testing::nix::mount_check;
+use overstore::testing::overlayfs::SuperOptions;
+use overstore::testing::overlayfs::{MountInfo, stack_at};
 
 fuzz_target!(|bytes: &[u8]| {
     if let Ok(mounts) = MountInfo::parse_all(bytes) {

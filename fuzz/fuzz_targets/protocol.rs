@@ -11,9 +11,11 @@ use std::time::Duration;
 
 use arbitrary::Arbitrary;
 use libfuzzer_sys::fuzz_target;
-use overstore::lower::daemon::{self, DaemonSource};
-use overstore::lower::{LowerError, Source, StoreDirectory};
-use overstore::nix::store_path::StorePath;
+use overstore::testing::lower::DaemonSource;
+use overstore::testing::lower::{LowerError, Source};
+use overstore::testing::nix::StoreDirectory;
+use overstore::testing::nix::StorePath;
+use overstore::testing::nix::probe;
 use overstore_fuzz::{NAMES, path};
 
 #[derive(Debug, Arbitrary)]
@@ -139,5 +141,5 @@ fuzz_target!(|said: Said| {
         assert!(!error.to_string().contains('\x1b'));
     }
     DAEMON.says.send(bytes).expect("the daemon runs");
-    let _ = daemon::probe(&DAEMON.socket, Duration::from_secs(5));
+    let _ = probe(&DAEMON.socket, Duration::from_secs(5));
 });

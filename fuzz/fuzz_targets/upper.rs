@@ -4,11 +4,13 @@
 use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
-use overstore::check;
-use overstore::observe::{self, Depth, Progress};
-use overstore::path_set::PathSet;
-use overstore::system::System;
-use overstore::warm::Wanted;
+use overstore::testing::check;
+use overstore::testing::compare::{self, Progress};
+use overstore::testing::linux::System;
+use overstore::testing::nix::PathSet;
+use overstore::testing::observe;
+use overstore::testing::observe::Depth;
+use overstore::testing::warm::Wanted;
 use overstore_fuzz::{Image, Scratch, path};
 use rusqlite::Connection;
 
@@ -44,10 +46,10 @@ fuzz_target!(|image: Image| {
     for finding in check::check(&SCRATCH.store, &observed) {
         assert!(!finding.actual.contains('\x1b'), "{finding:?}");
     }
-    if let Ok(across) = observe::across(&SCRATCH.store, &PathSet::default()) {
-        check::across::findings(&SCRATCH.store, &across);
+    if let Ok(across) = compare::across(&SCRATCH.store, &PathSet::default()) {
+        check::compare::findings(&SCRATCH.store, &across);
     }
-    let _ = observe::contents(&SCRATCH.store, true, &Progress::default());
+    let _ = compare::contents(&SCRATCH.store, true, &Progress::default());
     SCRATCH.database("state", Some(&files));
     let _ = SCRATCH.warm(Wanted::All);
 });

@@ -2,7 +2,7 @@
 //! pages changed at will, and any part of it only in a write-ahead log.
 
 use arbitrary::Arbitrary;
-use overstore::nix::schema;
+use overstore::testing::nix::schema;
 use rusqlite::Connection;
 use rusqlite::types::Value as SqlValue;
 

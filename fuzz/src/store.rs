@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use overstore::config::{self, Environment, Store};
-use overstore::lower::StoreDirectory;
-use overstore::nix::schema;
-use overstore::warm::{Wanted, Warm, WarmError, Warmed};
+use overstore::testing::config;
+use overstore::testing::config::{Environment, Store};
+use overstore::testing::nix::StoreDirectory;
+use overstore::testing::nix::schema;
+use overstore::testing::warm::{Wanted, Warm, WarmError, Warmed};
 use rusqlite::Connection;
 use tempfile::TempDir;
 

@@ -12,19 +12,15 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::{Connection, OpenFlags};
-use rustix::fs::{AtFlags, FallocateFlags, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
+use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 
-use super::durable::sync;
 use super::error::{Doing, Error, walked};
-use crate::distrust::{distrust, expect_files};
+use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::layout::RESERVED_SIZE;
 use crate::nix::schema;
-use crate::path_walk::{self, Symlinks};
-
-/// Suffix of the names under which files are written before they get their own. Only a holder of
-/// the exclusive `big-lock` uses them, so what is found under them is left over.
-const DRAFT: &str = ".overstore-new";
+use crate::records::atomic_file;
+use crate::sqlite::hardening::{distrust, expect_files};
 
 /// How long to wait for `big-lock` before saying so.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -39,7 +35,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// When the machine would not do it.
 pub(super) fn make(state: &Path, wal: bool, waiting: &mut dyn FnMut(&str)) -> Result<(), Error> {
     let path = state.join("db");
-    let directory = walked(&path, path_walk::directory(&path, Symlinks::Refuse))?
+    let directory = walked(&path, safe_path::directory(&path, Symlinks::Refuse))?
         .open()
         .doing("open", &path)?;
     let making = Making {
@@ -148,21 +144,8 @@ impl Making {
 
     /// Writes a file: complete, on the disk and under its name, or not at all.
     fn write(&self, name: &str, content: &[u8]) -> Result<(), Error> {
-        let draft = format!("{name}{DRAFT}");
-        let path = self.path.join(&draft);
-        match unlinkat(&self.directory, &draft, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => {}
-            Err(errno) => return Err(errno).doing("remove", &path),
-        }
-        let flags =
-            OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.directory, &draft, flags, mode(0o644)).doing("make", &path)?;
-        let mut file = File::from(file);
-        file.write_all(content).doing("write", &path)?;
-        sync(&file, &path)?;
-        rustix::fs::renameat(&self.directory, &draft, &self.directory, name)
-            .doing("rename", &path)?;
-        sync(&self.directory, &self.path)
+        atomic_file::replace_durably(&self.directory, name, |file| file.write_all(content))
+            .doing("write", self.path.join(name))
     }
 }
 

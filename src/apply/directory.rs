@@ -9,7 +9,7 @@ use rustix::io::Errno;
 
 use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
-use crate::path_walk::{self, Obstacle, Reached, Symlinks};
+use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
 
 /// The mode of parent directories.
 const PARENT_MODE: u32 = 0o755;
@@ -40,7 +40,7 @@ pub(super) fn make(
     unsynced: &mut Unsynced,
 ) -> Result<Reached, Error> {
     loop {
-        let (component, nearest) = match path_walk::directory(path, Symlinks::Refuse) {
+        let (component, nearest) = match safe_path::directory(path, Symlinks::Refuse) {
             Err(Obstacle::Missing { component, nearest }) => (component, nearest),
             result => return walked(path, result),
         };
@@ -57,12 +57,12 @@ pub(super) fn make(
 
 /// Has a directory synced that is there already, and the one that it is in.
 pub(super) fn sync_later(path: &Path, unsynced: &mut Unsynced) -> Result<(), Error> {
-    let directory = walked(path, path_walk::directory(path, Symlinks::Refuse))?;
+    let directory = walked(path, safe_path::directory(path, Symlinks::Refuse))?;
     unsynced.add(&directory, path)?;
     let Some(parent) = path.parent() else {
         return Ok(());
     };
-    let directory = walked(parent, path_walk::directory(parent, Symlinks::Refuse))?;
+    let directory = walked(parent, safe_path::directory(parent, Symlinks::Refuse))?;
     unsynced.add(&directory, parent)
 }
 
@@ -133,7 +133,7 @@ pub(super) fn fix_permissions(
     gid: u32,
     unsynced: &mut Unsynced,
 ) -> Result<(), Error> {
-    let directory = walked(path, path_walk::directory(path, Symlinks::Refuse))?;
+    let directory = walked(path, safe_path::directory(path, Symlinks::Refuse))?;
     set_permissions(&directory, OsStr::new("."), path, mode, uid, gid)?;
     unsynced.add(&directory, path)
 }

@@ -3,10 +3,11 @@
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Mode, OFlags, fsync, openat};
+use rustix::fs::{Mode, OFlags, openat};
 
 use super::error::{Doing, Error};
-use crate::path_walk::Status;
+use crate::linux::safe_path::Status;
+use crate::linux::sync;
 
 /// Directories with changes to be synced, together and late: the first `fsync(2)` of a journalling
 /// file system writes for all of them, the others then cost nothing.
@@ -41,11 +42,7 @@ impl Unsynced {
     }
 }
 
-/// Syncs one file or directory. Where the file system has no notion of it (`EINVAL`), there is
-/// nothing that could be lost later than now.
+/// Syncs one file or directory.
 pub(super) fn sync(fd: impl AsFd, path: &Path) -> Result<(), Error> {
-    match fsync(fd) {
-        Err(rustix::io::Errno::INVAL) => Ok(()),
-        result => result.doing("sync", path),
-    }
+    sync::sync(fd).doing("sync", path)
 }

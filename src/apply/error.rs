@@ -4,12 +4,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use super::mount_failure::MountFailure;
-use crate::path_walk::Obstacle;
-use crate::show::{quote, show_path};
+use crate::escape::{shell_quote, show_path};
+use crate::linux::safe_path::Obstacle;
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The machine could not be looked at.
     #[error("cannot look at this machine: {0}")]
     Observe(io::Error),
@@ -104,7 +104,7 @@ pub enum Error {
 
 /// What helps against a failure that is the file system's, as a line of its own.
 fn remedy(kind: io::ErrorKind, path: &Path) -> String {
-    let path = quote(path);
+    let path = shell_quote(path);
     match kind {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
             format!("\nremedy: make room on its file system, then run this again: df {path}")

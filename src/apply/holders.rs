@@ -9,14 +9,14 @@ use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, sta
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::escape::{show, show_path};
+use crate::linux::root::System;
 use crate::overlayfs::mountinfo::MountInfo;
-use crate::show::{show, show_path};
-use crate::system::System;
 
 /// A process that uses a mount, and how.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct Holder {
+pub(crate) struct Holder {
     /// The process's number.
     pub pid: u32,
     /// Its name.
@@ -30,7 +30,7 @@ pub struct Holder {
 ///
 /// # Errors
 /// When `/proc` cannot be read.
-pub fn find(system: &System, mount: &MountInfo) -> io::Result<Vec<Holder>> {
+pub(super) fn find(system: &System, mount: &MountInfo) -> io::Result<Vec<Holder>> {
     let own = readlinkat(system.proc(), "self/ns/mnt", Vec::new())?;
     let mut namespaces = BTreeSet::from([own.into_bytes()]);
     let mut holders = Vec::new();
@@ -68,7 +68,7 @@ pub fn find(system: &System, mount: &MountInfo) -> io::Result<Vec<Holder>> {
 }
 
 /// The mounts on top of directories of a mount: as long as they are there, it is busy.
-pub fn mounts_below(mounts: &[MountInfo], mount: &MountInfo) -> Vec<PathBuf> {
+pub(super) fn mounts_below(mounts: &[MountInfo], mount: &MountInfo) -> Vec<PathBuf> {
     mounts
         .iter()
         .filter(|other| other.parent == mount.id)

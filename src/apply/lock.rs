@@ -12,8 +12,8 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use super::error::{Doing, Error};
-use crate::path_walk::{Reached, Status};
-use crate::system::System;
+use crate::linux::root::System;
+use crate::linux::safe_path::{Reached, Status};
 
 /// How long to wait for a lock before saying so.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -27,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// A lock held on a directory until it is dropped.
 #[derive(Debug)]
 #[must_use]
-pub struct DirectoryLock {
+pub(crate) struct DirectoryLock {
     directory: OwnedFd,
 }
 
@@ -36,7 +36,7 @@ impl DirectoryLock {
     ///
     /// # Errors
     /// When the directory cannot be opened or locked.
-    pub fn wait(
+    pub(crate) fn wait(
         directory: &Reached,
         system: &System,
         waiting: &mut dyn FnMut(&str),
@@ -54,7 +54,10 @@ impl DirectoryLock {
     ///
     /// # Errors
     /// [`Error::UpperLocked`], or when it cannot be opened or locked.
-    pub fn upper_layer(directory: &Reached, system: &System) -> Result<DirectoryLock, Error> {
+    pub(crate) fn upper_layer(
+        directory: &Reached,
+        system: &System,
+    ) -> Result<DirectoryLock, Error> {
         let path = directory.path();
         let file = directory.open().doing("open", path)?;
         if !attempt(&file, GLANCE).doing("lock", path)? {
@@ -71,7 +74,7 @@ impl DirectoryLock {
     ///
     /// # Errors
     /// Those of fcntl(2).
-    pub fn leave_to_descendants(self) -> Result<(), Errno> {
+    pub(crate) fn leave_to_descendants(self) -> Result<(), Errno> {
         fcntl_setfd(&self.directory, FdFlags::empty())?;
         std::mem::forget(self.directory);
         Ok(())
@@ -103,7 +106,7 @@ fn holder(system: &System, status: &Status) -> String {
     };
     match system.read_proc(&format!("{pid}/comm")) {
         Ok(name) => {
-            let name = crate::show::show(name.trim_ascii_end()).into_owned();
+            let name = crate::escape::show(name.trim_ascii_end()).into_owned();
             format!("process {pid} ({name})")
         }
         Err(_) => format!("process {pid}"),

@@ -2,7 +2,7 @@
 //!
 //! `mount(2)` takes the layers by path and follows symbolic links, and Nix compares the very text,
 //! so descriptors cannot be passed. Paths that somebody else could change are refused beforehand
-//! ([`path_walk`]); what the paths led to is held open, compared afterwards, and the mount undone on
+//! ([`safe_path`]); what the paths led to is held open, compared afterwards, and the mount undone on
 //! a mismatch. The mount point itself is taken by descriptor.
 
 use std::ffi::{CString, OsString};
@@ -15,44 +15,13 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::error::{Doing, Error, walked};
-use super::kernel_log::KernelLog;
 use super::mount_failure::MountFailure;
-use crate::config::Store;
-use crate::observe::record::{DirectoryIdentity, MountIdentity, Record};
-use crate::overlayfs::options::{MountOption, MountOptions};
-use crate::path_walk::{self, Reached, Status, Symlinks};
-use crate::system::{self, System};
-
-/// What is to be mounted where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Overlay {
-    /// The merged store directory.
-    pub real: PathBuf,
-    /// The layers and the further options.
-    pub options: MountOptions,
-}
-
-impl Overlay {
-    /// The overlay of a store. `userxattr` is for those who may not set `trusted.*` attributes.
-    pub fn of(store: &Store, userxattr: bool) -> Overlay {
-        let mut further = store.mount_options.clone();
-        if userxattr {
-            further.push(MountOption {
-                name: "userxattr".to_owned(),
-                value: None,
-            });
-        }
-        Overlay {
-            real: store.real.value.clone(),
-            options: MountOptions {
-                lowerdir: store.lower.real.clone(),
-                upperdir: store.upper_layer.clone(),
-                workdir: store.workdir.clone(),
-                further,
-            },
-        }
-    }
-}
+use crate::linux::clock;
+use crate::linux::kernel_log::KernelLog;
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Reached, Status, Symlinks};
+use crate::plan::Overlay;
+use crate::records::mount_record::{DirectoryIdentity, MountIdentity, Record};
 
 /// Mounts an overlay, compares it and, for a store of that name, records it. The caller holds the
 /// locks.
@@ -67,7 +36,7 @@ pub(super) fn mount(
     let layers = Layers::open(overlay)?;
     let lower = DirectoryIdentity::of(&layers.lower).doing("look at", &overlay.options.lowerdir)?;
     let record = |mount: Option<MountIdentity>| match record_for {
-        Some(store) => Record::new(store, mount, lower, system::now())
+        Some(store) => Record::new(store, mount, lower, clock::now())
             .write(system, &overlay.real)
             .doing("record the mount at", &overlay.real),
         None => Ok(()),
@@ -95,12 +64,12 @@ pub(super) fn mount(
 /// Records, for a store of that name, an overlay that is mounted already.
 pub(super) fn record(overlay: &Overlay, store: &str, system: &System) -> Result<(), Error> {
     let real = &overlay.real;
-    let merged = walked(real, path_walk::directory(real, Symlinks::Refuse))?;
+    let merged = walked(real, safe_path::directory(real, Symlinks::Refuse))?;
     let mount = MountIdentity::of(&merged).doing("look at", real)?;
     let lower = &overlay.options.lowerdir;
-    let lower = walked(lower, path_walk::directory(lower, Symlinks::Follow))?;
+    let lower = walked(lower, safe_path::directory(lower, Symlinks::Follow))?;
     let lower = DirectoryIdentity::of(&lower).doing("look at", lower.path())?;
-    Record::new(store, Some(mount), lower, system::now())
+    Record::new(store, Some(mount), lower, clock::now())
         .write(system, real)
         .doing("record the mount at", real)
 }
@@ -115,7 +84,7 @@ struct Layers {
 
 impl Layers {
     fn open(overlay: &Overlay) -> Result<Layers, Error> {
-        let open = |path: &Path, symlinks| walked(path, path_walk::directory(path, symlinks));
+        let open = |path: &Path, symlinks| walked(path, safe_path::directory(path, symlinks));
         let (Some(above), Some(name)) = (overlay.real.parent(), overlay.real.file_name()) else {
             return Err(Error::Occupied(overlay.real.clone()));
         };
@@ -168,13 +137,13 @@ impl Layers {
             (&overlay.options.workdir, &self.workdir, Symlinks::Refuse),
         ];
         for (path, held, symlinks) in held {
-            let now = path_walk::directory(path, symlinks);
+            let now = safe_path::directory(path, symlinks);
             if !now.is_ok_and(|now| same(now.status(), held.status())) {
                 return Err(Error::Replaced(path.clone()));
             }
         }
         let mounted = self.mounted(system)?;
-        match path_walk::directory(&overlay.real, Symlinks::Refuse) {
+        match safe_path::directory(&overlay.real, Symlinks::Refuse) {
             Ok(merged) if same(merged.status(), mounted.status()) => Ok(merged),
             _ => Err(Error::Replaced(overlay.real.clone())),
         }
@@ -187,7 +156,7 @@ impl Layers {
         let link = format!("self/fd/{}", self.real.as_fd().as_raw_fd());
         let path = readlinkat(system.proc(), link, Vec::new()).doing("find", described)?;
         let path = PathBuf::from(OsString::from_vec(path.into_bytes()));
-        match path_walk::directory(&path, Symlinks::Refuse) {
+        match safe_path::directory(&path, Symlinks::Refuse) {
             Ok(reached) if reached.status().mount_id != self.real.status().mount_id => Ok(reached),
             _ => Err(Error::Replaced(described.to_owned())),
         }
@@ -210,7 +179,7 @@ pub(super) fn unmount(path: &Path, flags: UnmountFlags) -> Result<Result<(), Err
     let (Some(above), Some(name)) = (path.parent(), path.file_name()) else {
         return Ok(Err(Errno::INVAL));
     };
-    let parent = walked(above, path_walk::directory(above, Symlinks::Refuse))?;
+    let parent = walked(above, safe_path::directory(above, Symlinks::Refuse))?;
     let _entered = Entered::directory(&parent)?;
     Ok(rustix::mount::unmount(name, flags))
 }

@@ -11,11 +11,11 @@ use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsopen};
 
-use super::kernel_log::KernelLog;
-use super::mount::Overlay;
+use crate::escape::{show, show_path};
+use crate::linux::kernel_log::KernelLog;
+use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::overlayfs::options::{OptionsTooLong, escape, escape_lower};
-use crate::path_walk::{self, Reached, Symlinks};
-use crate::show::{show, show_path};
+use crate::plan::Overlay;
 
 /// `OVERLAYFS_SUPER_MAGIC` in Linux's `magic.h`.
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
@@ -163,7 +163,7 @@ fn from_outside(overlay: &Overlay, errno: Errno) -> Option<Cause> {
         _ => {}
     }
     let open = |path: &Path, symlinks| {
-        path_walk::directory(path, symlinks).map_err(|obstacle| Cause::Directory {
+        safe_path::directory(path, symlinks).map_err(|obstacle| Cause::Directory {
             path: path.to_owned(),
             why: obstacle.to_string(),
         })

@@ -4,10 +4,10 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use crate::escape::show_path;
+use crate::linux::root::System;
+use crate::linux::safe_path::Status;
 use crate::overlayfs::mountinfo::MountInfo;
-use crate::path_walk::Status;
-use crate::show::show_path;
-use crate::system::System;
 use ::nix::fcntl::{OFlag, open};
 use ::nix::mount::MsFlags;
 use ::nix::sched::CloneFlags;
@@ -15,7 +15,7 @@ use ::nix::sys::stat::Mode;
 
 /// Why a merged store was not remounted.
 #[derive(Debug, thiserror::Error)]
-pub enum RemountError {
+pub(crate) enum RemountError {
     /// The directory could not be opened.
     #[error("cannot open {}: {error}", show_path(.path))]
     Open {
@@ -62,7 +62,7 @@ pub enum RemountError {
 ///
 /// # Errors
 /// See [`RemountError`].
-pub fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
+pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
     ::nix::sched::unshare(CloneFlags::CLONE_NEWNS)
         .map_err(|error| RemountError::Namespace(error.into()))?;
     let opened = open(

@@ -6,19 +6,19 @@ use super::directory::{self, NoUmask};
 use super::durable::Unsynced;
 use super::error::{Error, walked};
 use super::lock::DirectoryLock;
-use super::memory::{LowerMemory, Memory, Mounted};
-use super::plan::{Step, StepReport, plan};
-use super::{database, links, mount, state};
+use super::{database, links, memory, mount, state};
 use crate::check::Finding;
+use crate::compare::Identity;
 use crate::config::Store;
-use crate::lower::Identity;
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::observe::{self, Depth, Observed};
-use crate::path_walk::{self, Reached, Symlinks};
-use crate::system::System;
+use crate::plan::{Step, StepReport, plan};
+use crate::records::{LowerMemory, Memory, Mounted};
 
 /// What is to be set up, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct SetUp<'a> {
+pub(crate) struct SetUp<'a> {
     /// The store as described.
     pub store: &'a Store,
     /// The machine.
@@ -31,7 +31,7 @@ pub struct SetUp<'a> {
 
 /// How setting up ended. The steps are those that were done.
 #[derive(Debug)]
-pub struct Ended {
+pub(crate) struct Ended {
     /// The steps done.
     pub steps: Vec<StepReport>,
     /// How it ended.
@@ -42,7 +42,7 @@ pub struct Ended {
 
 /// How setting up ended.
 #[derive(Debug)]
-pub enum End {
+pub(crate) enum End {
     /// All is done; this is what there is now.
     Done(Box<Observed>),
     /// It was not begun, or not gone on with, because of these findings.
@@ -53,7 +53,7 @@ pub enum End {
 
 /// What happens meanwhile.
 #[derive(Debug)]
-pub enum Progress<'a> {
+pub(crate) enum Progress<'a> {
     /// A step begins.
     Step(&'a StepReport),
     /// It has taken more than a second to wait for somebody, named in words.
@@ -61,12 +61,12 @@ pub enum Progress<'a> {
 }
 
 /// Receives what happens meanwhile.
-pub type Tell<'a> = &'a mut dyn FnMut(Progress<'_>);
+pub(super) type Tell<'a> = &'a mut dyn FnMut(Progress<'_>);
 
 impl SetUp<'_> {
     /// Sets the store up. Two that do this to one store at once do it one after the other, and the
     /// second finds it done.
-    pub fn run(&self, tell: Tell<'_>) -> Ended {
+    pub(crate) fn run(&self, tell: Tell<'_>) -> Ended {
         let mut steps = Vec::new();
         let mut upper_lock = None;
         let end = self
@@ -110,7 +110,7 @@ impl SetUp<'_> {
             if let Some(step) = first.iter().find(makes) {
                 self.apply(step, steps, &mut unsynced, tell)?;
             }
-            walked(path, path_walk::directory(path, Symlinks::Refuse))
+            walked(path, safe_path::directory(path, Symlinks::Refuse))
         };
         let workdir = ready(&self.store.workdir, tell)?;
         let _turn = DirectoryLock::wait(&workdir, self.system, &mut |holder| {
@@ -125,7 +125,7 @@ impl SetUp<'_> {
             unsynced.sync()?;
             return Ok(End::Done(Box::new(observed)));
         }
-        let mut memory = Memory::read(self.store);
+        let mut remembered = Memory::read(self.store);
         for step in &plan.steps {
             if matches!(step, Step::MakeDatabase { .. }) {
                 // The directories may be of a run that was killed before it synced them.
@@ -141,15 +141,15 @@ impl SetUp<'_> {
                 // What these rely on is on the disk before they say that the store is there, and
                 // they are remembered whenever this is killed.
                 unsynced.sync()?;
-                self.remember(step, &mut memory, &observed)?;
+                self.remember(step, &mut remembered, &observed)?;
             }
             self.apply(step, steps, &mut unsynced, tell)?;
         }
         unsynced.sync()?;
         let observed = self.observe(Depth::UpLocked)?;
         if self.remember {
-            memory.check(self.store, &observed);
-            memory.write(self.store)?;
+            remembered.checked = Some(memory::checked(self.store, &observed));
+            memory::write(&remembered, self.store)?;
         }
         Ok(End::Done(Box::new(observed)))
     }
@@ -196,13 +196,18 @@ impl SetUp<'_> {
     }
 
     /// Writes down what a step is going to do, where that is remembered.
-    fn remember(&self, step: &Step, memory: &mut Memory, observed: &Observed) -> Result<(), Error> {
+    fn remember(
+        &self,
+        step: &Step,
+        remembered: &mut Memory,
+        observed: &Observed,
+    ) -> Result<(), Error> {
         if !self.remember {
             return Ok(());
         }
         match step {
             Step::MakeDatabase { .. } => {
-                memory.lower = Some(LowerMemory {
+                remembered.lower = Some(LowerMemory {
                     store: self.store.lower.given.clone(),
                     // What cannot be read is a finding, and no reason not to go on.
                     identity: Identity::of(self.store, observed.lower.schema())
@@ -211,11 +216,14 @@ impl SetUp<'_> {
                 });
             }
             Step::Mount(overlay) | Step::Record(overlay) => {
-                memory.mounted = Some(Mounted::of(overlay));
+                remembered.mounted = Some(Mounted::new(
+                    &overlay.real,
+                    &overlay.options.text().unwrap_or_default(),
+                ));
             }
             _ => return Ok(()),
         }
-        memory.write(self.store)
+        memory::write(remembered, self.store)
     }
 }
 

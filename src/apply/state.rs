@@ -7,8 +7,8 @@ use rustix::io::Errno;
 use super::directory;
 use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
+use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::layout;
-use crate::path_walk::{self, Symlinks};
 
 /// Makes the directories that are missing and, for a new store, the link `gcroots/profiles`. Those
 /// that are there are synced too: a run that was killed may have made them.
@@ -21,7 +21,7 @@ pub(super) fn make(state: &Path, new: bool, unsynced: &mut Unsynced) -> Result<(
     if !new {
         return Ok(());
     }
-    let top = walked(state, path_walk::directory(state, Symlinks::Refuse))?;
+    let top = walked(state, safe_path::directory(state, Symlinks::Refuse))?;
     match rustix::fs::symlinkat(state.join("profiles"), &top, layout::PROFILES_LINK) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno).doing("make the link", state.join(layout::PROFILES_LINK)),

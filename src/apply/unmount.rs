@@ -8,20 +8,21 @@ use rustix::mount::UnmountFlags;
 use super::error::{Doing, Error, walked};
 use super::holders::{self, Holder};
 use super::lock::DirectoryLock;
-use super::memory::Memory;
+use super::memory;
 use super::mount::unmount;
-use super::plan::StepReport;
 use super::set_up::{Progress, Tell};
 use crate::config::Store;
-use crate::observe::record::{MountIdentity, Record};
+use crate::escape::{show, show_path};
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Symlinks};
 use crate::overlayfs::mountinfo::{MountInfo, stack_at};
-use crate::path_walk::{self, Symlinks};
-use crate::show::{show, show_path};
-use crate::system::System;
+use crate::plan::StepReport;
+use crate::records::Memory;
+use crate::records::mount_record::{MountIdentity, Record};
 
 /// Which store is to be unmounted, and how.
 #[derive(Debug, Clone, Copy)]
-pub struct TakeDown<'a> {
+pub(crate) struct TakeDown<'a> {
     /// The store as described.
     pub store: &'a Store,
     /// The machine.
@@ -32,7 +33,7 @@ pub struct TakeDown<'a> {
 
 /// How it ended.
 #[derive(Debug)]
-pub enum TakenDown {
+pub(crate) enum TakenDown {
     /// Nothing was mounted.
     NotMounted,
     /// What `up` mounted is unmounted.
@@ -53,9 +54,9 @@ impl TakeDown<'_> {
     ///
     /// # Errors
     /// When the machine would not do it.
-    pub fn run(&self, tell: Tell<'_>) -> Result<TakenDown, Error> {
+    pub(crate) fn run(&self, tell: Tell<'_>) -> Result<TakenDown, Error> {
         // A set-up at work is waited for. Without a work directory there is none.
-        let workdir = path_walk::directory(&self.store.workdir, Symlinks::Refuse).ok();
+        let workdir = safe_path::directory(&self.store.workdir, Symlinks::Refuse).ok();
         let _lock = match &workdir {
             Some(workdir) => Some(DirectoryLock::wait(workdir, self.system, &mut |holder| {
                 tell(Progress::Waiting(holder));
@@ -123,7 +124,7 @@ impl TakeDown<'_> {
         }
         let record = Record::read(self.system, real).doing("read the record of", real)?;
         // Dropped before unmounting: a descriptor keeps the mount busy.
-        let merged = walked(real, path_walk::directory(real, Symlinks::Refuse))?;
+        let merged = walked(real, safe_path::directory(real, Symlinks::Refuse))?;
         let identity = MountIdentity::of(&merged).doing("look at", real)?;
         let ours =
             record.is_some_and(|record| record.overlay.is_none_or(|overlay| overlay.is(&identity)));
@@ -139,9 +140,9 @@ impl TakeDown<'_> {
     fn forget(&self) -> Result<(), Error> {
         let real = &self.store.real.value;
         Record::remove(self.system, real).doing("remove the record of the mount at", real)?;
-        let mut memory = Memory::read(self.store);
-        match memory.mounted.take() {
-            Some(_) => memory.write(self.store),
+        let mut remembered = Memory::read(self.store);
+        match remembered.mounted.take() {
+            Some(_) => memory::write(&remembered, self.store),
             None => Ok(()),
         }
     }

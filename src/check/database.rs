@@ -1,10 +1,10 @@
 //! The upper database.
 
-use super::{Code, Finding, Part, Severity, place, up};
+use super::{Code, Finding, Part, Severity, path, up};
 use crate::config::Store;
+use crate::escape::{shell_quote, show, show_path};
 use crate::nix::schema::{VERSION, Verdict};
 use crate::observe::{DatabaseContent, FileFacts, Observed};
-use crate::show::{quote, show, show_path};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let path = store.database();
@@ -28,7 +28,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
             let error = std::io::Error::from_raw_os_error(*errno).to_string();
             return vec![match observed.machine.uid {
                 0 => rule.unreadable(error),
-                _ => place::not_checked(Part::UpperDatabase, &path, &error),
+                _ => path::not_checked(Part::UpperDatabase, &path, &error),
             }];
         }
     }
@@ -39,7 +39,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         None => {}
         Some(Ok(content)) => findings.extend(rule.content(content)),
         Some(Err(why)) if observed.machine.uid != 0 => {
-            findings.push(place::not_checked(Part::UpperDatabase, &path, why));
+            findings.push(path::not_checked(Part::UpperDatabase, &path, why));
         }
         Some(Err(why)) => findings.push(rule.unreadable(why.clone())),
     }
@@ -72,7 +72,7 @@ impl Rule<'_> {
 
     /// A command line of the `sqlite3` program.
     fn sqlite(&self, sql: &str) -> String {
-        format!("sqlite3 {} '{sql}'", quote(&self.store.database()))
+        format!("sqlite3 {} '{sql}'", shell_quote(&self.store.database()))
     }
 
     /// A way back from a database that is lost: objects of the upper layer are registered anew.
@@ -104,7 +104,7 @@ impl Rule<'_> {
                 format!("`{}`", show(schema.unwrap_or_default().as_bytes())),
                 format!(
                     "printf {VERSION} >{}",
-                    quote(&self.store.state.join("db/schema"))
+                    shell_quote(&self.store.state.join("db/schema"))
                 ),
             ),
             None => (
@@ -152,7 +152,7 @@ impl Rule<'_> {
                         format!(
                             "chown {} {1} && chmod go-w {1}",
                             observed.machine.uid,
-                            quote(&path)
+                            shell_quote(&path)
                         ),
                     )
                 }

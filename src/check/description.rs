@@ -2,8 +2,8 @@
 
 use super::{Code, Finding, Part, Severity};
 use crate::config::Store;
+use crate::escape::show_path;
 use crate::nix::mount_check::Unmatchable;
-use crate::show::show_path;
 use std::path::Path;
 
 /// Mount options that risk store objects, each with its value if only that one does, and why.

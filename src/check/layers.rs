@@ -1,11 +1,11 @@
 //! The upper layer and the work directory.
 
-use super::place::{self, Named};
+use super::path::{self, Named};
 use super::{Code, Finding, Part, Severity, down_up, fix_permissions, up};
 use crate::config::Store;
+use crate::escape::{shell_quote, show, show_path};
 use crate::nix::layout;
 use crate::observe::{Found, Links, Machine, Observed, Stat, Usage};
-use crate::show::{quote, show, show_path};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -29,8 +29,8 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         remedy: make,
     };
     let machine = &observed.machine;
-    findings.extend(place::finding(&observed.upper_layer.place, &upper, machine));
-    findings.extend(place::finding(&observed.workdir.place, &workdir, machine));
+    findings.extend(path::finding(&observed.upper_layer.place, &upper, machine));
+    findings.extend(path::finding(&observed.workdir.place, &workdir, machine));
     findings.extend(too_deep(store, observed));
     if let Found::Directory(stat) = &observed.upper_layer.place.found {
         findings.extend(unfit(store, observed, stat));
@@ -87,7 +87,7 @@ fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
         remedy: match stat.fs.read_only {
             true => format!(
                 "see why it is, then make it writable: findmnt --target {}",
-                quote(&store.upper_layer)
+                shell_quote(&store.upper_layer)
             ),
             false => "put `upper-layer` and `workdir` on ext4, xfs (with ftype=1), btrfs or tmpfs"
                 .to_owned(),
@@ -106,7 +106,10 @@ fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
         Usage::Unknown | Usage::Free => return None,
         Usage::Locked(pids) if pids.is_empty() => (
             "a process holds overstore's lock on it".to_owned(),
-            format!("see which one: fuser -v {}", quote(&store.upper_layer)),
+            format!(
+                "see which one: fuser -v {}",
+                shell_quote(&store.upper_layer)
+            ),
         ),
         Usage::Locked(pids) => {
             let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
@@ -126,7 +129,7 @@ fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
             format!(
                 "unmount that one, or give this store an `upper-layer` of its own; see who has it: \
                  grep -l {} /proc/*/mountinfo",
-                quote(&store.upper_layer)
+                shell_quote(&store.upper_layer)
             ),
         ),
     };
@@ -189,7 +192,7 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
             (_, Links::Other) => format!(
                 "remove it while the store is down: overstore down {0} && rm {1} && {2}",
                 store.arguments,
-                quote(&store.upper_layer.join(".links")),
+                shell_quote(&store.upper_layer.join(".links")),
                 up(store)
             ),
             (true, _) => down_up(store),
@@ -217,8 +220,8 @@ fn strangers(store: &Store, observed: &Observed) -> Vec<Finding> {
                     "use a directory of that file system as `upper-layer`, not its root".to_owned()
                 }
                 // Through the mount: a layer must not change below it.
-                (false, true) => format!("rm -r {}", quote(&store.real.join(name))),
-                (false, false) => format!("rm -r {}", quote(&store.upper_layer.join(name))),
+                (false, true) => format!("rm -r {}", shell_quote(&store.real.join(name))),
+                (false, false) => format!("rm -r {}", shell_quote(&store.upper_layer.join(name))),
             },
         })
         .collect()

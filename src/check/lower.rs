@@ -3,14 +3,14 @@
 use std::io;
 use std::path::Path;
 
-use super::place::{self, Named};
+use super::path::{self, Named};
 use super::{Code, Finding, Part, Severity, mount};
 use crate::config::{Lower, MetadataSource, Store};
+use crate::escape::{shell_quote, show, show_path};
 use crate::nix::layout;
 use crate::observe::{
     FileFacts, Found, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, SourceFacts,
 };
-use crate::show::{quote, show, show_path};
 
 use crate::nix::schema::VERSION as SCHEMA_VERSION;
 
@@ -43,7 +43,7 @@ impl Looked<'_> {
             missing: (Code::LowerMissing, Severity::Error),
             remedy: self.missing(),
         };
-        findings.extend(place::finding(&self.facts.directory, &named, self.machine));
+        findings.extend(path::finding(&self.facts.directory, &named, self.machine));
         findings.extend(self.strangers());
         match (&self.lower.source, &self.facts.source) {
             (
@@ -159,7 +159,7 @@ impl Looked<'_> {
                 let error = io::Error::from_raw_os_error(*errno);
                 if error.kind() == io::ErrorKind::PermissionDenied && self.machine.uid != 0 {
                     let why = error.to_string();
-                    return Some(place::not_checked(Part::LowerStore, path, &why));
+                    return Some(path::not_checked(Part::LowerStore, path, &why));
                 }
                 error.to_string()
             }
@@ -235,7 +235,7 @@ impl Looked<'_> {
             ),
             remedy: format!(
                 "hide it with a whiteout in the upper layer; the lower store stays as it is: rm -r {}",
-                quote(&self.store.real.join(name))
+                shell_quote(&self.store.real.join(name))
             ),
         })
     }
@@ -278,7 +278,7 @@ fn silent(socket: &Path, why: &str) -> Finding {
             true => "systemctl start nix-daemon.socket".to_owned(),
             false => format!(
                 "start the daemon of the lower store on it: systemctl list-sockets {}",
-                quote(socket)
+                shell_quote(socket)
             ),
         },
     }
@@ -336,10 +336,10 @@ fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
             actual: format!("{pages} pages that only the write-ahead log has"),
             remedy: format!(
                 "where the lower store is published: sqlite3 {} 'pragma wal_checkpoint(truncate)'",
-                quote(path)
+                shell_quote(path)
             ),
         }),
-        LogFacts::Unreadable(errno) => Some(place::not_checked(
+        LogFacts::Unreadable(errno) => Some(path::not_checked(
             Part::LowerStore,
             path,
             &format!(
@@ -361,7 +361,7 @@ fn reserved_missing(path: &Path) -> Finding {
         actual: "nothing, so Nix makes it, in the lower store".to_owned(),
         remedy: format!(
             "where the lower store is published: (umask 077 && fallocate -l 8M {})",
-            quote(path)
+            shell_quote(path)
         ),
     }
 }
@@ -383,7 +383,7 @@ fn directory_missing(path: &Path, read_only_mount: bool) -> Finding {
         .to_owned(),
         remedy: format!(
             "where the lower store is published: mkdir -p {}",
-            quote(path)
+            shell_quote(path)
         ),
     }
 }

@@ -1,24 +1,25 @@
 //! Rules: a described store and the machine as observed, to findings. Pure: no file system, no
 //! clock, no environment. One file an area.
 
-pub mod across;
 mod code;
+pub mod compare;
 mod database;
 pub mod description;
 mod finding;
 #[cfg(test)]
-pub(crate) mod healthy;
+pub(crate) mod fixture;
 mod layers;
 mod lower;
 mod mount;
-pub mod nix;
-mod place;
+pub(crate) mod nix;
+mod path;
 mod state;
 #[cfg(test)]
 mod tests;
 
 pub use code::Code;
-pub use finding::{Finding, Part, Severity};
+pub use finding::Severity;
+pub(crate) use finding::{Finding, Part};
 
 use crate::config::Store;
 use crate::observe::Observed;

@@ -2,14 +2,14 @@
 
 use std::path::Path;
 
-use super::place::{self, Named};
+use super::path::{self, Named};
 use super::{Code, Finding, Part, Severity, down_up, up};
 use crate::config::Store;
+use crate::escape::{shell_quote, show, show_path};
 use crate::nix::mount_check::{self, CheckedPath, Verdict};
 use crate::observe::{Identity, MountFacts, Observed, OverlayFacts, Place, Recorded};
 use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::options::{MountOption, SuperOptions};
-use crate::show::{quote, show, show_path};
 use std::os::unix::ffi::OsStrExt;
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
@@ -21,7 +21,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         missing: (Code::MountMissing, Severity::Error),
         remedy: up(store),
     };
-    if let Some(finding) = place::finding(&facts.place, &named, &observed.machine) {
+    if let Some(finding) = path::finding(&facts.place, &named, &observed.machine) {
         return [Some(finding), unsupported(observed)]
             .into_iter()
             .flatten()
@@ -60,7 +60,7 @@ pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> 
                     .to_owned(),
                 format!(
                     "see what it is, and unmount it: findmnt --target {}",
-                    quote(real)
+                    shell_quote(real)
                 ),
             ),
             None => finding(
@@ -77,7 +77,7 @@ pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> 
                         Code::MountHidden,
                         "the overlay as the topmost mount, or under a bind mount of itself",
                         format!("a mount of type {kind} on top of it"),
-                        format!("umount {}", quote(real)),
+                        format!("umount {}", shell_quote(real)),
                     ),
                     false => finding(
                         Code::MountForeign,
@@ -85,7 +85,7 @@ pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> 
                         format!("a mount of type {kind}"),
                         format!(
                             "unmount it if nobody needs it, then mount the store: umount {} && {up}",
-                            quote(real)
+                            shell_quote(real)
                         ),
                     ),
                 }
@@ -100,7 +100,7 @@ pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> 
             "its file system is read-only".to_owned(),
             format!(
                 "LIBMOUNT_FORCE_MOUNT2=always mount -o remount,rw {}",
-                quote(real)
+                shell_quote(real)
             ),
         ));
     }
@@ -120,7 +120,7 @@ fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Fi
         actual: actual.to_owned(),
         remedy,
     };
-    let again = format!("umount {} && {up}", quote(real));
+    let again = format!("umount {} && {up}", shell_quote(real));
     let mut findings = Vec::new();
     let replaced = match (&overlay.lower, &overlay.recorded) {
         (_, Some(Recorded::Different(how))) | (Identity::Different(how), _) => Some(how),
@@ -283,7 +283,7 @@ fn nix_check(store: &Store, facts: &MountFacts) -> Option<Finding> {
             show_path(&store.upper_layer)
         ),
         actual,
-        remedy: format!("umount {} && {}", quote(&store.real), up(store)),
+        remedy: format!("umount {} && {}", shell_quote(&store.real), up(store)),
     })
 }
 

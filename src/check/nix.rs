@@ -2,8 +2,8 @@
 
 use super::{Code, Finding, Part, Severity};
 use crate::config::Store;
+use crate::escape::{shell_quote, show, show_path};
 use crate::observe::Observed;
-use crate::show::{quote, show, show_path};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     [hook(store, observed), group(store, observed)]
@@ -25,7 +25,7 @@ fn hook(store: &Store, observed: &Observed) -> Option<Finding> {
         actual: "there is none".to_owned(),
         remedy: format!(
             "link overstore there: ln -s \"$(command -v overstore)\" {}; or set `remount-hook`",
-            quote(hook)
+            shell_quote(hook)
         ),
     })
 }
@@ -47,7 +47,7 @@ fn group(store: &Store, observed: &Observed) -> Option<Finding> {
 }
 
 /// Nix did not open the store.
-pub fn refuses(store: &Store, command: &str, message: &str) -> Finding {
+pub(crate) fn refuses(store: &Store, command: &str, message: &str) -> Finding {
     Finding {
         code: Code::NixRefuses,
         severity: Severity::Error,

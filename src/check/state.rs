@@ -1,10 +1,10 @@
 //! The state directory and those in it.
 
-use super::place::{self, Named};
+use super::path::{self, Named};
 use super::{Code, Finding, Part, Severity, fix_permissions, up};
 use crate::config::Store;
+use crate::escape::show_path;
 use crate::observe::{Found, Machine, Observed, Place, Stat};
-use crate::show::show_path;
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -25,7 +25,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
             missing: (Code::StateMissing, Severity::Warning),
             remedy: up(store),
         };
-        findings.extend(place::finding(place, &named, &observed.machine));
+        findings.extend(path::finding(place, &named, &observed.machine));
         if let Found::Directory(stat) = &place.found {
             findings.extend(permissions(store, place, stat, &observed.machine));
         }

@@ -3,12 +3,12 @@
 
 use std::path::PathBuf;
 
-use super::healthy::{self, DESCRIPTION, directory, file, overlay, place, show_options, unmounted};
+use super::fixture::{self, DESCRIPTION, directory, file, overlay, place, show_options, unmounted};
 use super::{Finding, check};
 use crate::config::Store;
+use crate::linux::safe_path::Danger;
 use crate::nix::mount_check::Verdict;
 use crate::observe::*;
-use crate::path_walk::Danger;
 use crate::report::Report;
 
 /// The codes found, and the report as people read it.
@@ -28,8 +28,8 @@ fn case(
     codes: &[&str],
     change: impl FnOnce(&mut Store, &mut Observed),
 ) {
-    let mut store = healthy::store(description);
-    let mut observed = healthy::observed(&store);
+    let mut store = fixture::store(description);
+    let mut observed = fixture::observed(&store);
     change(&mut store, &mut observed);
     let (found, text) = told(check(&store, &observed));
     assert_eq!(found, codes, "{text}");
@@ -265,12 +265,12 @@ rules! {
     };
     mount_foreign = ["mount-foreign"], |_, observed| {
         unmounted(observed);
-        observed.mount.stack = vec![healthy::line("tmpfs")];
+        observed.mount.stack = vec![fixture::line("tmpfs")];
     };
     mount_hidden = ["mount-hidden"], |_, observed| {
         let overlay = observed.mount.stack[0].clone();
         unmounted(observed);
-        observed.mount.stack = vec![healthy::line("tmpfs"), overlay];
+        observed.mount.stack = vec![fixture::line("tmpfs"), overlay];
     };
     mount_buried = ["mount-hidden"], |_, observed| {
         let overlay = observed.mount.stack[0].clone();
@@ -388,9 +388,9 @@ rules! {
 
 #[test]
 fn remedies_name_the_store_as_it_was_given() {
-    let mut store = healthy::store(DESCRIPTION);
+    let mut store = fixture::store(DESCRIPTION);
     store.arguments = "--root /sysroot './my stores/a.toml'".to_owned();
-    let mut observed = healthy::observed(&store);
+    let mut observed = fixture::observed(&store);
     unmounted(&mut observed);
     directory(&mut observed.state[1]).mode = 0o777;
     observed.upper_layer.links = Links::Other;
@@ -401,8 +401,9 @@ fn remedies_name_the_store_as_it_was_given() {
 
 /// The rules that compare layers and databases.
 mod across {
-    use super::super::across;
+    use super::super::compare;
     use super::*;
+    use crate::compare::{Across, Contents, Damaged, Missing, Several};
     use crate::nix::store_path::StorePath;
 
     fn path(name: &str) -> StorePath {
@@ -414,10 +415,10 @@ mod across {
     }
 
     fn case(name: &str, codes: &[&str], change: impl FnOnce(&mut Across)) {
-        let store = healthy::store(DESCRIPTION);
+        let store = fixture::store(DESCRIPTION);
         let mut facts = Across::default();
         change(&mut facts);
-        let (found, text) = told(across::findings(&store, &facts));
+        let (found, text) = told(compare::findings(&store, &facts));
         assert_eq!(found, codes, "{text}");
         if !codes.is_empty() {
             insta::assert_snapshot!(name, text);
@@ -456,7 +457,7 @@ mod across {
 
     #[test]
     fn damaged() {
-        let store = healthy::store(DESCRIPTION);
+        let store = fixture::store(DESCRIPTION);
         let damaged = |upper, actual| Damaged {
             path: path("damaged"),
             upper,
@@ -470,7 +471,7 @@ mod across {
             ],
             ..Contents::default()
         };
-        let (codes, text) = told(across::damaged(&store, &contents));
+        let (codes, text) = told(compare::damaged(&store, &contents));
         assert_eq!(codes, ["object-damaged", "object-damaged"]);
         insta::assert_snapshot!("damaged", text);
     }
@@ -478,18 +479,18 @@ mod across {
 
 #[test]
 fn nix_refuses() {
-    let store = healthy::store(DESCRIPTION);
+    let store = fixture::store(DESCRIPTION);
     let finding = super::nix::refuses(&store, "nix store info --store URL", "error: told so");
     let (codes, text) = told(vec![finding]);
     assert_eq!(codes, ["nix-refuses"]);
     insta::assert_snapshot!("nix_refuses", text);
 }
 
-/// A healthy place elsewhere is not mistaken for the one described.
+/// A fixture place elsewhere is not mistaken for the one described.
 #[test]
 fn the_builder_is_as_described() {
-    let store = healthy::store(DESCRIPTION);
-    let observed = healthy::observed(&store);
+    let store = fixture::store(DESCRIPTION);
+    let observed = fixture::observed(&store);
     assert_eq!(observed.lower.directory, place(store.lower.real.clone()));
     assert_eq!(observed.mount.place.path, *store.real);
 }

@@ -10,16 +10,18 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, load};
-use crate::apply::Memory;
+use super::{Failure, description};
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
+use crate::compare;
+use crate::compare::Identity;
+use crate::compare::Progress;
 use crate::config::{MetadataSource, Store};
-use crate::lower::Identity;
-use crate::observe::{self, Depth, Progress};
-use crate::path_set::PathSet;
+use crate::escape::{show, show_path};
+use crate::nix::path_set::PathSet;
+use crate::observe::{self, Depth};
+use crate::records::Memory;
 use crate::report::{Outcome, Report};
-use crate::show::{show, show_path};
 
 pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failure> {
     if arguments.nix && arguments.root.root.is_some() {
@@ -30,7 +32,7 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
                 .to_owned(),
         ));
     }
-    let super::Loaded { store, system } = load::load(&arguments.store, &arguments.root)?;
+    let super::Loaded { store, system } = description::load(&arguments.store, &arguments.root)?;
     let depth = Depth::Check {
         lower_names: arguments.lower,
     };
@@ -71,9 +73,9 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
     if !database || there.iter().any(|place| place.found.directory().is_none()) {
         return Vec::new();
     }
-    match observe::across(store, &PathSet::default()) {
+    match compare::across(store, &PathSet::default()) {
         Ok(across) => {
-            let mut findings = check::across::findings(store, &across);
+            let mut findings = check::compare::findings(store, &across);
             findings.extend(lower_changed(store, observed));
             findings
         }
@@ -97,7 +99,7 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
 fn lower_changed(store: &Store, observed: &observe::Observed) -> Option<Finding> {
     let then = Memory::read(store).lower.and_then(|lower| lower.identity);
     let now = Identity::now(store, observed.lower.schema(), then.as_ref()).ok()??;
-    check::across::lower_changed(store, then.as_ref(), &now)
+    check::compare::lower_changed(store, then.as_ref(), &now)
 }
 
 /// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far
@@ -128,7 +130,7 @@ fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failu
                 thread::sleep(Duration::from_millis(50));
             }
         });
-        let found = observe::contents(store, lower, &progress);
+        let found = compare::contents(store, lower, &progress);
         done.store(true, Ordering::Relaxed);
         found
     });
@@ -137,7 +139,7 @@ fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failu
         signal_hook::low_level::unregister(signal?);
     }
     let found = found.map_err(|error| machine(error.to_string()))?;
-    report.add_findings(check::across::damaged(store, &found));
+    report.add_findings(check::compare::damaged(store, &found));
     if found.interrupted {
         report.fail(format!(
             "interrupted: {} of {} objects were hashed",

@@ -7,8 +7,8 @@ use super::{Failure, load, tell};
 use crate::apply::{Holder, TakeDown, TakenDown};
 use crate::cli;
 use crate::config::Store;
+use crate::escape::show_path;
 use crate::report::{Outcome, Report};
-use crate::show::show_path;
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure> {

@@ -11,12 +11,12 @@ use crate::apply::{End, Ended, Progress, SetUp};
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
 use crate::config::{Lower, MetadataSource, Store};
-use crate::namespace;
+use crate::escape::show_path;
+use crate::linux::namespaces;
+use crate::linux::root::System;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
 use crate::report;
-use crate::show::show_path;
-use crate::system::System;
 
 /// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
 const SET_UP_FAILED: u8 = 125;
@@ -26,7 +26,7 @@ const NOT_FOUND: u8 = 127;
 pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &RootArgument::default())?;
     let store = &loaded.store;
-    let can_mount = namespace::can_mount().unwrap_or(false);
+    let can_mount = namespaces::can_mount().unwrap_or(false);
     if !can_mount {
         refuse_foreign_lower(&store.lower)?;
     }
@@ -75,9 +75,9 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
 /// one leaves behind; until then they hold the upper layer's lock.
 fn set_up(store: &Store, system: &System, can_mount: bool) -> Result<(), String> {
     let private = if can_mount {
-        namespace::private_mounts()
+        namespaces::private_mounts()
     } else {
-        namespace::private_user_and_mounts()
+        namespaces::private_user_and_mounts()
     };
     private.map_err(|error| error.to_string())?;
     let set_up = SetUp {

@@ -1,10 +1,10 @@
 //! One file a command: from its arguments to its exit code.
 
 mod check;
+mod description;
 mod down;
 mod exec;
 mod generate;
-mod load;
 mod new;
 mod plan;
 mod remount;
@@ -23,7 +23,7 @@ use crate::cli::{Cli, Command};
 use crate::report::{ErrorReport, Outcome, Report};
 use crate::systemd::notify::ServiceManager;
 
-pub use load::{Loaded, load};
+use description::{Loaded, load};
 
 /// Why a command stopped. Its text goes to standard error as it is.
 #[derive(Debug, thiserror::Error)]

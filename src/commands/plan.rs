@@ -3,9 +3,9 @@
 use std::process::ExitCode;
 
 use super::{Failure, load};
-use crate::apply;
 use crate::cli;
 use crate::observe::{self, Depth};
+use crate::plan::{self, Step, StepReport};
 use crate::report::{Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure> {
@@ -13,12 +13,12 @@ pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure
     let observed = observe::observe(&loaded.system, &loaded.store, Depth::Up)
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
     let mut report = Report::new("plan", &loaded.store.name);
-    match apply::plan(&loaded.store, &observed, arguments.fix_permissions) {
+    match plan::plan(&loaded.store, &observed, arguments.fix_permissions) {
         Ok(plan) => {
-            report.steps = plan.steps.iter().map(apply::Step::report).collect();
-            let mounts = report.steps.iter().any(apply::StepReport::is_mount);
+            report.steps = plan.steps.iter().map(Step::report).collect();
+            let mounts = report.steps.iter().any(StepReport::is_mount);
             if mounts && loaded.store.warm.is_some() {
-                report.steps.push(apply::StepReport::warm(&loaded.store));
+                report.steps.push(StepReport::warm(&loaded.store));
             }
             if !report.steps.is_empty() {
                 report.outcome = Outcome::Done;

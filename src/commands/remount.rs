@@ -8,7 +8,7 @@ use std::process::ExitCode;
 use super::{Failure, load};
 use crate::apply::remount;
 use crate::cli::{self, RootArgument, StoreArgument};
-use crate::system::System;
+use crate::linux::root::System;
 
 pub(super) fn run(arguments: &cli::Remount) -> Result<ExitCode, Failure> {
     let (system, directory) = match directory(&arguments.target) {

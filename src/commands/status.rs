@@ -5,28 +5,31 @@ use std::process::ExitCode;
 
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::{Failure, load};
-use crate::apply::Memory;
+use super::{Failure, description};
 use crate::check;
 use crate::cli;
+use crate::compare;
+use crate::compare::Identity;
 use crate::config::{MetadataSource, Store};
+use crate::escape::show_path;
+use crate::linux::root::System;
 use crate::lower::sqlite::SqliteSource;
-use crate::lower::{Identity, StoreDirectory};
+use crate::nix::path_set::PathSet;
+use crate::nix::store_directory::StoreDirectory;
 use crate::observe::{self, Depth, Observed};
-use crate::path_set::PathSet;
+use crate::records::Memory;
+use crate::records::mount_record::Record;
 use crate::report::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
-use crate::show::show_path;
-use crate::system::System;
 use crate::warm::Roots;
 
 pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failure> {
-    let super::Loaded { store, system } = load::load(&arguments.store, &arguments.root)?;
+    let super::Loaded { store, system } = description::load(&arguments.store, &arguments.root)?;
     let observed = observe::observe(&system, &store, Depth::Up)
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
     // Remembered before the rows are read: what is warmed meanwhile has got its rows by then.
     let memory = Memory::read(&store);
     let warmed = memory.warmed_paths(&store);
-    let across = observe::across(&store, warmed.as_ref().unwrap_or(&PathSet::default()));
+    let across = compare::across(&store, warmed.as_ref().unwrap_or(&PathSet::default()));
     let (across, unreadable) = match across {
         Ok(across) => (Some(across), None),
         Err(error) => (None, Some(error.to_string())),
@@ -92,9 +95,7 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
 pub(super) fn mounted_since(store: &Store, system: &System, observed: &Observed) -> Option<u64> {
     let overlay = observed.mount.overlay.as_ref()?;
     overlay.recorded.as_ref()?;
-    observe::record::Record::read(system, &store.real)
-        .ok()??
-        .time
+    Record::read(system, &store.real).ok()??.time
 }
 
 /// Whether the lower store is another than the one that the upper database was made for.
@@ -105,7 +106,7 @@ fn lower_changed(store: &Store, memory: &Memory, observed: &Observed) -> Option<
     if then.some.is_some() != now.some.is_some() {
         return None;
     }
-    Some(check::across::lower_changed(store, Some(then), &now).is_some())
+    Some(check::compare::lower_changed(store, Some(then), &now).is_some())
 }
 
 /// How many roots keep warmed paths, and how many of these have no row.
@@ -127,7 +128,7 @@ fn sizes(store: &Store, content: Option<Content>) -> Result<SizesReport, Failure
     if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left") {
         bar.set_style(style);
     }
-    let sizes = observe::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1))
+    let sizes = compare::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1))
         .map_err(|error| Failure::Machine(format!("cannot add up the upper layer: {error}")))?;
     bar.finish_and_clear();
     Ok(SizesReport {

@@ -3,11 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Failure, load};
-use crate::check::description;
+use super::{Failure, description};
+use crate::check;
 use crate::cli;
+use crate::escape::show_path;
 use crate::report;
-use crate::show::show_path;
 use crate::systemd::generator::{conflict, write};
 use crate::systemd::units::{Described, Places, units};
 
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
     let mut stores: Vec<Described> = Vec::new();
     let mut wrong = 0;
     for file in &arguments.files {
-        let described = match load::read_file(file, &environment) {
+        let described = match description::read_file(file, &environment) {
             Ok(store) => Described {
                 store,
                 file: file.clone(),
@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
             wrong += 1;
             continue;
         }
-        report::warn(&description::findings(&described.store));
+        report::warn(&check::description::findings(&described.store));
         stores.push(described);
     }
     if wrong > 0 {

@@ -4,12 +4,14 @@ use std::process::ExitCode;
 
 use super::status::mounted_since;
 use super::{Failure, Loaded, load, tell};
-use crate::apply::{End, Memory, Progress, SetUp, StepReport};
+use crate::apply::{End, Progress, SetUp};
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
 use crate::config::{Store, WarmAtUp};
+use crate::escape::{shell_quote, show_path};
+use crate::plan::StepReport;
+use crate::records::Memory;
 use crate::report::{Outcome, Report, WarmReport};
-use crate::show::{quote, show_path};
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> {
@@ -95,8 +97,8 @@ fn by_hand(store: &Store, wanted: &WarmAtUp) -> String {
     words.extend(wanted.all.then(|| "--all".to_owned()));
     words.extend(wanted.keep.then(|| "--keep".to_owned()));
     let roots = wanted.roots.iter();
-    words.extend(roots.map(|directory| format!("--roots {}", quote(directory))));
+    words.extend(roots.map(|directory| format!("--roots {}", shell_quote(directory))));
     words.push(store.arguments.clone());
-    words.extend(wanted.paths.iter().map(|path| quote(path)));
+    words.extend(wanted.paths.iter().map(|path| shell_quote(path)));
     words.join(" ")
 }

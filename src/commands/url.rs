@@ -4,14 +4,14 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::Failure;
-use super::load::description_and_environment;
+use super::description::description_and_environment;
 use crate::check::{Code, description};
 use crate::cli::{self, UrlFormat};
 use crate::config::Store;
+use crate::escape::show_path;
 use crate::nix::url::{StoreReference, UrlRules};
 use crate::nix::version::NixVersion;
 use crate::report::{self, UrlByVersion, UrlReport};
-use crate::show::show_path;
 use crate::systemd::text::environment_value;
 
 /// The variable in the `env` format.

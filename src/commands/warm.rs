@@ -4,23 +4,23 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{Failure, load};
-use crate::apply::Memory;
+use super::{Failure, description};
+use crate::apply;
 use crate::cli;
 use crate::config::{Store, WarmAtUp};
-use crate::lower::StoreDirectory;
+use crate::escape::show_path;
+use crate::linux::root::System;
+use crate::nix::path_set::PathSet;
+use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
-use crate::path_set::PathSet;
 use crate::report::WarmReport;
-use crate::show::show_path;
-use crate::system::System;
 use crate::warm::{self, Roots, Wanted, Warm, WarmError};
 
 /// How many links from one to the next are followed to the store.
 const MOST_LINKS: usize = 32;
 
 pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure> {
-    let store = load::description(&arguments.store)?;
+    let store = description::description(&arguments.store)?;
     let mut report = WarmReport::new(&store.name);
     if arguments.forget {
         report.forgets = true;
@@ -97,7 +97,7 @@ pub(super) fn copy(
         report.kept = paths.len() as u64;
     }
     // Only `status` would miss it.
-    let _ = Memory::remember_warmed(store, system, &PathSet::new(prefixes), after_mount);
+    let _ = apply::remember_warmed(store, system, &PathSet::new(prefixes), after_mount);
     Ok(())
 }
 

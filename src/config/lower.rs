@@ -11,8 +11,8 @@ use super::problem::{Problem, Span};
 use super::raw::RawLower;
 use super::read::At;
 use super::{Lower, MetadataSource};
+use crate::escape::{show, show_path};
 use crate::nix::url::{StoreKind, StoreReference, UrlRules};
-use crate::show::{show, show_path};
 
 /// What a lower store is resolved with.
 pub(super) struct Resolver<'a> {

@@ -22,8 +22,10 @@ use problem::Problem;
 use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore, RawWarm};
 
 pub use environment::{Auto, Environment};
-pub use problem::{Errors, Mistake};
-pub use store::{Daemon, Lower, MEMORY_FILE, MetadataSource, Setting, Store, WarmAtUp};
+pub use problem::Errors;
+pub(crate) use problem::Mistake;
+pub(crate) use store::{Daemon, Lower, MEMORY_FILE, Setting, WarmAtUp};
+pub use store::{MetadataSource, Store};
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
 pub const KEYS: [(&str, &[&str]); 7] = [

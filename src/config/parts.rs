@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use super::problem::{Problem, Span};
 use super::{Lower, MetadataSource, Store};
-use crate::show::show_path;
+use crate::escape::show_path;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::nix::url::StoreReference;
 use crate::overlayfs::options::MountOption;
 
 /// The file in [`Store::memory`] that overstore remembers a store in.
-pub const MEMORY_FILE: &str = "state.json";
+pub(crate) const MEMORY_FILE: &str = "state.json";
 
 /// One local-overlay store, as described by one TOML file.
 #[derive(Debug, Clone, PartialEq, Eq)]

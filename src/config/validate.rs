@@ -11,8 +11,8 @@ use super::problem::{Problem, Span};
 use super::raw::{RawDaemon, RawLower, RawStore, RawWarm};
 use super::read::{At, ProgramOrFalse, Scalars};
 use super::{Daemon, MetadataSource, Setting, Store, WarmAtUp};
+use crate::escape::{shell_quote, show_path};
 use crate::nix::url::is_parameter_name;
-use crate::show::{quote, show_path};
 
 /// The group that Nix uses unless told otherwise.
 const BUILD_USERS_GROUP: &str = "nixbld";
@@ -111,7 +111,7 @@ pub(super) fn validate(
     );
     let mut store = Store {
         name: name.to_owned(),
-        arguments: quote(name.as_ref()),
+        arguments: shell_quote(name.as_ref()),
         root: given.root,
         real,
         state,

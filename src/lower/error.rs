@@ -1,10 +1,10 @@
 use std::path::{Path, PathBuf};
 
 use super::Transient;
-use super::daemon::DaemonError;
-use super::sqlite::SnapshotError;
+use crate::escape::show_path;
 use crate::nix::store_path::StorePath;
-use crate::show::show_path;
+use crate::nix::worker_protocol::DaemonError;
+use crate::sqlite::snapshot::SnapshotError;
 
 /// Why a lower store's metadata could not be read.
 #[derive(Debug, thiserror::Error)]

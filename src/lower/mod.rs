@@ -3,20 +3,18 @@
 //! Everything here is read-only by construction: no function of this module writes to a lower
 //! store, takes a lock on it, or opens one of its files for writing.
 
-pub mod daemon;
+pub(crate) mod daemon;
+pub(crate) mod database;
 mod error;
-mod identity;
-mod info;
 mod open;
 mod overlay;
-pub mod sqlite;
+pub(crate) mod sqlite;
 
 pub use error::LowerError;
-pub use identity::{Difference, Identity};
-pub use info::{PathInfo, RawPathInfo, StoreDirectory};
-pub use open::{Transient, open, retry};
+pub(crate) use open::{Transient, open, retry};
 pub use overlay::OverlaySource;
 
+use crate::nix::path_info::PathInfo;
 use crate::nix::store_path::StorePath;
 
 /// Where the metadata of store objects is read from.

@@ -3,8 +3,9 @@ use std::time::Duration;
 
 use super::daemon::DaemonSource;
 use super::sqlite::SqliteSource;
-use super::{LowerError, OverlaySource, Source, StoreDirectory};
+use super::{LowerError, OverlaySource, Source};
 use crate::config::MetadataSource;
+use crate::nix::store_directory::StoreDirectory;
 
 /// How often a source is read again after it changed meanwhile.
 const TRIES: u32 = 5;
@@ -17,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// # Errors
 /// When the source cannot be reached or read. [`LowerError::is_transient`] tells whether another
 /// try can help.
-pub fn open(
+pub(crate) fn open(
     source: &MetadataSource,
     store: &StoreDirectory,
 ) -> Result<Box<dyn Source>, LowerError> {
@@ -44,9 +45,9 @@ pub fn open(
 /// undo what it did before.
 ///
 /// # Errors
-/// What `open` and `read` say; [`SnapshotError::Changed`](super::sqlite::SnapshotError) when
+/// What `open` and `read` say; [`SnapshotError::Changed`](crate::sqlite::snapshot::SnapshotError) when
 /// every try was disturbed.
-pub fn retry<S: ?Sized, T, E: From<LowerError> + Transient>(
+pub(crate) fn retry<S: ?Sized, T, E: From<LowerError> + Transient>(
     mut open: impl FnMut() -> Result<Box<S>, LowerError>,
     mut read: impl FnMut(&mut S) -> Result<T, E>,
 ) -> Result<T, E> {
@@ -64,7 +65,7 @@ pub fn retry<S: ?Sized, T, E: From<LowerError> + Transient>(
 }
 
 /// Errors that another try may not meet again.
-pub trait Transient {
+pub(crate) trait Transient {
     /// Whether this is one.
     fn is_transient(&self) -> bool;
 }

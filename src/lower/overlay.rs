@@ -1,7 +1,8 @@
 use std::collections::VecDeque;
 
 use super::sqlite::SqliteSource;
-use super::{LowerError, PathInfo, Source};
+use super::{LowerError, Source};
+use crate::nix::path_info::PathInfo;
 use crate::nix::store_path::StorePath;
 
 /// A nested lower store: another local-overlay store. Its upper database is looked at first, then

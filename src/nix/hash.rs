@@ -28,7 +28,7 @@ const ALGORITHMS: [(&str, usize); 5] = [
 
 /// Reads a SHA-256 hash that says that it is one, in any of the encodings that Nix reads:
 /// `sha256:` with base 16, 32 or 64, or `sha256-` with base 64.
-pub fn parse_sha256(text: &[u8]) -> Option<[u8; 32]> {
+pub(crate) fn parse_sha256(text: &[u8]) -> Option<[u8; 32]> {
     let bytes = match text.strip_prefix(b"sha256:") {
         Some(rest) => decode(rest, 32),
         None => decode_base64(text.strip_prefix(b"sha256-")?, 32),
@@ -37,7 +37,7 @@ pub fn parse_sha256(text: &[u8]) -> Option<[u8; 32]> {
 }
 
 /// As Nix writes the hash of a store object into its database: `sha256:` and base 16.
-pub fn render_sha256(hash: &[u8; 32]) -> String {
+pub(crate) fn render_sha256(hash: &[u8; 32]) -> String {
     let mut text = String::with_capacity(7 + 64);
     text.push_str("sha256:");
     for byte in hash {
@@ -49,7 +49,7 @@ pub fn render_sha256(hash: &[u8; 32]) -> String {
 
 /// A content address as Nix writes it, whatever the encoding of the hash in `text`; `None` if it is
 /// no content address.
-pub fn normal_content_address(text: &[u8]) -> Option<String> {
+pub(crate) fn normal_content_address(text: &[u8]) -> Option<String> {
     let (method, rest) = match text.strip_prefix(b"text:") {
         Some(rest) => ("text:", rest),
         None => {
@@ -68,7 +68,7 @@ pub fn normal_content_address(text: &[u8]) -> Option<String> {
 }
 
 /// Nix's base 32: the last digit first.
-pub fn base32(bytes: &[u8]) -> String {
+pub(crate) fn base32(bytes: &[u8]) -> String {
     (0..(bytes.len() * 8).div_ceil(5))
         .rev()
         .map(|digit| {
@@ -81,7 +81,7 @@ pub fn base32(bytes: &[u8]) -> String {
 }
 
 /// The first 64 bits of what 13 or more characters of Nix's base 32 say. They sort as the text does.
-pub fn base32_prefix(text: &str) -> u64 {
+pub(crate) fn base32_prefix(text: &str) -> u64 {
     let bits = text.bytes().take(13).fold(0_u128, |bits, character| {
         bits << 5 | u128::from(BASE32_VALUES[usize::from(character)])
     });

@@ -1,10 +1,17 @@
-//! What Nix makes of a store: URLs, store paths, the database, its mount check. Pure.
+//! What Nix makes of a store: URLs, store paths, metadata, the database, its mount check, archives,
+//! derivations, the worker protocol. Pure, but for the protocol.
 
-pub mod hash;
+pub(crate) mod derivation;
+pub(crate) mod hash;
 pub mod layout;
 pub mod mount_check;
+pub(crate) mod nar;
+pub(crate) mod path_info;
+pub(crate) mod path_set;
 mod percent;
 pub mod schema;
-pub mod store_path;
+pub(crate) mod store_directory;
+pub(crate) mod store_path;
 pub mod url;
-pub mod version;
+pub(crate) mod version;
+pub(crate) mod worker_protocol;

@@ -11,9 +11,9 @@ use std::path::Path;
 
 use regress::Regex;
 
+use crate::escape::show;
 use crate::overlayfs::octal;
 use crate::overlayfs::options::{as_shown, escape, escape_lower};
-use crate::show::show;
 
 /// The paths that decide whether the check passes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

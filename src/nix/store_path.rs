@@ -6,7 +6,7 @@
 use std::fmt;
 
 use super::hash::base32_prefix;
-use crate::show::show;
+use crate::escape::show;
 
 /// Characters of the hash part: 160 bits in Nix's base 32.
 const HASH_LENGTH: usize = 32;
@@ -129,7 +129,7 @@ fn check_name(name: &[u8]) -> Result<(), BadStorePath> {
 
 /// A name in a store directory, as Nix's collector sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub(crate) enum Entry {
     /// A store path, valid or not: the collector keeps it or deletes it. Lock files
     /// ([`StorePath::locked`]) and what builds leave behind (`.chroot`, `.check`, `.old-...`) are
     /// named so that they belong here.
@@ -146,7 +146,7 @@ pub enum Entry {
 
 impl Entry {
     /// What a name in a store directory is.
-    pub fn of(name: &[u8]) -> Self {
+    pub(crate) fn of(name: &[u8]) -> Self {
         if name == b".links" {
             return Self::Links;
         }
@@ -160,7 +160,7 @@ impl Entry {
     /// Whether the collector of a local-overlay store stops at this name. A
     /// [`Temporary`](Self::Temporary) directory stops it only when no process holds its lock, which
     /// the name does not tell.
-    pub fn stops_collector(&self) -> bool {
+    pub(crate) fn stops_collector(&self) -> bool {
         match self {
             Self::StorePath(_) | Self::Links | Self::Temporary => false,
             Self::Stranger(error) => !matches!(error, BadStorePath::Separator(_)),

@@ -15,7 +15,7 @@
 
 use super::percent::{Place, decode, encode};
 use super::version::NixVersion;
-use crate::show::show;
+use crate::escape::show;
 
 /// The parameter of a local-overlay store that holds another store's URL.
 const LOWER_STORE: &str = "lower-store";

@@ -13,7 +13,7 @@ use crate::config::{Auto, Environment};
 const HOOK: &str = "overstore-remount";
 
 /// The environment of this process, on this machine.
-pub fn environment() -> Environment {
+pub(crate) fn environment() -> Environment {
     let mut environment = Environment {
         state_dir: variable("NIX_STATE_DIR"),
         log_dir: variable("NIX_LOG_DIR"),
@@ -30,7 +30,7 @@ pub fn environment() -> Environment {
 
 /// The environment of a system that is not running: no variables, and everything is opened by root,
 /// for whom `auto` is the local store. Take the hook before the root directory is changed.
-pub fn environment_of_target(remount_hook: Option<PathBuf>) -> Environment {
+pub(crate) fn environment_of_target(remount_hook: Option<PathBuf>) -> Environment {
     Environment {
         remount_hook,
         ..Environment::default()
@@ -38,7 +38,7 @@ pub fn environment_of_target(remount_hook: Option<PathBuf>) -> Environment {
 }
 
 /// The remount hook beside the running program.
-pub fn hook() -> Option<PathBuf> {
+pub(crate) fn hook() -> Option<PathBuf> {
     Some(std::env::current_exe().ok()?.parent()?.join(HOOK))
 }
 

@@ -3,10 +3,10 @@
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::linux::safe_path::Danger;
 use crate::nix::mount_check;
 use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::mountinfo::MountInfo;
-use crate::path_walk::Danger;
 
 /// Everything that was looked at for one store.
 #[derive(Debug, Clone, PartialEq, Eq)]

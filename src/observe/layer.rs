@@ -7,9 +7,9 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::mounts::Mounts;
-use super::place::{self, Visited};
+use super::path::{self, Visited};
 use super::{Depth, LayerFacts, Links, Machine, Usage, names};
-use crate::path_walk::{Reached, Symlinks};
+use crate::linux::safe_path::{Reached, Symlinks};
 
 /// File systems known to store the extended attributes that OverlayFS needs, `trusted.*` and
 /// `user.*` alike.
@@ -46,7 +46,7 @@ pub(super) fn observe(visited: &Visited, machine: &Machine, depth: Depth) -> Lay
 
 /// Walks to a layer directory.
 pub(super) fn visit(path: &std::path::Path, mounts: &Mounts) -> Visited {
-    place::visit(path, Symlinks::Refuse, mounts)
+    path::visit(path, Symlinks::Refuse, mounts)
 }
 
 /// Whether a file system of this name stores the attributes; `None` if the name does not tell.

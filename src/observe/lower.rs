@@ -10,13 +10,14 @@ use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::mounts::{Expected, Mounts};
-use super::place::{self, Visited};
-use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, log, names};
+use super::path::{self, Visited};
+use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, names};
 use crate::config::{Lower, MetadataSource};
-use crate::lower::daemon;
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
 use crate::nix::layout;
-use crate::path_walk::{self, Obstacle, Reached, Symlinks};
-use crate::system::System;
+use crate::nix::worker_protocol;
+use crate::sqlite::pending;
 
 /// How long a daemon may take to answer: it opens its store first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -29,7 +30,7 @@ const MAXIMUM_SCHEMA_SIZE: u64 = 64;
 
 /// Walks to the lower store directory.
 pub(super) fn visit(lower: &Lower, mounts: &Mounts) -> Visited {
-    place::visit(&lower.real, Symlinks::Follow, mounts)
+    path::visit(&lower.real, Symlinks::Follow, mounts)
 }
 
 /// Looks at a lower store, whose directory was visited.
@@ -75,7 +76,7 @@ fn source(
             let expected = Expected {
                 real: visited,
                 lower: &visited_below,
-                upper_layer: &place::visit(upper_layer, Symlinks::Follow, mounts),
+                upper_layer: &path::visit(upper_layer, Symlinks::Follow, mounts),
                 workdir: None,
             };
             SourceFacts::Overlay {
@@ -90,7 +91,7 @@ fn source(
 
 /// Asks a daemon for its version.
 fn ask(socket: &Path) -> Result<String, String> {
-    match daemon::probe(socket, ANSWER_TIMEOUT) {
+    match worker_protocol::probe(socket, ANSWER_TIMEOUT) {
         Ok(info) => Ok(info
             .nix_version
             .unwrap_or_else(|| format!("protocol {}.{}", info.protocol.0, info.protocol.1))),
@@ -105,7 +106,7 @@ fn database(
     read_only: bool,
     depth: Depth,
 ) -> SourceFacts {
-    let state = place::visit(state, Symlinks::Follow, mounts);
+    let state = path::visit(state, Symlinks::Follow, mounts);
     let (database, file) = match open(&state, DATABASE) {
         Ok(file) => (file_facts(&file), Some(file)),
         Err(Unopened::Other(kind)) => (FileFacts::Other(kind), None),
@@ -133,16 +134,20 @@ fn log_facts(database: &File, state: &Visited, depth: Depth) -> Option<LogFacts>
         Err(Unopened::Other(_)) => Err(Errno::INVAL.into()),
     };
     let thorough = matches!(depth, Depth::Check { .. });
-    let judged = beside("-wal").and_then(|log| {
+    let pages = beside("-wal").and_then(|log| {
         // Without its index, the log still tells everything itself.
         let index = beside("-shm").unwrap_or_default();
-        log::judge(database, log.as_ref(), index.as_ref(), thorough)
+        pending::pages(database, log.as_ref(), index.as_ref(), thorough)
     });
-    judged.unwrap_or_else(|error| {
-        Some(LogFacts::Unreadable(
+    match pages {
+        Ok(pages) => pages.map(|pages| match pages {
+            0 => LogFacts::Empty,
+            pending => LogFacts::Pending(pending),
+        }),
+        Err(error) => Some(LogFacts::Unreadable(
             error.raw_os_error().unwrap_or_default(),
-        ))
-    })
+        )),
+    }
 }
 
 fn schema(state: &Visited) -> Option<String> {
@@ -185,8 +190,8 @@ fn reserved(state: &Visited) -> Option<PathBuf> {
 /// Walks from a directory of the lower store. Its owner may have put links in the way.
 fn walk(directory: &Visited, name: &str) -> Result<Reached, Obstacle> {
     match &directory.reached {
-        Some(reached) => path_walk::walk_below(reached, Path::new(name), Symlinks::Follow),
-        None => path_walk::walk(&directory.place.path.join(name), Symlinks::Follow),
+        Some(reached) => safe_path::walk_below(reached, Path::new(name), Symlinks::Follow),
+        None => safe_path::walk(&directory.place.path.join(name), Symlinks::Follow),
     }
 }
 
@@ -208,7 +213,7 @@ fn open(directory: &Visited, name: &str) -> Result<File, Unopened> {
     })?;
     // Looked at before it is opened: opening a device or a pipe does something.
     if reached.status().kind != FileType::RegularFile {
-        return Err(Unopened::Other(place::kind_name(reached.status().kind)));
+        return Err(Unopened::Other(path::kind_name(reached.status().kind)));
     }
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let file = rustix::fs::open(reached.path(), flags, Mode::empty()).map_err(Unopened::Errno)?;
@@ -217,7 +222,7 @@ fn open(directory: &Visited, name: &str) -> Result<File, Unopened> {
 
 fn file_facts(file: &File) -> FileFacts {
     match rustix::fs::fstat(file) {
-        Ok(stat) => place::file_facts(&stat),
+        Ok(stat) => path::file_facts(&stat),
         Err(errno) => FileFacts::Unreachable(errno.raw_os_error()),
     }
 }

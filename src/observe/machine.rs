@@ -7,8 +7,8 @@ use rustix::thread::CapabilitySet;
 
 use super::Machine;
 use crate::config::Store;
+use crate::linux::root::System;
 use crate::overlayfs::defaults::Defaults;
-use crate::system::System;
 
 /// Where the kernel's module shows its parameters.
 const PARAMETERS: &str = "/sys/module/overlay/parameters";

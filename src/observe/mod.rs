@@ -1,40 +1,30 @@
 //! What is there: everything that looks at the machine, and nothing that changes it.
 
-mod across;
-mod contents;
-mod database;
 mod environment;
 mod facts;
-mod identity;
 mod layer;
-mod log;
 mod lower;
 mod machine;
 mod mounts;
 mod names;
-mod namespaces;
-mod nar;
-mod place;
-pub mod record;
-mod size;
-mod usage;
+mod path;
+mod shows;
+mod upper_database;
+mod upper_usage;
 
 use std::io;
 use std::path::Path;
 
 use rustix::fs::{Access, AtFlags, CWD};
 
-pub use across::{Across, AcrossError, Missing, Several, across};
-pub use contents::{Contents, Damaged, Progress, contents};
-pub use environment::{environment, environment_of_target, hook};
-pub use facts::*;
-pub use size::{Sizes, sizes};
+pub(crate) use environment::{environment, environment_of_target, hook};
+pub(crate) use facts::*;
 
 use crate::config::Store;
-use crate::path_walk::Symlinks;
-use crate::system::System;
+use crate::linux::root::System;
+use crate::linux::safe_path::Symlinks;
 use mounts::{Expected, Mounts};
-use place::Visited;
+use path::Visited;
 
 /// How closely to look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,7 +54,7 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
     let lower = lower::visit(&store.lower, &mounts);
     let upper = layer::visit(&store.upper_layer, &mounts);
     let workdir = layer::visit(&store.workdir, &mounts);
-    let real = place::visit(&store.real, Symlinks::Refuse, &mounts);
+    let real = path::visit(&store.real, Symlinks::Refuse, &mounts);
     let expected = Expected {
         real: &real,
         lower: &lower,
@@ -89,7 +79,7 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
         upper_layer,
         workdir: layer::observe(&workdir, &machine, Depth::Up),
         mount,
-        database: database::observe(&state.db, store.use_sqlite_wal, depth),
+        database: upper_database::observe(&state.db, store.use_sqlite_wal, depth),
         state: state.into_places(),
         overlays_below: overlays_below.unwrap_or(0),
         hook_runs: store.remount_hook.as_deref().map(runs),
@@ -115,15 +105,15 @@ impl State {
 }
 
 fn visit_state(state: &Path, mounts: &Mounts) -> State {
-    let top = place::visit(state, Symlinks::Refuse, mounts);
-    let db = place::visit_below(&top, "db", mounts);
+    let top = path::visit(state, Symlinks::Refuse, mounts);
+    let db = path::visit_below(&top, "db", mounts);
     let mut others = Vec::new();
     for name in ["gcroots", "profiles"] {
-        let directory = place::visit_below(&top, name, mounts);
-        let per_user = place::visit_below(&directory, "per-user", mounts);
+        let directory = path::visit_below(&top, name, mounts);
+        let per_user = path::visit_below(&directory, "per-user", mounts);
         others.extend([directory, per_user]);
     }
-    others.push(place::visit_below(&top, "temproots", mounts));
+    others.push(path::visit_below(&top, "temproots", mounts));
     State { top, db, others }
 }
 
@@ -152,11 +142,11 @@ fn upper_usage(
     let in_effect = mount.overlay.is_some() && ours.is_some();
     if !in_effect
         && depth != Depth::UpLocked
-        && let Some(pids) = usage::locked(system, directory)
+        && let Some(pids) = upper_usage::locked(system, directory)
     {
         return Usage::Locked(pids);
     }
-    usage::observe(directory, ours.is_some(), || {
+    upper_usage::observe(directory, ours.is_some(), || {
         mounts
             .other_writer(directory, ours)
             .or_else(|| match depth {

@@ -4,14 +4,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::place::Visited;
-use super::record::{DirectoryIdentity, MountIdentity, Record};
-use super::{Depth, Identity, MountFacts, OverlayFacts, Recorded, identity};
+use super::path::Visited;
+use super::{Depth, Identity, MountFacts, OverlayFacts, Recorded, shows};
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::mount_check;
 use crate::overlayfs::mountinfo::{MountInfo, stack_at};
 use crate::overlayfs::options::SuperOptions;
-use crate::path_walk::{self, Reached, Symlinks};
-use crate::system::System;
+use crate::records::mount_record::{DirectoryIdentity, MountIdentity, Record};
 
 /// The mounts of this mount namespace.
 pub(super) struct Mounts {
@@ -34,7 +34,7 @@ impl Mounts {
     ///
     /// # Errors
     /// When it cannot be read, or is none.
-    pub fn read(system: &System) -> io::Result<Mounts> {
+    pub(super) fn read(system: &System) -> io::Result<Mounts> {
         let all = MountInfo::parse_all(&system.read_proc("self/mountinfo")?)
             .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
         Ok(Mounts {
@@ -44,12 +44,12 @@ impl Mounts {
     }
 
     /// The mount of that number.
-    pub fn by_id(&self, id: u64) -> Option<&MountInfo> {
+    pub(super) fn by_id(&self, id: u64) -> Option<&MountInfo> {
         self.all.iter().find(|mount| mount.id == id)
     }
 
     /// How many overlays are stacked at a directory, as far as their options tell.
-    pub fn overlays_at(&self, directory: &Reached) -> u32 {
+    pub(super) fn overlays_at(&self, directory: &Reached) -> u32 {
         self.overlays_on(directory.status().mount_id, 0)
     }
 
@@ -64,7 +64,7 @@ impl Mounts {
         let options = SuperOptions::parse(&mount.super_options);
         let layers = options.lower.iter().chain(&options.upper);
         let below = layers
-            .filter_map(|layer| path_walk::directory(layer, Symlinks::Follow).ok())
+            .filter_map(|layer| safe_path::directory(layer, Symlinks::Follow).ok())
             .map(|layer| layer.status().mount_id)
             .filter(|id| *id != mount_id)
             .map(|id| self.overlays_on(id, depth + 1));
@@ -72,20 +72,24 @@ impl Mounts {
     }
 
     /// Another overlay than `in_effect` that writes to a directory, in words.
-    pub fn other_writer(&self, upper: &Reached, in_effect: Option<&MountInfo>) -> Option<String> {
+    pub(super) fn other_writer(
+        &self,
+        upper: &Reached,
+        in_effect: Option<&MountInfo>,
+    ) -> Option<String> {
         find_writer(&self.all, upper, in_effect, Path::new("/"))
             .map(|mount| format!("the overlay at {}", show(&mount.mount_point)))
     }
 
     /// Another overlay than `in_effect` that writes to a directory, in another mount namespace that
     /// some process of this machine is in.
-    pub fn other_writer_elsewhere(
+    pub(super) fn other_writer_elsewhere(
         &self,
         system: &System,
         upper: &Reached,
         in_effect: Option<&MountInfo>,
     ) -> Option<String> {
-        super::namespaces::others(system).find_map(|process| {
+        crate::linux::processes::others(system).find_map(|process| {
             let content = system.read_proc(&format!("{process}/mountinfo")).ok()?;
             let all = MountInfo::parse_all(&content).ok()?;
             let root = PathBuf::from(format!("/proc/{process}/root"));
@@ -98,7 +102,7 @@ impl Mounts {
     }
 
     /// Looks at the mount at a merged store directory.
-    pub fn at(&self, system: &System, expected: &Expected<'_>, depth: Depth) -> MountFacts {
+    pub(super) fn at(&self, system: &System, expected: &Expected<'_>, depth: Depth) -> MountFacts {
         let path = &expected.real.place.path;
         let stack: Vec<MountInfo> = stack_at(&self.all, path).into_iter().cloned().collect();
         let buried = self
@@ -131,7 +135,7 @@ impl Mounts {
 }
 
 fn show(path: &Path) -> std::borrow::Cow<'_, str> {
-    crate::show::show_path(path)
+    crate::escape::show_path(path)
 }
 
 fn is_overlay(mount: &MountInfo) -> bool {
@@ -177,7 +181,7 @@ fn overlay_facts(
         (Some(_), Depth::Up | Depth::UpLocked, Some(Recorded::Same)) if layers.len() == 1 => {
             Identity::Same
         }
-        (Some(lower), ..) => identity::lower(merged, lower, upper, &layers),
+        (Some(lower), ..) => shows::lower(merged, lower, upper, &layers),
         (None, ..) => Identity::Unknown,
     };
     OverlayFacts {
@@ -185,14 +189,14 @@ fn overlay_facts(
         under_bind,
         lower,
         upper: match upper {
-            Some(upper) => identity::upper(merged, upper, options.upper.as_deref()),
-            None => identity::missing(&expected.upper_layer.place, options.upper.as_deref()),
+            Some(upper) => shows::upper(merged, upper, options.upper.as_deref()),
+            None => shows::missing(&expected.upper_layer.place, options.upper.as_deref()),
         },
         workdir: match expected.workdir {
             None => Identity::Unknown,
             Some(workdir) => match &workdir.reached {
-                Some(workdir) => identity::workdir(workdir, options.work.as_deref()),
-                None => identity::missing(&workdir.place, options.work.as_deref()),
+                Some(workdir) => shows::workdir(workdir, options.work.as_deref()),
+                None => shows::missing(&workdir.place, options.work.as_deref()),
             },
         },
         recorded,

@@ -10,8 +10,8 @@ use std::os::unix::ffi::OsStrExt;
 use rustix::fs::{AtFlags, FileType, RawDir, statat};
 use rustix::io::Errno;
 
+use crate::linux::safe_path::Reached;
 use crate::nix::store_path::Entry;
-use crate::path_walk::Reached;
 
 /// How many names a finding can use; more are not collected.
 const MAXIMUM: usize = 100;
@@ -101,7 +101,7 @@ fn list(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::path_walk::{Symlinks, directory};
+    use crate::linux::safe_path::{Symlinks, directory};
     use std::fs;
 
     fn scratch(names: &[&str]) -> (tempfile::TempDir, Reached) {

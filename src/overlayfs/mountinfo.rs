@@ -5,7 +5,7 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use super::octal;
-use crate::show::show;
+use crate::escape::show;
 
 /// One line of it: one mount.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use crate::config::Mistake;
 /// Why a command came to no result, as JSON in its place.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct ErrorReport {
+pub(crate) struct ErrorReport {
     /// The version of this format: 1.
     pub version: u32,
     /// `refused` (exit code 2) or `failed` (exit code 3).
@@ -28,7 +28,7 @@ impl ErrorReport {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub fn print(&self) -> std::io::Result<()> {
+    pub(crate) fn print(&self) -> std::io::Result<()> {
         let mut out = std::io::stdout().lock();
         serde_json::to_writer_pretty(&mut out, self)?;
         writeln!(out)?;

@@ -10,19 +10,20 @@ mod warm;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::apply::{Holder, StepReport};
+use crate::apply::Holder;
 use crate::check::{Finding, Severity};
+use crate::plan::StepReport;
 use crate::systemd::journal::Journal;
 
-pub use error::ErrorReport;
-pub use status::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
-pub use url::{UrlByVersion, UrlReport};
-pub use warm::WarmReport;
+pub(crate) use error::ErrorReport;
+pub(crate) use status::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
+pub(crate) use url::{UrlByVersion, UrlReport};
+pub(crate) use warm::WarmReport;
 
 /// The result of `up`, `down`, `plan` and `check`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct Report {
+pub(crate) struct Report {
     /// The version of this format: 1.
     pub version: u32,
     /// The command: `up`, `down`, `plan` or `check`.
@@ -46,7 +47,7 @@ pub struct Report {
 /// How a command went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// What was asked for is done.
     Done,
     /// There was nothing to do.
@@ -61,7 +62,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// The exit code that says the same.
-    pub fn exit_code(self) -> u8 {
+    pub(crate) fn exit_code(self) -> u8 {
         match self {
             Outcome::Done | Outcome::Unchanged => 0,
             Outcome::NotAsDescribed => 1,
@@ -73,7 +74,7 @@ impl Outcome {
 
 impl Report {
     /// A report of nothing so far.
-    pub fn new(command: &'static str, store: &str) -> Report {
+    pub(crate) fn new(command: &'static str, store: &str) -> Report {
         Report {
             version: 1,
             command,
@@ -87,19 +88,19 @@ impl Report {
     }
 
     /// The machine would not do it, and why.
-    pub fn fail(&mut self, why: String) {
+    pub(crate) fn fail(&mut self, why: String) {
         self.outcome = Outcome::Failed;
         self.failure = Some(why);
     }
 
     /// What it all amounts to, in one line.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         text::summary(self)
     }
 
     /// Adds findings, in the order in which reports show them; an error among them makes the
     /// outcome [`Outcome::NotAsDescribed`].
-    pub fn add_findings(&mut self, findings: Vec<Finding>) {
+    pub(crate) fn add_findings(&mut self, findings: Vec<Finding>) {
         self.findings.extend(findings);
         self.findings
             .sort_by_key(|finding| (finding.part, std::cmp::Reverse(finding.severity)));
@@ -126,7 +127,7 @@ impl Report {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub fn print(&self, json: bool) -> std::io::Result<()> {
+    pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
         use std::io::Write;
         if !json && let Some(journal) = Journal::behind_standard_output() {
             return journal::send(&journal, self);
@@ -143,7 +144,7 @@ impl Report {
 }
 
 /// Prints findings to standard error: for commands whose result is something else.
-pub fn warn(findings: &[Finding]) {
+pub(crate) fn warn(findings: &[Finding]) {
     let mut out = anstream::stderr().lock();
     for finding in findings {
         // Nothing is left to tell it to if standard error cannot be written to.

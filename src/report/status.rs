@@ -4,12 +4,12 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::system;
+use crate::linux::clock;
 
 /// The result of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct StatusReport {
+pub(crate) struct StatusReport {
     /// The version of this format: 1.
     pub version: u32,
     /// The store's name.
@@ -61,7 +61,7 @@ pub struct StatusReport {
 /// What is in the layers and the upper database.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct Content {
+pub(crate) struct Content {
     /// Objects in the upper layer.
     pub objects: u64,
     /// Those of them that the lower store has too.
@@ -77,7 +77,7 @@ pub struct Content {
 /// What the objects in the upper layer take up, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct SizesReport {
+pub(crate) struct SizesReport {
     /// All of them.
     pub upper_layer: u64,
     /// What removing those that the lower store has too would free.
@@ -87,7 +87,7 @@ pub struct SizesReport {
 /// Metadata that was copied up with `warm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct WarmedReport {
+pub(crate) struct WarmedReport {
     /// When, in seconds since 1970.
     pub time: u64,
     /// How many paths of those asked for had a row then.
@@ -99,7 +99,7 @@ pub struct WarmedReport {
 /// A check that was remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct CheckedReport {
+pub(crate) struct CheckedReport {
     /// When, in seconds since 1970.
     pub time: u64,
     /// The codes of the errors.
@@ -113,7 +113,7 @@ impl StatusReport {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub fn print(&self, json: bool) -> std::io::Result<()> {
+    pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
         let mut out = anstream::stdout().lock();
         if json {
             serde_json::to_writer_pretty(&mut out, self)?;
@@ -193,6 +193,6 @@ impl StatusReport {
 
 /// How long ago a time in seconds since 1970 is, in words.
 fn ago(time: u64) -> String {
-    let passed = Duration::from_secs(system::now().saturating_sub(time));
+    let passed = Duration::from_secs(clock::now().saturating_sub(time));
     format!("{} ago", indicatif::HumanDuration(passed))
 }

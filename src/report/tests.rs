@@ -3,22 +3,22 @@
 use std::path::PathBuf;
 
 use super::*;
-use crate::apply::plan;
-use crate::check::{check, healthy};
+use crate::check::{check, fixture};
 use crate::observe::Usage;
+use crate::plan::plan;
 
 /// A report in which everything occurs that can.
 fn full() -> Report {
-    let store = healthy::store(healthy::DESCRIPTION);
-    let mut observed = healthy::observed(&store);
-    healthy::directory(&mut observed.state[1]).mode = 0o777;
+    let store = fixture::store(fixture::DESCRIPTION);
+    let mut observed = fixture::observed(&store);
+    fixture::directory(&mut observed.state[1]).mode = 0o777;
     observed.upper_layer.usage = Usage::Locked(vec![17]);
     observed.upper_layer.strangers = Some(vec!["a\x1b[31m\u{202e}b".into()]);
     observed.machine.build_users_gid = None;
-    healthy::directory(&mut observed.upper_layer.place).mode = 0o755;
+    fixture::directory(&mut observed.upper_layer.place).mode = 0o755;
     let mut report = Report::new("down", &store.name);
     report.add_findings(check(&store, &observed));
-    let steps = plan(&store, &healthy::untouched(&store), false).unwrap();
+    let steps = plan(&store, &fixture::untouched(&store), false).unwrap();
     report.steps = steps.steps.iter().map(|step| step.report()).collect();
     report.holders = vec![Holder {
         pid: 4711,
@@ -78,14 +78,14 @@ fn every_outcome_has_its_line_and_exit_code() {
 
 #[test]
 fn an_error_outweighs_everything_but_a_failure() {
-    let store = healthy::store(healthy::DESCRIPTION);
-    let mut observed = healthy::observed(&store);
+    let store = fixture::store(fixture::DESCRIPTION);
+    let mut observed = fixture::observed(&store);
     let mut report = Report::new("up", "example");
     report.outcome = Outcome::Done;
     report.add_findings(check(&store, &observed));
     assert_eq!(report.outcome, Outcome::Done);
     observed.upper_layer.place.path = PathBuf::from("/elsewhere");
-    healthy::unmounted(&mut observed);
+    fixture::unmounted(&mut observed);
     report.add_findings(check(&store, &observed));
     assert_eq!(report.outcome, Outcome::NotAsDescribed);
 }

@@ -8,7 +8,7 @@ use crate::check::Finding;
 /// The result of `url`, as JSON.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct UrlReport {
+pub(crate) struct UrlReport {
     /// The version of this format: 1.
     pub version: u32,
     /// The store's name.
@@ -27,7 +27,7 @@ pub struct UrlReport {
 
 /// A URL that has to be written differently for different versions of Nix.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct UrlByVersion {
+pub(crate) struct UrlByVersion {
     /// For Nix 2.33 and before.
     #[serde(rename = "before-2.34")]
     pub before_2_34: String,

@@ -6,7 +6,7 @@ use crate::warm::Warmed;
 /// The result of `warm`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct WarmReport {
+pub(crate) struct WarmReport {
     /// The version of this format: 1.
     pub version: u32,
     /// The store's name.
@@ -32,7 +32,7 @@ pub struct WarmReport {
 
 impl WarmReport {
     /// A report of nothing so far.
-    pub fn new(store: &str) -> Self {
+    pub(crate) fn new(store: &str) -> Self {
         Self {
             version: 1,
             store: store.to_owned(),
@@ -48,7 +48,7 @@ impl WarmReport {
     }
 
     /// Adds what one copy did.
-    pub fn add(&mut self, warmed: &Warmed) {
+    pub(crate) fn add(&mut self, warmed: &Warmed) {
         self.copied += warmed.copied;
         self.present += warmed.present;
         self.references += warmed.references;
@@ -60,7 +60,7 @@ impl WarmReport {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub fn print(&self, json: bool) -> std::io::Result<()> {
+    pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
         use std::io::Write;
         let mut out = anstream::stdout().lock();
         if json {
@@ -73,7 +73,7 @@ impl WarmReport {
     }
 
     /// What was copied, in words.
-    pub fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         let Self {
             copied,
             references,

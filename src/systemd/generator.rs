@@ -12,7 +12,7 @@ use std::process::ExitCode;
 
 use super::units::{Content, Described, Files, Places, units};
 use crate::config::{self, Environment};
-use crate::show::show_path;
+use crate::escape::show_path;
 
 /// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
 const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];

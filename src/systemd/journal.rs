@@ -11,7 +11,7 @@ const SOCKET: &str = "/run/systemd/journal/socket";
 
 /// A priority, as syslog(3) numbers them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Priority {
+pub(crate) enum Priority {
     /// Something does not work.
     Error = 3,
     /// Something will not.
@@ -24,7 +24,7 @@ pub enum Priority {
 
 /// The journal.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     socket: UnixDatagram,
     unit: Option<String>,
 }
@@ -32,7 +32,7 @@ pub struct Journal {
 impl Journal {
     /// The journal, if that is where standard output goes: `JOURNAL_STREAM` names its device and
     /// inode (systemd.exec(5)).
-    pub fn behind_standard_output() -> Option<Journal> {
+    pub(crate) fn behind_standard_output() -> Option<Journal> {
         let named = std::env::var("JOURNAL_STREAM").ok()?;
         let out = File::from(io::stdout().as_fd().try_clone_to_owned().ok()?);
         let status = out.metadata().ok()?;
@@ -52,7 +52,7 @@ impl Journal {
     ///
     /// # Errors
     /// When the journal does not take it, as one that is too long for a datagram.
-    pub fn send(
+    pub(crate) fn send(
         &self,
         priority: Priority,
         message: &str,

@@ -1,7 +1,7 @@
 //! What systemd is told: units, made by a generator, and messages while a command runs.
 
-pub mod generator;
-pub mod journal;
-pub mod notify;
-pub mod text;
-pub mod units;
+pub(crate) mod generator;
+pub(crate) mod journal;
+pub(crate) mod notify;
+pub(crate) mod text;
+pub(crate) mod units;

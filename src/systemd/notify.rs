@@ -13,7 +13,7 @@ const EXTENSION: u32 = 300_000_000;
 /// The service manager, if this process runs under one that wants to hear of it. One that does not
 /// listen is no reason not to do the work: nothing here fails.
 #[derive(Debug, Default)]
-pub struct ServiceManager(Option<Messenger>);
+pub(crate) struct ServiceManager(Option<Messenger>);
 
 /// A thread that keeps the root directory it began with: the socket is looked up anew for each
 /// message, and with `--root` its path comes to mean something else for the rest of the process.
@@ -33,23 +33,23 @@ enum Message {
 impl ServiceManager {
     /// The service manager that `NOTIFY_SOCKET` names, if it does. To be called before `--root`
     /// changes what that path means.
-    pub fn from_environment() -> ServiceManager {
+    pub(crate) fn from_environment() -> ServiceManager {
         let named = std::env::var_os("NOTIFY_SOCKET").is_some();
         ServiceManager(named.then(Messenger::start).flatten())
     }
 
     /// Tells what is being done, for `systemctl status`, and that it takes its time.
-    pub fn working(&self, text: &str) {
+    pub(crate) fn working(&self, text: &str) {
         self.send(Message::Working(line(text)));
     }
 
     /// Tells that the service is ready.
-    pub fn ready(&self, status: &str) {
+    pub(crate) fn ready(&self, status: &str) {
         self.send(Message::Ready(line(status)));
     }
 
     /// Tells how it ended.
-    pub fn status(&self, text: &str) {
+    pub(crate) fn status(&self, text: &str) {
         self.send(Message::Status(line(text)));
     }
 

@@ -5,7 +5,7 @@ use std::path::Path;
 
 /// A string as part of a unit's name, as `systemd-escape` makes it (systemd.unit(5), "String
 /// escaping for inclusion in unit names").
-pub fn unit_name(text: &str) -> String {
+pub(crate) fn unit_name(text: &str) -> String {
     let mut name = String::with_capacity(text.len());
     for (index, byte) in text.bytes().enumerate() {
         match byte {
@@ -21,7 +21,7 @@ pub fn unit_name(text: &str) -> String {
 }
 
 /// One word of a setting that takes several: in quotes, with specifiers (`%`) made ordinary.
-pub fn word(bytes: &[u8]) -> String {
+pub(crate) fn word(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 2);
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:=@,~".contains(byte);
     if !bytes.is_empty() && bytes.iter().all(plain) {
@@ -42,29 +42,29 @@ pub fn word(bytes: &[u8]) -> String {
 }
 
 /// A path as one word.
-pub fn path(path: &Path) -> String {
+pub(crate) fn path(path: &Path) -> String {
     word(path.as_os_str().as_bytes())
 }
 
 /// One word of a command line, where `$` begins a variable, too.
-pub fn argument(path: &Path) -> String {
+pub(crate) fn argument(path: &Path) -> String {
     word(path.as_os_str().as_bytes()).replace('$', "$$")
 }
 
 /// A path as the whole value of a setting that takes one, such as `ListenStream=`: not in quotes,
 /// with specifiers made ordinary.
-pub fn whole(path: &Path) -> String {
+pub(crate) fn whole(path: &Path) -> String {
     path.to_string_lossy().replace('%', "%%")
 }
 
 /// Text for people in a setting, such as a description.
-pub fn prose(text: &str) -> String {
+pub(crate) fn prose(text: &str) -> String {
     text.replace('%', "%%")
 }
 
 /// A value in double quotes, read alike by systemd's `EnvironmentFile=` (which expands nothing, but
 /// takes a backslash before these four characters away) and by a shell that sources the file.
-pub fn environment_value(value: &str) -> String {
+pub(crate) fn environment_value(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);
     quoted.push('"');
     for character in value.chars() {

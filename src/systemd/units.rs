@@ -39,7 +39,7 @@ UMask=0022
 
 /// A store and the file that describes it.
 #[derive(Debug)]
-pub struct Described {
+pub(crate) struct Described {
     /// The store.
     pub store: Store,
     /// The file.
@@ -48,7 +48,7 @@ pub struct Described {
 
 /// A file or a symbolic link.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Content {
+pub(crate) enum Content {
     /// A file with this text.
     Text(String),
     /// A symbolic link to this path.
@@ -56,11 +56,11 @@ pub enum Content {
 }
 
 /// What is made, by its path below the directory that the units are written to.
-pub type Files = BTreeMap<PathBuf, Content>;
+pub(crate) type Files = BTreeMap<PathBuf, Content>;
 
 /// Where things are in the system that the units are for.
 #[derive(Clone, Copy, Debug)]
-pub struct Places<'a> {
+pub(crate) struct Places<'a> {
     /// overstore itself.
     pub program: &'a Path,
     /// Nix's daemon: a path, or a name that systemd looks up.
@@ -71,7 +71,7 @@ pub struct Places<'a> {
 
 impl Places<'_> {
     /// What the descriptions are read in: the hook is beside the program, the rest is Nix's default.
-    pub fn environment(&self) -> Environment {
+    pub(crate) fn environment(&self) -> Environment {
         Environment {
             remount_hook: self
                 .program
@@ -83,7 +83,7 @@ impl Places<'_> {
 }
 
 /// The units of all stores. `environment` is what the descriptions were read in.
-pub fn units(stores: &[Described], places: Places<'_>, environment: &Environment) -> Files {
+pub(crate) fn units(stores: &[Described], places: Places<'_>, environment: &Environment) -> Files {
     let mut files = Files::new();
     for described in stores {
         let unit = Unit {
@@ -128,7 +128,7 @@ impl Unit<'_> {
     fn head(&self) -> String {
         format!(
             "# Made by overstore from {}.\n",
-            crate::show::show_path(&self.described.file)
+            crate::escape::show_path(&self.described.file)
         )
     }
 

@@ -1,9 +1,9 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::escape::show_path;
 use crate::lower::{LowerError, Transient};
 use crate::nix::store_path::StorePath;
-use crate::show::show_path;
 
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]

@@ -6,30 +6,31 @@
 //! all columns in their normal form, the references, and the outputs of derivations as their `.drv`
 //! files have them. Only the row ids are others.
 //!
-//! A lower store that is a database is attached, and its ids are mapped to new ones (`by_id`).
-//! Every other kind is asked path by path (`by_path`).
+//! A lower store that is a database is attached, and its ids are mapped to new ones (`copy_attached`).
+//! Every other kind is asked path by path (`copy_asked`).
 //!
 //! Foreign keys are off meanwhile: what they would prove row by row is proved once, since a
 //! reference is only written when its path has a row, or will have one before the commit.
 
-mod by_id;
-mod by_path;
+mod copy_asked;
+mod copy_attached;
 mod error;
 mod outputs;
 mod reader;
 mod roots;
-mod upper;
+mod upper_writer;
 
 pub use error::WarmError;
-pub use roots::{Roots, find as find_roots, into_store};
+pub(crate) use roots::{Roots, find as find_roots, into_store};
 
 use std::path::Path;
 
 use crate::config::MetadataSource;
-use crate::lower::{self, StoreDirectory};
+use crate::lower;
+use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use outputs::Objects;
-use upper::Upper;
+use upper_writer::Upper;
 
 /// Where to copy from and to.
 #[derive(Debug, Clone, Copy)]
@@ -110,13 +111,13 @@ impl Warm<'_> {
             MetadataSource::Database { state, .. } => {
                 let path = state.join("db/db.sqlite");
                 lower::retry(
-                    || Ok(Box::new(lower::sqlite::Database::open(&path)?)),
-                    |lower| by_id::copy(&upper, lower, self.store, &objects, wanted),
+                    || Ok(Box::new(lower::database::Database::open(&path)?)),
+                    |lower| copy_attached::copy(&upper, lower, self.store, &objects, wanted),
                 )
             }
             other => lower::retry(
                 || lower::open(other, self.store),
-                |source| by_path::copy(&upper, source, self.store, &objects, wanted),
+                |source| copy_asked::copy(&upper, source, self.store, &objects, wanted),
             ),
         }
     }

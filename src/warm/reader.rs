@@ -9,11 +9,13 @@ use rusqlite::{Connection, OptionalExtension};
 
 use super::WarmError;
 use super::error::MOST_LISTED;
-use super::upper::Writer;
-use crate::lower::sqlite::{Database, read_row, read_text};
-use crate::lower::{PathInfo, StoreDirectory};
+use super::upper_writer::Writer;
+use crate::escape::show;
+use crate::lower::database::Database;
+use crate::lower::sqlite::{read_row, text as read_text};
+use crate::nix::path_info::PathInfo;
+use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
-use crate::show::show;
 
 /// The ids of what a path refers to. In the order of the index, so that a tree that leads in a circle
 /// is noticed.

@@ -7,7 +7,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::WarmError;
-use crate::lower::StoreDirectory;
+use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 
 /// Where the roots of warmed paths are, below the state directory's `gcroots`.
@@ -18,13 +18,13 @@ const DEEPEST: usize = 16;
 /// The roots that keep Nix's collector from undoing what was warmed: links in a directory of their
 /// own, `${state}/gcroots/overstore`, each named after the store path that it points to.
 #[derive(Debug)]
-pub struct Roots {
+pub(crate) struct Roots {
     gcroots: PathBuf,
 }
 
 impl Roots {
     /// Those of the store with this state directory.
-    pub fn of(state: &Path) -> Self {
+    pub(crate) fn of(state: &Path) -> Self {
         Self {
             gcroots: state.join("gcroots"),
         }
@@ -35,7 +35,11 @@ impl Roots {
     ///
     /// # Errors
     /// When the directory or a link in it cannot be made.
-    pub fn keep(&self, paths: &[StorePath], store: &StoreDirectory) -> Result<(), WarmError> {
+    pub(crate) fn keep(
+        &self,
+        paths: &[StorePath],
+        store: &StoreDirectory,
+    ) -> Result<(), WarmError> {
         let keep = || {
             let gcroots = directory(rustix::fs::CWD, &self.gcroots)?;
             match rustix::fs::mkdirat(&gcroots, DIRECTORY, Mode::from_raw_mode(0o755)) {
@@ -59,7 +63,7 @@ impl Roots {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn kept(&self) -> Result<Vec<StorePath>, WarmError> {
+    pub(crate) fn kept(&self) -> Result<Vec<StorePath>, WarmError> {
         let kept = || {
             let Some(own) = self.own()? else {
                 return Ok(Vec::new());
@@ -80,7 +84,7 @@ impl Roots {
     ///
     /// # Errors
     /// When the directory cannot be read or a link cannot be removed.
-    pub fn forget(&self) -> Result<u64, WarmError> {
+    pub(crate) fn forget(&self) -> Result<u64, WarmError> {
         let paths = self.kept()?;
         let forget = || {
             let mut forgotten = 0;
@@ -132,7 +136,7 @@ impl Roots {
 ///
 /// # Errors
 /// When the directory cannot be read.
-pub fn find(path: &Path, store: &StoreDirectory) -> Result<Vec<StorePath>, WarmError> {
+pub(crate) fn find(path: &Path, store: &StoreDirectory) -> Result<Vec<StorePath>, WarmError> {
     let io = |source: io::Error| WarmError::Io {
         path: path.to_owned(),
         source,
@@ -190,7 +194,7 @@ fn walk(
 }
 
 /// The store path that a path is, or lies in.
-pub fn into_store(path: &Path, store: &StoreDirectory) -> Option<StorePath> {
+pub(crate) fn into_store(path: &Path, store: &StoreDirectory) -> Option<StorePath> {
     let path = path.as_os_str().as_bytes();
     let slashes = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
     // The whole, or up to one of its slashes.

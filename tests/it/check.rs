@@ -720,7 +720,7 @@ fn every_code_is_made_by_a_test_on_the_real_kernel() {
             text += &fs::read_to_string(path).unwrap();
         }
     }
-    let missing: Vec<_> = overstore::check::Code::ALL
+    let missing: Vec<_> = overstore::testing::check::Code::ALL
         .iter()
         .map(|code| code.as_str())
         .filter(|code| {

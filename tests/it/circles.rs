@@ -6,15 +6,19 @@ use std::path::{Path, PathBuf};
 use std::sync::mpsc::channel;
 use std::time::Duration;
 
-use overstore::check::{self, Code};
-use overstore::config::{self, Environment, MetadataSource};
-use overstore::lower::sqlite::SqliteSource;
-use overstore::lower::{LowerError, Source, StoreDirectory};
-use overstore::nix::schema;
-use overstore::nix::store_path::StorePath;
-use overstore::observe::{self, Depth};
-use overstore::system::System;
-use overstore::warm::{Wanted, Warm, WarmError};
+use overstore::testing::check;
+use overstore::testing::check::Code;
+use overstore::testing::config;
+use overstore::testing::config::{Environment, MetadataSource};
+use overstore::testing::linux::System;
+use overstore::testing::lower::SqliteSource;
+use overstore::testing::lower::{LowerError, Source};
+use overstore::testing::nix::StoreDirectory;
+use overstore::testing::nix::StorePath;
+use overstore::testing::nix::schema;
+use overstore::testing::observe;
+use overstore::testing::observe::Depth;
+use overstore::testing::warm::{Wanted, Warm, WarmError};
 use rusqlite::Connection;
 use tempfile::TempDir;
 

@@ -3,9 +3,10 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use overstore::check::{Code, Severity, description};
-use overstore::config::{self, Auto, Environment, Errors, MetadataSource, Store};
-use overstore::nix::url::{StoreReference, UrlRules};
+use overstore::testing::check::{Code, Severity, description};
+use overstore::testing::config;
+use overstore::testing::config::{Auto, Environment, Errors, MetadataSource, Store};
+use overstore::testing::nix::url::{StoreReference, UrlRules};
 use proptest::prelude::*;
 
 fn environment() -> Environment {
@@ -253,7 +254,7 @@ proptest! {
     /// What Nix reads out of the store URL is what the description says, for both kinds of Nix.
     #[test]
     fn urls_say_what_descriptions_do(root in path(), lower in path(), upper in path(), work in path(), read_only: bool) {
-        let given = StoreReference::new(overstore::nix::url::StoreKind::Local)
+        let given = StoreReference::new(overstore::testing::nix::url::StoreKind::Local)
             .with("root", format!("/lower{lower}").as_bytes());
         let text = format!(
             "root = {}\nlower-store = {}\nupper-layer = {}\nworkdir = {}\n[lower]\nread-only = {read_only}\n",

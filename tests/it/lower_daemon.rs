@@ -4,10 +4,12 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::support::World;
-use overstore::lower::daemon::{DaemonSource, probe};
-use overstore::lower::sqlite::SqliteSource;
-use overstore::lower::{OverlaySource, PathInfo, Source, StoreDirectory};
-use overstore::nix::store_path::StorePath;
+use overstore::testing::lower::DaemonSource;
+use overstore::testing::lower::SqliteSource;
+use overstore::testing::lower::{OverlaySource, Source};
+use overstore::testing::nix::StorePath;
+use overstore::testing::nix::probe;
+use overstore::testing::nix::{PathInfo, StoreDirectory};
 
 const SOCKET: &str = "/run/nix.socket";
 const DATABASE: &str = "/nix/var/nix/db/db.sqlite";

@@ -7,10 +7,11 @@ use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use overstore::lower::sqlite::{SnapshotError, SqliteSource};
-use overstore::lower::{LowerError, PathInfo, Source, StoreDirectory};
-use overstore::nix::schema;
-use overstore::nix::store_path::StorePath;
+use overstore::testing::lower::{LowerError, Source};
+use overstore::testing::lower::{SnapshotError, SqliteSource};
+use overstore::testing::nix::StorePath;
+use overstore::testing::nix::schema;
+use overstore::testing::nix::{PathInfo, StoreDirectory};
 use proptest::prelude::*;
 use rusqlite::Connection;
 use tempfile::TempDir;

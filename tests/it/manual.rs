@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use crate::support::World;
-use overstore::config::{self, Environment, KEYS};
+use overstore::testing::config;
+use overstore::testing::config::{Environment, KEYS};
 
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 
@@ -168,7 +169,7 @@ fn fragments_are_parts_of_descriptions() {
 
 #[test]
 fn every_command_is_in_the_table() {
-    let command = <overstore::cli::Cli as clap::CommandFactory>::command();
+    let command = <overstore::Cli as clap::CommandFactory>::command();
     for command in command.get_subcommands() {
         let (name, text) = (command.get_name(), page("docs/manual.md"));
         assert!(text.contains(&format!("`{name}")), "{name}");

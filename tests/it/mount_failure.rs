@@ -4,10 +4,11 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use overstore::apply::mount_failure::{Cause, MountFailure};
-use overstore::apply::{KernelLog, Overlay};
-use overstore::overlayfs::options::{MountOption, MountOptions};
-use overstore::system::System;
+use overstore::testing::apply::{Cause, MountFailure};
+use overstore::testing::linux::KernelLog;
+use overstore::testing::linux::System;
+use overstore::testing::overlayfs::{MountOption, MountOptions};
+use overstore::testing::plan::Overlay;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::thread::{CapabilitySet, UnshareFlags};

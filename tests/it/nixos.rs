@@ -13,7 +13,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::support::{Content, Files, Run, World, assert_expected, files, skip};
-use overstore::config::{self, KEYS};
+use overstore::testing::config;
+use overstore::testing::config::KEYS;
 use serde_json::Value;
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");

@@ -9,7 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use overstore::systemd::generator::generate;
+use overstore::testing::systemd::generate;
 
 use crate::support::{assert_expected, cases, files, skip};
 

@@ -1,7 +1,8 @@
 //! What `overstore warm` copies up is what Nix copies up.
 
 use crate::support::{Run, Snapshot, World};
-use overstore::nix::version::NixVersion;
+
+use overstore::testing::nix::NixVersion;
 
 /// All rows, without their ids, as text that tells types apart.
 const ROWS: &str = "

@@ -1,0 +1,194 @@
+//! From the STORE argument to a validated description.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::cli::{RootArgument, StoreArgument};
+use crate::commands::Failure;
+use crate::config::{self, Environment, Store};
+use crate::escape::{shell_quote, show_path};
+use crate::linux::root::System;
+use crate::observe;
+
+/// Where the descriptions are that have a name.
+const DIRECTORY: &str = "/etc/overstore";
+
+/// The size of a description, in bytes, above which it is not read: it is some other file then.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// A description and the machine it is for.
+#[derive(Debug)]
+pub(super) struct Loaded {
+    /// The description.
+    pub store: Store,
+    /// The machine.
+    pub system: System,
+}
+
+/// Reads the description of a store and prepares to work on its machine. With `--root`, this
+/// process's root directory is changed first, and the description is looked for below it unless
+/// `--description-here` says otherwise.
+///
+/// # Errors
+/// When there is no such description, when it is wrong, or when the root directory cannot be
+/// changed.
+pub(super) fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded, Failure> {
+    let Some(directory) = &root.root else {
+        let store = description(store)?;
+        let system = System::here()
+            .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+        return Ok(Loaded { store, system });
+    };
+    let environment = observe::environment_of_target(observe::hook());
+    let outer = if root.description_here {
+        Some(read(store, &environment)?)
+    } else {
+        None
+    };
+    let system = System::enter(directory).map_err(|error| {
+        Failure::Machine(format!(
+            "cannot work on the system below {}: {error}\n\
+             remedy: run this as root, with the directory that the system is mounted on",
+            show_path(directory)
+        ))
+    })?;
+    let mut store = match outer {
+        Some(store) => store,
+        None => read(store, &environment)?,
+    };
+    let here = match root.description_here {
+        true => "--description-here ",
+        false => "",
+    };
+    store.arguments = format!(
+        "--root {} {here}{}",
+        shell_quote(directory),
+        store.arguments
+    );
+    Ok(Loaded { store, system })
+}
+
+/// Reads the description of a store of this machine.
+///
+/// # Errors
+/// When there is none, or it is wrong.
+pub(super) fn description(store: &StoreArgument) -> Result<Store, Failure> {
+    Ok(description_and_environment(store)?.0)
+}
+
+/// [`description`], and the environment that it was read in.
+pub(super) fn description_and_environment(
+    store: &StoreArgument,
+) -> Result<(Store, Environment), Failure> {
+    let environment = observe::environment();
+    Ok((read(store, &environment)?, environment))
+}
+
+fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {
+    let mut described = read_file(&file(&store.store)?, environment)?;
+    described.arguments = shell_quote(store.store.as_ref());
+    Ok(described)
+}
+
+/// Reads a description from a file.
+///
+/// # Errors
+/// When it cannot be read, or is wrong.
+pub(super) fn read_file(file: &Path, environment: &Environment) -> Result<Store, Failure> {
+    let text = contents(file)?;
+    // A name that is not UTF-8 is shown escaped everywhere.
+    let name = show_path(Path::new(file.file_stem().unwrap_or_default())).into_owned();
+    Ok(config::parse(&name, &show_path(file), &text, environment)?)
+}
+
+/// The file that a STORE argument means.
+fn file(argument: &OsStr) -> Result<PathBuf, Failure> {
+    let bytes = argument.as_bytes();
+    if bytes.contains(&b'/') || bytes.ends_with(b".toml") {
+        return Ok(PathBuf::from(argument));
+    }
+    if bytes.is_empty() || bytes.starts_with(b".") {
+        return Err(Failure::Refused(format!(
+            "`{}` is not the name of a store\n\
+             remedy: give a name, for {DIRECTORY}/NAME.toml, or the path of a file",
+            show_path(Path::new(argument))
+        )));
+    }
+    let mut name = OsString::from(argument);
+    name.push(".toml");
+    Ok(Path::new(DIRECTORY).join(name))
+}
+
+fn contents(file: &Path) -> Result<String, Failure> {
+    let shown = show_path(file);
+    let mut bytes = Vec::new();
+    File::open(file)
+        .and_then(|open| open.take(MAX_SIZE + 1).read_to_end(&mut bytes))
+        .map_err(|error| Failure::Refused(unreadable(file, &error)))?;
+    if bytes.len() as u64 > MAX_SIZE {
+        return Err(Failure::Refused(format!(
+            "{shown} has more than {MAX_SIZE} bytes, so it is no description of a store\n\
+             remedy: give the path of a TOML file as `overstore new` prints it"
+        )));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let before = &error.as_bytes()[..at];
+        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
+        Failure::Refused(format!(
+            "{shown}:{line}:{column}: expected UTF-8, as in every TOML file, found the byte 0x{:02X}\n\
+             remedy: save the file as UTF-8",
+            error.as_bytes()[at]
+        ))
+    })
+}
+
+/// Why a description cannot be read, and what to do.
+fn unreadable(file: &Path, error: &io::Error) -> String {
+    let shown = show_path(file);
+    match error.kind() {
+        io::ErrorKind::NotFound => {
+            let remedy = match others(file) {
+                names if names.is_empty() => format!(
+                    "write one: `overstore new > {shown}`, then edit it; or give the path of a file"
+                ),
+                names => {
+                    format!("give one of the names that there are ({names}), or the path of a file")
+                }
+            };
+            format!("there is no file {shown}\nremedy: {remedy}")
+        }
+        io::ErrorKind::IsADirectory => {
+            format!("{shown} is a directory\nremedy: give the path of a TOML file in it")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!(
+                "{shown} cannot be read: {error}\nremedy: run this as root, or make the file readable"
+            )
+        }
+        _ => format!(
+            "{shown} cannot be read: {error}\nremedy: give the path of a readable TOML file"
+        ),
+    }
+}
+
+/// The names of the descriptions beside a named one that is not there, with commas.
+fn others(file: &Path) -> String {
+    if file.parent() != Some(Path::new(DIRECTORY)) {
+        return String::new();
+    }
+    let Ok(entries) = std::fs::read_dir(DIRECTORY) else {
+        return String::new();
+    };
+    let mut names: Vec<_> = entries
+        .filter_map(|entry| Some(PathBuf::from(entry.ok()?.file_name())))
+        .filter(|name| name.extension() == Some(OsStr::new("toml")))
+        .filter_map(|name| Some(format!("`{}`", show_path(Path::new(name.file_stem()?)))))
+        .collect();
+    names.sort();
+    names.join(", ")
+}

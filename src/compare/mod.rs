@@ -1,0 +1,17 @@
+//! Layers against databases: what only one of them has, what the bytes are, what it all takes, and
+//! what tells one lower store from another.
+
+mod contents;
+mod fingerprint;
+mod layers;
+mod sizes;
+
+pub(crate) use contents::{Contents, Damaged};
+pub use contents::{Progress, contents};
+pub(crate) use fingerprint::Difference;
+pub use fingerprint::Identity;
+#[cfg(test)]
+pub(crate) use layers::Missing;
+pub use layers::across;
+pub(crate) use layers::{Across, Several};
+pub(crate) use sizes::sizes;

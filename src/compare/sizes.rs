@@ -1,0 +1,148 @@
+//! What objects take up on the disk.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
+
+use crate::linux::safe_path::{self, Symlinks};
+use crate::nix::store_path::Entry;
+
+/// A directory inside of an object.
+const INSIDE: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+/// What objects in the upper layer take up, in bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Sizes {
+    /// All objects in the upper layer.
+    pub upper_layer: u64,
+    /// Those of them that the lower store has too.
+    pub both: u64,
+}
+
+/// Adds up the disk space of all objects in the upper layer, a file with several links once. Calls
+/// `progress` after each object. Costs a system call for each file in the upper layer.
+///
+/// # Errors
+/// When a layer cannot be read. Objects that disappear meanwhile are passed over.
+pub(crate) fn sizes(
+    upper: &Path,
+    lower: &Path,
+    mut progress: impl FnMut(),
+) -> std::io::Result<Sizes> {
+    let open = |path| match safe_path::directory(path, Symlinks::Refuse) {
+        Ok(reached) => Ok(reached.open()?),
+        Err(obstacle) => Err(std::io::Error::other(format!("{obstacle:?}"))),
+    };
+    let (upper, lower) = (open(upper)?, open(lower)?);
+    let mut sizes = Sizes::default();
+    let mut linked = HashSet::new();
+    for entry in Dir::read_from(&upper)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        if !matches!(Entry::of(name.to_bytes()), Entry::StorePath(_)) {
+            continue;
+        }
+        let below = rustix::fs::statat(&lower, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let bytes = size(upper.as_fd(), name, &mut linked)?;
+        sizes.upper_layer += bytes;
+        if below {
+            sizes.both += bytes;
+        }
+        progress();
+    }
+    Ok(sizes)
+}
+
+/// The space of one file or directory and all in it. Goes down without recursion: a tree may be
+/// deeper than the stack.
+fn size(
+    directory: impl AsFd,
+    name: &std::ffi::CStr,
+    linked: &mut HashSet<(u64, u64)>,
+) -> Result<u64, Errno> {
+    let mut count = |stat: &Stat| match stat.st_nlink {
+        2.. if FileType::from_raw_mode(stat.st_mode) != FileType::Directory
+            && !linked.insert((stat.st_dev, stat.st_ino)) =>
+        {
+            0
+        }
+        _ => u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
+    };
+    let enter = |directory: &dyn Fn() -> Result<OwnedFd, Errno>| match directory() {
+        Ok(directory) => Dir::new(directory).map(Some),
+        // Deleted meanwhile.
+        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
+        Err(error) => Err(error),
+    };
+    let stat = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(0),
+        Err(error) => return Err(error),
+    };
+    let mut bytes = count(&stat);
+    let mut open = Vec::new();
+    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+        open.extend(enter(&|| {
+            rustix::fs::openat(&directory, name, INSIDE, Mode::empty())
+        })?);
+    }
+    while let Some(inner) = open.last_mut() {
+        let Some(entry) = inner.read() else {
+            open.pop();
+            continue;
+        };
+        let entry = entry?;
+        let name = entry.file_name();
+        if matches!(name.to_bytes(), b"." | b"..") {
+            continue;
+        }
+        let stat = match rustix::fs::statat(inner.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => stat,
+            Err(Errno::NOENT) => continue,
+            Err(error) => return Err(error),
+        };
+        bytes += count(&stat);
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            let fd = inner.fd()?;
+            let next = enter(&|| rustix::fs::openat(fd, name, INSIDE, Mode::empty()))?;
+            open.extend(next);
+        }
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn space_is_added_up_once() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let object = |layer: &str, name: &str| {
+            let path = root
+                .join(layer)
+                .join(format!("7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-{name}"));
+            fs::create_dir_all(path.join("a/b")).unwrap();
+            fs::write(path.join("a/b/file"), [1; 100_000]).unwrap();
+            path
+        };
+        let (one, two) = (object("upper", "one"), object("upper", "two"));
+        object("lower", "two");
+        fs::write(root.join("upper/stranger"), [1; 100_000]).unwrap();
+        fs::hard_link(one.join("a/b/file"), one.join("again")).unwrap();
+        std::os::unix::fs::symlink("/", two.join("link")).unwrap();
+        let mut objects = 0;
+        let sizes = sizes(&root.join("upper"), &root.join("lower"), || objects += 1).unwrap();
+        assert_eq!(objects, 2);
+        assert!((200_000..400_000).contains(&sizes.upper_layer), "{sizes:?}");
+        assert!((100_000..200_000).contains(&sizes.both), "{sizes:?}");
+    }
+}

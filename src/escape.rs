@@ -1,0 +1,119 @@
+//! Bytes as text for people: paths are bytes, and a message or a terminal takes text.
+
+use std::borrow::Cow;
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// `bytes` as they are if they are printable UTF-8, otherwise escaped: `\n`, `\\`, `\xFF`, ...
+///
+/// Escaped and other texts can look alike; where that matters, keep the bytes.
+pub fn show(bytes: &[u8]) -> Cow<'_, str> {
+    match std::str::from_utf8(bytes) {
+        Ok(text) if text.chars().all(is_printable) => Cow::Borrowed(text),
+        _ => Cow::Owned(escape(bytes)),
+    }
+}
+
+/// [`show`] for a path.
+pub(crate) fn show_path(path: &Path) -> Cow<'_, str> {
+    show(path.as_os_str().as_bytes())
+}
+
+/// Foreign bytes for a message: in quotes, printable, and not too many.
+pub(crate) fn quote(bytes: &[u8]) -> String {
+    const MOST: usize = 300;
+    let shown = show(&bytes[..bytes.len().min(MOST)]);
+    let dots = if bytes.len() > MOST { "..." } else { "" };
+    format!("'{shown}{dots}'")
+}
+
+/// A path as one word of a shell's command line.
+pub(crate) fn shell_quote(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:,@%=".contains(byte);
+    if !bytes.is_empty() && bytes.iter().all(plain) {
+        return show(bytes).into_owned();
+    }
+    let text = show(bytes);
+    match text {
+        Cow::Borrowed(text) => format!("'{}'", text.replace('\'', "'\\''")),
+        // Bash and others read escapes in this form only.
+        Cow::Owned(_) => {
+            let mut word = String::from("$'");
+            for &byte in bytes {
+                match byte {
+                    b'\'' | b'\\' => word.extend(['\\', char::from(byte)]),
+                    b' '..=b'~' => word.push(char::from(byte)),
+                    _ => {
+                        // Writing to a String cannot fail.
+                        let _ = write!(word, "\\{byte:03o}");
+                    }
+                }
+            }
+            word.push('\'');
+            word
+        }
+    }
+}
+
+fn escape(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len() + 8);
+    for chunk in bytes.utf8_chunks() {
+        for character in chunk.valid().chars() {
+            match character {
+                '\\' => text.push_str("\\\\"),
+                _ if is_printable(character) => text.push(character),
+                _ => text.extend(character.escape_default()),
+            }
+        }
+        for byte in chunk.invalid() {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "\\x{byte:02X}");
+        }
+    }
+    text
+}
+
+/// Neither a control character nor one that changes the direction or the place of those around it.
+fn is_printable(character: char) -> bool {
+    // `escape_debug` keeps exactly what Rust's tables call printable, and escapes these three.
+    matches!(character, '\\' | '\'' | '"') || character.escape_debug().len() == 1
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn printable_text_stays() {
+        for text in ["", "/nix/store", "/mnt/größe 'a' \"b\"", r"C:\x"] {
+            assert_eq!(show(text.as_bytes()), text);
+        }
+    }
+
+    #[test]
+    fn the_rest_is_escaped() {
+        assert_eq!(show(b"/a\nb"), r"/a\nb");
+        assert_eq!(show(b"/a\\b\x1b"), r"/a\\b\u{1b}");
+        assert_eq!(show(b"/\xc3\xa4\xff"), r"/ä\xFF");
+        assert_eq!(show("/a\u{202e}b".as_bytes()), r"/a\u{202e}b");
+        assert_eq!(show_path(Path::new("/a\tb")), r"/a\tb");
+    }
+
+    #[test]
+    fn a_path_is_quoted_for_a_shell() {
+        assert_eq!(shell_quote(Path::new("/nix/store")), "/nix/store");
+        assert_eq!(shell_quote(Path::new("/a b")), "'/a b'");
+        assert_eq!(shell_quote(Path::new("/a'b")), r"'/a'\''b'");
+        assert_eq!(shell_quote(Path::new("/a\n'b")), r"$'/a\012\'b'");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_printable(bytes: Vec<u8>) {
+            prop_assert!(show(&bytes).chars().all(is_printable));
+        }
+    }
+}

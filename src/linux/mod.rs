@@ -1,0 +1,9 @@
+//! The kernel's facts: paths walked safely, locks, processes, namespaces, users.
+
+pub(crate) mod clock;
+pub(crate) mod kernel_log;
+pub(crate) mod namespaces;
+pub(crate) mod processes;
+pub(crate) mod root;
+pub(crate) mod safe_path;
+pub(crate) mod sync;

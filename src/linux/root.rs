@@ -1,0 +1,155 @@
+//! The machine one run works on: this one, or one that will be booted from a directory.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use ::nix::fcntl::{OFlag, open, openat};
+use ::nix::sys::stat::Mode;
+
+/// Handles that a run needs whatever its root directory is.
+///
+/// With `--root DIR` the process changes its root directory to DIR before it looks at anything:
+/// every path, and every symbolic link in one, is then taken below DIR, and `mount(2)` records the
+/// option text without DIR in it, as Nix's mount check wants after a switch of root. `/proc`, `/run`
+/// and `/dev` are those of the running system, so they are opened before.
+#[derive(Debug)]
+pub struct System {
+    proc: OwnedFd,
+    run: OwnedFd,
+    dev: Option<OwnedFd>,
+    root: Option<PathBuf>,
+}
+
+impl System {
+    /// This machine, as it is.
+    ///
+    /// # Errors
+    /// When `/proc` or `/run` cannot be opened.
+    pub fn here() -> io::Result<System> {
+        Ok(System {
+            proc: open_directory(Path::new("/proc"))?,
+            run: open_directory(Path::new("/run"))?,
+            dev: open_directory(Path::new("/dev")).ok(),
+            root: None,
+        })
+    }
+
+    /// The system that will be booted from `root`. Changes the root directory of this process.
+    ///
+    /// # Errors
+    /// When `/proc`, `/run` or `root` cannot be opened, or `chroot(2)` is not permitted.
+    pub fn enter(root: &Path) -> io::Result<System> {
+        let system = System::here()?;
+        let directory = open_directory(root)?;
+        ::nix::unistd::fchdir(&directory)?;
+        ::nix::unistd::chroot(".")?;
+        ::nix::unistd::chdir("/")?;
+        Ok(System {
+            root: Some(root.to_owned()),
+            ..system
+        })
+    }
+
+    /// This machine with another `/run`.
+    #[cfg(test)]
+    pub(crate) fn with_run(run: &Path) -> io::Result<System> {
+        Ok(System {
+            run: open_directory(run)?,
+            ..System::here()?
+        })
+    }
+
+    /// The directory given with `--root`, if one was.
+    pub fn root(&self) -> Option<&Path> {
+        self.root.as_deref()
+    }
+
+    /// `/proc` of the running system.
+    pub fn proc(&self) -> BorrowedFd<'_> {
+        self.proc.as_fd()
+    }
+
+    /// `/run` of the running system.
+    pub fn run(&self) -> BorrowedFd<'_> {
+        self.run.as_fd()
+    }
+
+    /// The content of a file below `/proc`, such as `self/mountinfo`. Mount points in it are as
+    /// seen from the root directory in force.
+    ///
+    /// # Errors
+    /// Those of opening and reading it.
+    pub fn read_proc(&self, path: &str) -> io::Result<Vec<u8>> {
+        let mut file = File::from(openat(
+            &self.proc,
+            path,
+            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            Mode::empty(),
+        )?);
+        // Sizes in /proc are zero, so the first buffer is chosen here: few reads instead of many.
+        let mut content = Vec::with_capacity(16 << 10);
+        file.read_to_end(&mut content)?;
+        Ok(content)
+    }
+
+    /// Opens the kernel's log (`/dev/kmsg`) for reading without waiting.
+    ///
+    /// # Errors
+    /// Those of opening it: often only root may.
+    pub fn open_kernel_log(&self) -> io::Result<File> {
+        let dev = self.dev.as_ref().ok_or(io::ErrorKind::NotFound)?;
+        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        Ok(File::from(openat(dev, "kmsg", flags, Mode::empty())?))
+    }
+
+    /// The number of a group, or `None` if there is no such group. With `--root`, as the target's
+    /// own `/etc/group` has it: its name service is not this system's.
+    ///
+    /// # Errors
+    /// When the group database cannot be read.
+    pub fn group(&self, name: &str) -> io::Result<Option<u32>> {
+        if self.root.is_none() {
+            return Ok(::nix::unistd::Group::from_name(name)?.map(|group| group.gid.as_raw()));
+        }
+        let groups = match std::fs::read_to_string("/etc/group") {
+            Ok(groups) => groups,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        Ok(group_number(&groups, name))
+    }
+}
+
+/// Looks a group up in the text of a `group(5)` file.
+fn group_number(groups: &str, name: &str) -> Option<u32> {
+    groups.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name))
+            .then(|| fields.nth(1)?.parse().ok())
+            .flatten()
+    })
+}
+
+fn open_directory(path: &Path) -> io::Result<OwnedFd> {
+    Ok(open(
+        path,
+        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        Mode::empty(),
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::group_number;
+
+    #[test]
+    fn groups_are_found_by_their_whole_name() {
+        let groups = "root:x:0:\nnixbld:x:30000:nixbld1,nixbld2\nnix:x:7:\nbroken\n";
+        assert_eq!(group_number(groups, "nixbld"), Some(30000));
+        assert_eq!(group_number(groups, "nix"), Some(7));
+        assert_eq!(group_number(groups, "nixb"), None);
+        assert_eq!(group_number(groups, "broken"), None);
+    }
+}

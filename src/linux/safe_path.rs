@@ -1,0 +1,543 @@
+//! Paths taken apart and walked by descriptor, so that nobody can swap a component meanwhile, and
+//! refused where somebody could swap one later.
+//!
+//! OverlayFS takes its layers by path and follows symbolic links, so a path that root relies on
+//! must lead only through directories that nobody else controls. The rule is that of
+//! systemd-tmpfiles (an *unsafe path transition*): below a directory of a user who is neither root
+//! nor ourselves, everything must be that same user's own, and nothing is made. Two more are refused:
+//! directories that everybody may write to without the sticky bit, and entries of sticky ones that
+//! belong to somebody else.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
+use rustix::io::Errno;
+
+/// How many symbolic links one path may lead through, as in the kernel.
+const MAXIMUM_LINKS: usize = 40;
+
+/// The user number that stands for all those without one in a user namespace.
+const OVERFLOW_UID: u32 = 65534;
+
+/// Whether a path may lead through symbolic links.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Symlinks {
+    /// None: for everything that is written to or mounted.
+    Refuse,
+    /// Those of root or ourselves, in directories that are safe themselves: for the lower store,
+    /// whose paths are its owner's choice.
+    Follow,
+}
+
+/// What a walk reached: a descriptor of it (`O_PATH`), its path, and its attributes.
+#[derive(Debug)]
+pub(crate) struct Reached {
+    fd: OwnedFd,
+    path: PathBuf,
+    status: Status,
+}
+
+/// The attributes of something reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Status {
+    /// The device, as `makedev` composes it.
+    pub dev: u64,
+    /// The inode.
+    pub ino: u64,
+    /// Type.
+    pub kind: FileType,
+    /// Permission bits, sticky and set-id bits included.
+    pub mode: u32,
+    /// Owner.
+    pub uid: u32,
+    /// Group.
+    pub gid: u32,
+    /// Size in bytes.
+    pub size: u64,
+    /// Number of the mount, as in `/proc/self/mountinfo` (0 before Linux 5.8).
+    pub mount_id: u64,
+}
+
+/// Who could replace a component of a path. Shown as the rest of a sentence that begins with the
+/// component.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Danger {
+    /// Everybody.
+    #[error("is in a directory that everybody may write to and that has no sticky bit")]
+    OpenDirectory,
+    /// The user that the directory belongs to.
+    #[error("belongs to user {entry} in a directory of user {directory}, who could replace it")]
+    TheirDirectory {
+        /// Whose the component is.
+        entry: u32,
+        /// Whose the directory is.
+        directory: u32,
+    },
+    /// The user that the directory belongs to, once somebody has made the component.
+    #[error("is missing in a directory of user {directory}, who could replace what is made there")]
+    NothingThere {
+        /// Whose the directory is.
+        directory: u32,
+    },
+    /// The user that the component belongs to; everybody may make such entries in the directory.
+    #[error("belongs to user {entry} in a directory that everybody may write to")]
+    TheirEntry {
+        /// Whose the component is.
+        entry: u32,
+    },
+}
+
+/// Why a path could not be walked to its end.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum Obstacle {
+    /// A component is missing.
+    #[error("{} does not exist", component.display())]
+    Missing {
+        /// The missing component.
+        component: PathBuf,
+        /// The directory that it is missing in.
+        nearest: Box<Reached>,
+    },
+    /// A component is a symbolic link where none may be.
+    #[error("{} is a symbolic link", component.display())]
+    Symlink {
+        /// The link.
+        component: PathBuf,
+    },
+    /// A component that should be a directory is something else.
+    #[error("{} is not a directory", component.display())]
+    NotDirectory {
+        /// The component.
+        component: PathBuf,
+        /// What it is.
+        kind: FileType,
+    },
+    /// Somebody else can replace a component.
+    #[error("{} {why}", component.display())]
+    Unsafe {
+        /// The component.
+        component: PathBuf,
+        /// Why.
+        why: Danger,
+    },
+    /// A component could not be looked at.
+    #[error("{}: {}", component.display(), io::Error::from_raw_os_error(*errno))]
+    Unreachable {
+        /// The component.
+        component: PathBuf,
+        /// The error number.
+        errno: i32,
+    },
+}
+
+/// Walks an absolute path from the root directory to a directory.
+///
+/// # Errors
+/// See [`Obstacle`].
+pub(crate) fn directory(path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
+    let reached = walk(path, symlinks)?;
+    match reached.status.kind {
+        FileType::Directory => Ok(reached),
+        kind => Err(Obstacle::NotDirectory {
+            component: reached.path,
+            kind,
+        }),
+    }
+}
+
+/// Walks an absolute path from the root directory to whatever is there.
+///
+/// # Errors
+/// See [`Obstacle`].
+pub(crate) fn walk(path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
+    walk_from(Reached::root()?, path, symlinks)
+}
+
+/// Walks on from a directory that was reached, to whatever is there: as [`walk`] with the whole
+/// path does, without the way to that directory.
+///
+/// # Errors
+/// See [`Obstacle`].
+pub(crate) fn walk_below(
+    start: &Reached,
+    path: &Path,
+    symlinks: Symlinks,
+) -> Result<Reached, Obstacle> {
+    walk_from(start.try_clone()?, path, symlinks)
+}
+
+fn walk_from(start: Reached, path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
+    let mut here = start;
+    // What is still to be walked, the next component last.
+    let mut rest: Vec<OsString> = names(path).rev().collect();
+    let mut above: Vec<Reached> = Vec::new();
+    let mut links = 0;
+    while let Some(name) = rest.pop() {
+        if name == ".." {
+            // Only a symbolic link's target has these; the way up is the one that came down.
+            here = match (above.pop(), here.path.parent()) {
+                (Some(directory), _) => directory,
+                (None, Some(parent)) => walk(parent, Symlinks::Refuse)?,
+                (None, None) => here,
+            };
+            continue;
+        }
+        let next = here.enter(&name)?;
+        if next.status.kind != FileType::Symlink {
+            above.push(std::mem::replace(&mut here, next));
+            continue;
+        }
+        links += 1;
+        if symlinks == Symlinks::Refuse {
+            return Err(Obstacle::Symlink {
+                component: next.path,
+            });
+        }
+        if links > MAXIMUM_LINKS {
+            return Err(next.unreachable(Errno::LOOP));
+        }
+        let target = match readlinkat(&next.fd, "", Vec::new()) {
+            Ok(target) => PathBuf::from(OsString::from_vec(target.into_bytes())),
+            Err(errno) => return Err(next.unreachable(errno)),
+        };
+        if target.is_absolute() {
+            above.clear();
+            here = Reached::root()?;
+        }
+        rest.extend(names(&target).rev());
+    }
+    Ok(here)
+}
+
+/// The names in a path, `..` included.
+fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
+    path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some(OsString::from("..")),
+        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+    })
+}
+
+impl Reached {
+    /// The root directory of this process.
+    ///
+    /// # Errors
+    /// [`Obstacle::Unreachable`], hardly ever.
+    pub(crate) fn root() -> Result<Reached, Obstacle> {
+        let path = PathBuf::from("/");
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::open("/", flags, Mode::empty())
+            .and_then(|fd| {
+                let status = Status::of(&fd)?;
+                Ok((fd, status))
+            })
+            .map(|(fd, status)| Reached {
+                fd,
+                path: path.clone(),
+                status,
+            })
+            .map_err(|errno| Obstacle::Unreachable {
+                component: path,
+                errno: errno.raw_os_error(),
+            })
+    }
+
+    /// Takes one step down from this directory, without following a symbolic link: a link is
+    /// reached itself.
+    ///
+    /// # Errors
+    /// See [`Obstacle`].
+    pub(crate) fn enter(&self, name: &OsStr) -> Result<Reached, Obstacle> {
+        let path = self.path.join(name);
+        if self.status.kind != FileType::Directory {
+            return Err(Obstacle::NotDirectory {
+                component: self.path.clone(),
+                kind: self.status.kind,
+            });
+        }
+        if let Some(why) = self.status.replaceable_entries() {
+            return Err(Obstacle::Unsafe {
+                component: path,
+                why,
+            });
+        }
+        let fd = match self.open_entry(name) {
+            Ok(fd) => fd,
+            Err(Errno::NOENT) => return Err(self.missing(path)),
+            Err(errno) => {
+                return Err(Obstacle::Unreachable {
+                    component: path,
+                    errno: errno.raw_os_error(),
+                });
+            }
+        };
+        let status = Status::of(&fd).map_err(|errno| Obstacle::Unreachable {
+            component: path.clone(),
+            errno: errno.raw_os_error(),
+        })?;
+        match self.status.unsafe_transition(&status) {
+            Some(why) => Err(Obstacle::Unsafe {
+                component: path,
+                why,
+            }),
+            None => Ok(Reached { fd, path, status }),
+        }
+    }
+
+    /// Opens an entry. As a directory first: only that makes an automatic mount point be mounted.
+    fn open_entry(&self, name: &OsStr) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        match openat(&self.fd, name, flags | OFlags::DIRECTORY, Mode::empty()) {
+            Err(Errno::NOTDIR) => openat(&self.fd, name, flags, Mode::empty()),
+            result => result,
+        }
+    }
+
+    /// The obstacle of a missing entry: what root makes in somebody else's directory is no safe
+    /// place for anybody.
+    fn missing(&self, component: PathBuf) -> Obstacle {
+        if !self.status.trusted() {
+            return Obstacle::Unsafe {
+                component,
+                why: Danger::NothingThere {
+                    directory: self.status.uid,
+                },
+            };
+        }
+        match self.try_clone() {
+            Ok(nearest) => Obstacle::Missing {
+                component,
+                nearest: Box::new(nearest),
+            },
+            Err(obstacle) => obstacle,
+        }
+    }
+
+    fn try_clone(&self) -> Result<Reached, Obstacle> {
+        let fd = self.fd.try_clone().map_err(|error| Obstacle::Unreachable {
+            component: self.path.clone(),
+            errno: error.raw_os_error().unwrap_or_default(),
+        })?;
+        Ok(Reached {
+            fd,
+            path: self.path.clone(),
+            status: self.status,
+        })
+    }
+
+    fn unreachable(self, errno: Errno) -> Obstacle {
+        Obstacle::Unreachable {
+            component: self.path,
+            errno: errno.raw_os_error(),
+        }
+    }
+
+    /// Where the walk led: the path without symbolic links.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The attributes, as they were when it was reached.
+    pub(crate) fn status(&self) -> &Status {
+        &self.status
+    }
+
+    /// Opens the directory for reading its entries.
+    ///
+    /// # Errors
+    /// Those of openat(2).
+    pub(crate) fn open(&self) -> Result<OwnedFd, Errno> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(&self.fd, ".", flags, Mode::empty())
+    }
+}
+
+impl AsFd for Reached {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Status {
+    /// The attributes of what a descriptor stands for.
+    ///
+    /// # Errors
+    /// Those of statx(2).
+    pub(crate) fn of(fd: impl AsFd) -> Result<Status, Errno> {
+        let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
+        let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+        let found = statx(fd, "", flags, mask)?;
+        let mode = u32::from(found.stx_mode);
+        Ok(Status {
+            dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
+            ino: found.stx_ino,
+            kind: FileType::from_raw_mode(mode),
+            mode: mode & 0o7777,
+            uid: found.stx_uid,
+            gid: found.stx_gid,
+            size: found.stx_size,
+            mount_id: found.stx_mnt_id,
+        })
+    }
+
+    /// Whether the owner is root or ourselves, who need not be feared. In a user namespace the
+    /// owner of everything that is not mapped, root included, looks the same: nothing better can be
+    /// told there, and nothing there has more rights than its user.
+    fn trusted(&self) -> bool {
+        self.uid == 0
+            || self.uid == rustix::process::geteuid().as_raw()
+            || (self.uid == OVERFLOW_UID && root_is_unmapped())
+    }
+
+    /// Why anybody could replace any entry of this directory, if so.
+    fn replaceable_entries(&self) -> Option<Danger> {
+        (self.mode & 0o1002 == 0o002).then_some(Danger::OpenDirectory)
+    }
+
+    /// Why the step from this directory to an entry is unsafe, if it is.
+    fn unsafe_transition(&self, entry: &Status) -> Option<Danger> {
+        if !self.trusted() && self.uid != entry.uid {
+            return Some(Danger::TheirDirectory {
+                entry: entry.uid,
+                directory: self.uid,
+            });
+        }
+        (self.mode & 0o002 != 0 && !entry.trusted())
+            .then_some(Danger::TheirEntry { entry: entry.uid })
+    }
+}
+
+/// Whether this is a user namespace that root is not mapped into: the root directory then belongs
+/// to the user number that stands for all others.
+fn root_is_unmapped() -> bool {
+    rustix::fs::stat("/").is_ok_and(|root| root.st_uid == OVERFLOW_UID)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::{PermissionsExt, chown, symlink};
+
+    /// A scratch directory below the sticky `/tmp`, by its own path.
+    fn scratch() -> (tempfile::TempDir, PathBuf) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().canonicalize().unwrap();
+        (directory, path)
+    }
+
+    #[test]
+    fn a_directory_is_reached_by_its_own_identity() {
+        let (_keep, root) = scratch();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        let reached = directory(&root.join("a//./b/"), Symlinks::Refuse).unwrap();
+        let stat = rustix::fs::stat(root.join("a/b")).unwrap();
+        assert_eq!(reached.path(), root.join("a/b"));
+        assert_eq!(
+            (reached.status().dev, reached.status().ino),
+            (stat.st_dev, stat.st_ino)
+        );
+        assert_ne!(reached.status().mount_id, 0);
+    }
+
+    #[test]
+    fn a_missing_component_gives_the_nearest_directory() {
+        let (_keep, root) = scratch();
+        match directory(&root.join("a/b"), Symlinks::Refuse) {
+            Err(Obstacle::Missing { component, nearest }) => {
+                assert_eq!(component, root.join("a"));
+                assert_eq!(nearest.path(), root);
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn symbolic_links_are_refused_or_followed() {
+        let (_keep, root) = scratch();
+        fs::create_dir_all(root.join("real/below")).unwrap();
+        symlink("real", root.join("relative")).unwrap();
+        symlink(root.join("relative/../real"), root.join("absolute")).unwrap();
+        symlink("loop", root.join("loop")).unwrap();
+        for link in ["relative", "absolute"] {
+            let path = root.join(link).join("below");
+            assert!(matches!(
+                directory(&path, Symlinks::Refuse),
+                Err(Obstacle::Symlink { component }) if component == root.join(link)
+            ));
+            let reached = directory(&path, Symlinks::Follow).unwrap();
+            assert_eq!(reached.path(), root.join("real/below"));
+        }
+        assert!(matches!(
+            directory(&root.join("loop"), Symlinks::Follow),
+            Err(Obstacle::Unreachable { errno, .. }) if errno == Errno::LOOP.raw_os_error()
+        ));
+    }
+
+    #[test]
+    fn a_file_is_no_directory() {
+        let (_keep, root) = scratch();
+        fs::write(root.join("file"), "").unwrap();
+        for path in ["file", "file/below"] {
+            assert!(matches!(
+                directory(&root.join(path), Symlinks::Refuse),
+                Err(Obstacle::NotDirectory { component, kind: FileType::RegularFile })
+                    if component == root.join("file")
+            ));
+        }
+        assert!(walk(&root.join("file"), Symlinks::Refuse).is_ok());
+    }
+
+    #[test]
+    fn directories_open_to_everybody_are_refused() {
+        let (_keep, root) = scratch();
+        fs::create_dir_all(root.join("open/below")).unwrap();
+        fs::set_permissions(root.join("open"), fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(
+            directory(&root.join("open/below"), Symlinks::Refuse),
+            Err(Obstacle::Unsafe { component, .. }) if component == root.join("open/below")
+        ));
+        fs::set_permissions(root.join("open"), fs::Permissions::from_mode(0o1777)).unwrap();
+        assert!(directory(&root.join("open/below"), Symlinks::Refuse).is_ok());
+    }
+
+    /// Owners, as systemd-tmpfiles judges them. Needs root to give directories away.
+    #[test]
+    fn directories_of_others_are_refused() {
+        if !rustix::process::geteuid().is_root() {
+            crate::skip::skip("root", "giving directories away needs it");
+            return;
+        }
+        let (_keep, root) = scratch();
+        let make = |path: &str, uid: u32, mode: u32| {
+            fs::create_dir_all(root.join(path)).unwrap();
+            fs::set_permissions(root.join(path), fs::Permissions::from_mode(mode)).unwrap();
+            chown(root.join(path), Some(uid), None).unwrap();
+        };
+        make("hers", 1000, 0o755);
+        make("hers/also", 1000, 0o755);
+        make("hers/ours", 0, 0o755);
+        make("hers/his", 1001, 0o755);
+        make("sticky", 0, 0o1777);
+        make("sticky/hers", 1000, 0o755);
+        make("sticky/ours", 0, 0o755);
+        let is_unsafe = |path: &str| match directory(&root.join(path), Symlinks::Refuse) {
+            Err(Obstacle::Unsafe { component, .. }) => {
+                assert_eq!(component, root.join(path));
+                true
+            }
+            other => other.map(|_| false).unwrap(),
+        };
+        assert!(!is_unsafe("hers"));
+        assert!(!is_unsafe("hers/also"));
+        assert!(is_unsafe("hers/ours"));
+        assert!(is_unsafe("hers/his"));
+        assert!(is_unsafe("hers/missing"));
+        assert!(is_unsafe("sticky/hers"));
+        assert!(!is_unsafe("sticky/ours"));
+    }
+}

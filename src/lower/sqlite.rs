@@ -1,0 +1,277 @@
+use std::collections::VecDeque;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rusqlite::types::ValueRef;
+use rusqlite::{Connection, OptionalExtension, Row};
+
+use super::database::Database;
+use crate::lower::{LowerError, Source};
+use crate::nix::path_info::PathInfo;
+use crate::nix::path_info::RawPathInfo;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+
+// Rows come in the order of a tree that is named, each with its place in it: in a tree that is damaged
+// or was tampered with, pages can lead in a circle, and then that order is broken.
+
+const BY_PATH: &str = "select id, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
+                       from lower.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
+                       where path = ?";
+const REFERENCES: &str = "select reference, path \
+                          from lower.Refs indexed by sqlite_autoindex_Refs_1 \
+                          cross join lower.ValidPaths on id = reference \
+                          where referrer = ? order by reference";
+const REFERRERS: &str = "select r.rowid, path, id \
+                         from lower.Refs r indexed by IndexReference \
+                         cross join lower.ValidPaths on id = referrer \
+                         where reference = ? order by r.rowid";
+const ALL: &str = "select id, path, true from lower.ValidPaths order by id";
+
+const OLDEST: &str = "select path, registrationTime from lower.ValidPaths order by id limit ?";
+
+/// References never lead in a circle, except to oneself.
+const TOPS: &str = "select id, path, not exists (select 1 from \
+                    (select referrer from lower.Refs indexed by IndexReference \
+                    where reference = id limit 2) where referrer != id) \
+                    from lower.ValidPaths order by id";
+
+/// A local store's database as a source.
+#[derive(Debug)]
+pub struct SqliteSource {
+    // The connection goes before what it has attached.
+    connection: Connection,
+    database: Database,
+    store: StoreDirectory,
+    asked: VecDeque<StorePath>,
+}
+
+impl SqliteSource {
+    /// Opens the database at `path` in its present state.
+    ///
+    /// # Errors
+    /// When it cannot be read as it is, or is not Nix's.
+    pub fn open(path: &Path, store: StoreDirectory) -> Result<Self, LowerError> {
+        let database = Database::open(path)?;
+        // The connection's own database is in memory and stays empty.
+        let connection =
+            Connection::open_in_memory().map_err(|error| LowerError::sqlite(path, error))?;
+        database.attach(&connection, "lower")?;
+        Ok(Self {
+            connection,
+            database,
+            store,
+            asked: VecDeque::new(),
+        })
+    }
+
+    /// Whether a path has a row here.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn is_valid(&self, path: &StorePath) -> Result<bool, LowerError> {
+        let whole = self.store.print(path);
+        self.connection
+            .prepare_cached(BY_PATH)
+            .and_then(|mut statement| statement.exists([String::from_utf8_lossy(&whole)]))
+            .map_err(|error| self.database.error(error))
+    }
+
+    /// Hands the paths that `query` tells to `each`; it gives ids, in order, paths, and whether they
+    /// are meant.
+    fn paths(
+        &self,
+        query: &str,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.connection.prepare(query).map_err(sqlite)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let id = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, id, "ValidPaths")?;
+            if row.get(2).map_err(sqlite)? {
+                let path = text(row, 1).and_then(|path| self.store.parse(path));
+                each(path.map_err(|what| self.database.damaged(what))?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Paths that refer to a path, itself aside: the first `most`.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn referrers(&self, path: &StorePath, most: usize) -> Result<Vec<StorePath>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let whole = self.store.print(path);
+        let mut statement = self.connection.prepare_cached(BY_PATH).map_err(sqlite)?;
+        let id = statement.query_row([String::from_utf8_lossy(&whole)], |row| {
+            row.get::<_, i64>(0)
+        });
+        let Some(id) = id.optional().map_err(sqlite)? else {
+            return Ok(Vec::new());
+        };
+        let mut statement = self.connection.prepare_cached(REFERRERS).map_err(sqlite)?;
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        let (mut referrers, mut last) = (Vec::new(), None);
+        while referrers.len() < most
+            && let Some(row) = rows.next().map_err(sqlite)?
+        {
+            let place = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, place, "IndexReference")?;
+            if row.get::<_, i64>(2).map_err(sqlite)? != id {
+                let referrer = text(row, 1).and_then(|path| self.store.parse(path));
+                referrers
+                    .push(referrer.map_err(|what| self.database.wrong_row(path.clone(), what))?);
+            }
+        }
+        referrers.sort();
+        Ok(referrers)
+    }
+
+    /// The paths that were registered first, `most` of them, as they are written, each with the time
+    /// of that in seconds since 1970.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub fn oldest(&self, most: u32) -> Result<Vec<(PathBuf, i64)>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.connection.prepare(OLDEST).map_err(sqlite)?;
+        let mut rows = statement.query([most]).map_err(sqlite)?;
+        let mut oldest = Vec::new();
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let path = text(row, 0).map(|path| PathBuf::from(OsStr::from_bytes(path)));
+            let described = path.and_then(|path| Ok((path, integer(row, 1)?)));
+            oldest.push(described.map_err(|what| self.database.damaged(what))?);
+        }
+        Ok(oldest)
+    }
+
+    /// Proves that all that was read belongs to one state of the database.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn confirmed(&self) -> Result<(), LowerError> {
+        self.database.confirm()
+    }
+
+    fn read(&self, path: &StorePath) -> Result<Option<PathInfo>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let whole = self.store.print(path);
+        let whole = String::from_utf8_lossy(&whole);
+        let mut statement = self.connection.prepare_cached(BY_PATH).map_err(sqlite)?;
+        let Some((id, info)) = statement
+            .query_row([&whole], |row| {
+                Ok((row.get::<_, i64>(0), read_row(row, 1, &self.store)))
+            })
+            .optional()
+            .map_err(sqlite)?
+        else {
+            return Ok(None);
+        };
+        let wrong_row = |what| self.database.wrong_row(path.clone(), what);
+        let id = id.map_err(|_| wrong_row("expected an integer as its row id".to_owned()))?;
+        let mut info = info.map_err(wrong_row)?;
+        let mut statement = self.connection.prepare_cached(REFERENCES).map_err(sqlite)?;
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let place = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, place, "Refs")?;
+            let reference = text(row, 1).and_then(|path| self.store.parse(path));
+            info.references.push(reference.map_err(wrong_row)?);
+        }
+        info.references.sort();
+        Ok(Some(info))
+    }
+}
+
+impl Source for SqliteSource {
+    fn ask(&mut self, path: &StorePath) -> Result<(), LowerError> {
+        self.asked.push_back(path.clone());
+        Ok(())
+    }
+
+    fn answer(&mut self) -> Result<Option<PathInfo>, LowerError> {
+        match self.asked.pop_front() {
+            Some(path) => self.read(&path),
+            None => Ok(None),
+        }
+    }
+
+    fn window(&self) -> usize {
+        1
+    }
+
+    fn all_paths(
+        &mut self,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        self.paths(ALL, each)
+    }
+
+    fn tops(
+        &mut self,
+        each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
+    ) -> Result<(), LowerError> {
+        self.paths(TOPS, each)
+    }
+
+    fn confirm(&mut self) -> Result<(), LowerError> {
+        self.database.confirm()
+    }
+}
+
+/// Reads the columns hash, registrationTime, deriver, narSize, ultimate, sigs and ca of a row,
+/// the first of them at `first`.
+///
+/// # Errors
+/// What is wrong, in words.
+pub(crate) fn read_row(
+    row: &Row<'_>,
+    first: usize,
+    store: &StoreDirectory,
+) -> Result<PathInfo, String> {
+    RawPathInfo {
+        nar_hash: text(row, first)?,
+        registration_time: integer(row, first + 1)?,
+        deriver: text(row, first + 2)?,
+        nar_size: integer(row, first + 3)?,
+        // As Nix reads it: everything but 1 is no.
+        ultimate: integer(row, first + 4)? == 1,
+        signatures: text(row, first + 5)?,
+        content_address: text(row, first + 6)?,
+    }
+    .normalize(store)
+}
+
+/// A column of text; nothing reads as empty.
+pub(crate) fn text<'a>(row: &'a Row<'_>, column: usize) -> Result<&'a [u8], String> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Text(text)) => Ok(text),
+        Ok(ValueRef::Null) => Ok(b""),
+        Ok(other) => Err(wrong_type(row, column, "text", &other)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// A column of integers; nothing reads as 0.
+fn integer(row: &Row<'_>, column: usize) -> Result<i64, String> {
+    match row.get_ref(column) {
+        Ok(ValueRef::Integer(number)) => Ok(number),
+        Ok(ValueRef::Null) => Ok(0),
+        Ok(other) => Err(wrong_type(row, column, "an integer", &other)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+fn wrong_type(row: &Row<'_>, column: usize, expected: &str, found: &ValueRef<'_>) -> String {
+    let name = row.as_ref().column_name(column).unwrap_or("a column");
+    format!(
+        "expected {expected} in {name}, found {}",
+        found.data_type().to_string().to_lowercase()
+    )
+}

@@ -1,0 +1,170 @@
+//! Who else uses the upper layer. With `index=off`, its default, OverlayFS lets two overlays share
+//! one upper layer, and what happens then is undefined.
+
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+use ::nix::mount::MsFlags;
+use ::nix::sched::CloneFlags;
+use rustix::fs::{FlockOperation, Mode};
+use rustix::io::Errno;
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
+    fsconfig_set_string, fsmount, fsopen, move_mount,
+};
+
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Reached, Status, Symlinks};
+use crate::observe::Usage;
+
+/// Whether another process holds overstore's lock on a directory. Tries the lock for an instant.
+pub(super) fn locked(system: &System, directory: &Reached) -> Option<Vec<u32>> {
+    let opened = directory.open().ok()?;
+    match rustix::fs::flock(&opened, FlockOperation::NonBlockingLockShared) {
+        Err(Errno::WOULDBLOCK) => {
+            let locks = system.read_proc("locks").unwrap_or_default();
+            let mut holders = holders(&locks, directory.status().ino);
+            let ours = std::process::id();
+            let ours_only = holders.contains(&ours);
+            holders.retain(|pid| *pid != ours);
+            (!ours_only).then_some(holders)
+        }
+        _ => None,
+    }
+}
+
+/// The processes that hold a lock of flock(2) on an inode of this number, by `/proc/locks`. The
+/// device that it shows is not always the one that stat(2) does (btrfs).
+fn holders(locks: &[u8], ino: u64) -> Vec<u32> {
+    String::from_utf8_lossy(locks)
+        .lines()
+        .filter_map(|line| {
+            // 1: FLOCK  ADVISORY  WRITE 708 00:1b:4242 0 EOF
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else {
+                return None;
+            };
+            let found: u64 = file.rsplit(':').next()?.parse().ok()?;
+            (found == ino).then(|| pid.parse().ok())?
+        })
+        .collect()
+}
+
+/// Whether any overlay, in any mount namespace, uses a directory as its upper layer. `None` if that
+/// cannot be probed here: without root, in a user namespace, in a `chroot` that is no mount point.
+///
+/// With `index=on` the kernel refuses to mount an overlay over a layer that another overlay writes
+/// to. So one is mounted for a moment, attached nowhere: the upper layer is its lower one, and what
+/// it writes to is a tmpfs of its own. A thread does it, in a mount namespace and with a root
+/// directory of its own, which go with it.
+pub(super) fn used_by_an_overlay(upper_layer: &Path) -> Option<bool> {
+    std::thread::scope(|scope| {
+        let probe = std::thread::Builder::new()
+            .name("usage".to_owned())
+            .spawn_scoped(scope, || mount_over(upper_layer))
+            .ok()?;
+        match probe.join().ok()? {
+            Ok(()) => Some(false),
+            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Some(true),
+            Err(_) => None,
+        }
+    })
+}
+
+/// Mounts an overlay over a directory, and lets go of it at once.
+fn mount_over(upper_layer: &Path) -> io::Result<()> {
+    ::nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    ::nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    // Reached again: the kernel takes no layer from a mount of another namespace.
+    let reached = safe_path::directory(upper_layer, Symlinks::Refuse)
+        .map_err(|error| io::Error::other(error.to_string()))?;
+    // Attached over the layer itself, whose descriptor still leads below it: kernels before 6.15
+    // take no layer from a mount that is not attached.
+    let scratch = scratch_file_system()?;
+    let empty_path =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&scratch, "", &reached, "", empty_path)?;
+    for name in ["upper", "work"] {
+        rustix::fs::mkdirat(&scratch, name, Mode::from_raw_mode(0o700))?;
+    }
+    // Short names, since strings for the kernel are limited to 256 bytes here.
+    rustix::process::fchdir(&scratch)?;
+    rustix::process::chroot(".")?;
+    rustix::process::fchdir(&reached)?;
+    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    for (option, value) in [
+        ("lowerdir", "."),
+        ("upperdir", "/upper"),
+        ("workdir", "/work"),
+        ("index", "on"),
+    ] {
+        fsconfig_set_string(&overlay, option, value)?;
+    }
+    Ok(fsconfig_create(overlay.as_fd())?)
+}
+
+/// A new tmpfs, attached nowhere.
+fn scratch_file_system() -> io::Result<OwnedFd> {
+    let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(tmpfs.as_fd())?;
+    Ok(fsmount(
+        &tmpfs,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?)
+}
+
+/// Whether a status is that of the same directory.
+pub(super) fn is_same(one: &Status, other: &Status) -> bool {
+    (one.dev, one.ino) == (other.dev, other.ino)
+}
+
+/// Which overlay uses the upper layer besides the one in effect, as far as that is known.
+pub(super) fn observe(
+    directory: &Reached,
+    in_effect: bool,
+    others: impl FnOnce() -> Option<String>,
+) -> Usage {
+    if let Some(other) = others() {
+        return Usage::Mounted(other);
+    }
+    // The overlay in effect uses it, and the probe cannot tell that one from another.
+    if in_effect {
+        return Usage::Unknown;
+    }
+    match used_by_an_overlay(directory.path()) {
+        Some(true) => Usage::Mounted("an overlay in another mount namespace".to_owned()),
+        Some(false) => Usage::Free,
+        None => Usage::Unknown,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn holders_are_found_by_inode() {
+        let locks = b"1: FLOCK  ADVISORY  WRITE 708 00:1b:4242 0 EOF\n\
+                      2: POSIX  ADVISORY  READ 709 00:1b:4242 0 EOF\n\
+                      3: FLOCK  ADVISORY  READ 710 08:01:42 0 EOF\n\
+                      3: -> FLOCK  ADVISORY  WRITE 711 08:01:42 0 EOF\n";
+        assert_eq!(holders(locks, 4242), [708]);
+        assert_eq!(holders(locks, 42), [710]);
+        assert_eq!(holders(locks, 1), [0; 0]);
+    }
+
+    #[test]
+    fn our_own_lock_is_not_somebody_elses() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().canonicalize().unwrap();
+        let reached = safe_path::directory(&path, Symlinks::Refuse).unwrap();
+        let system = System::here().unwrap();
+        assert_eq!(locked(&system, &reached), None);
+        let ours = reached.open().unwrap();
+        rustix::fs::flock(&ours, FlockOperation::NonBlockingLockExclusive).unwrap();
+        assert_eq!(locked(&system, &reached), None);
+    }
+}

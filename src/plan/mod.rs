@@ -1,0 +1,329 @@
+//! What is to be done, as values: the steps from the machine as observed to the store as described.
+
+mod overlay;
+
+use std::path::{Path, PathBuf};
+
+pub use overlay::Overlay;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use crate::check::{self, Code, Finding, Severity};
+use crate::config::Store;
+use crate::escape::{show, show_path};
+use crate::nix::layout;
+use crate::observe::{FileFacts, Found, Links, Observed, OverlayFacts, Place, Recorded, Stat};
+
+/// The steps that `up` takes, in order. Empty when there is nothing to do.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Plan {
+    /// The steps.
+    pub steps: Vec<Step>,
+}
+
+/// One step. Each is atomic or safe to repeat: a process killed between or within steps leaves a
+/// state from which a new plan leads to the same end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// Make a directory, and its missing parents as root's own with mode 0755.
+    MakeDirectory {
+        /// Where.
+        path: PathBuf,
+        /// Permission bits, sticky bit included; the umask is not applied.
+        mode: u32,
+        /// The group, or `None` for the process's own.
+        gid: Option<u32>,
+    },
+    /// Give an existing directory the owner and mode that Nix would give it (only with
+    /// `--fix-permissions`).
+    FixPermissions {
+        /// Which.
+        path: PathBuf,
+        /// Permission bits, sticky bit included.
+        mode: u32,
+        /// Owner.
+        uid: u32,
+        /// Group.
+        gid: u32,
+    },
+    /// Make `.links` in the upper layer, opaque, so that the lower store's entries do not show.
+    MakeLinksOpaque {
+        /// The upper layer.
+        upper_layer: PathBuf,
+        /// Whether `user.overlay.*` is used instead of `trusted.overlay.*`.
+        userxattr: bool,
+    },
+    /// Make what Nix makes in the state directory and is not there: directories, the link
+    /// `gcroots/profiles`.
+    MakeState {
+        /// The state directory.
+        state: PathBuf,
+        /// Whether there is no upper database yet: Nix makes the link for a new store only.
+        new: bool,
+    },
+    /// Make the upper database, or finish one whose making was interrupted.
+    MakeDatabase {
+        /// The state directory.
+        state: PathBuf,
+        /// Whether it uses a write-ahead log.
+        wal: bool,
+    },
+    /// Mount the overlay, compare what it shows, and record it.
+    Mount(Overlay),
+    /// Record the mount that an interrupted run made.
+    Record(Overlay),
+}
+
+/// A step as it is shown: by `plan`, by `up`, and as JSON.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct StepReport {
+    /// What kind of step: `make-directory`, `mount`, ...
+    pub step: &'static str,
+    /// The path it is about, escaped where it cannot be printed.
+    pub subject: String,
+    /// The step in words, as one would say it to a person.
+    pub text: String,
+}
+
+/// What a step that mounts the overlay is called.
+const MOUNT: &str = "mount";
+
+impl StepReport {
+    /// Whether the step mounts the overlay.
+    pub(crate) fn is_mount(&self) -> bool {
+        self.step == MOUNT
+    }
+
+    /// The step after the last one where the description has a `warm`: metadata is copied up.
+    pub(crate) fn warm(store: &Store) -> StepReport {
+        StepReport {
+            step: "warm",
+            subject: show_path(&store.database()).into_owned(),
+            text: "copy metadata up from the lower store".to_owned(),
+        }
+    }
+}
+
+/// Computes the steps from the machine as observed to the store as described.
+///
+/// # Errors
+/// The findings that no step mends and that make it wrong to begin.
+pub(crate) fn plan(
+    store: &Store,
+    observed: &Observed,
+    fix_permissions: bool,
+) -> Result<Plan, Vec<Finding>> {
+    let obstacles: Vec<Finding> = check::check(store, observed)
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Error && is_obstacle(finding, observed))
+        .collect();
+    if !obstacles.is_empty() {
+        return Err(obstacles);
+    }
+    let planning = Planning {
+        observed,
+        fix_permissions,
+        steps: Vec::new(),
+    };
+    Ok(planning.run(store))
+}
+
+/// Whether a finding makes it wrong to begin: nothing may be mounted over it, and no step mends it.
+fn is_obstacle(finding: &Finding, observed: &Observed) -> bool {
+    let missing = |place: &Place| matches!(place.found, Found::Missing { .. });
+    let mounted = observed.mount.overlay.is_some();
+    match finding.code {
+        Code::LowerMissing
+        | Code::LowerMountWrong
+        | Code::StackingTooDeep
+        | Code::UpperFileSystemUnfit
+        | Code::UpperInUse
+        | Code::WorkdirElsewhere
+        | Code::PathUnsafe
+        | Code::PathUnreachable
+        | Code::MountForeign
+        | Code::MountHidden
+        | Code::LowerdirDiffers
+        | Code::UpperdirDiffers
+        | Code::WorkdirDiffers
+        | Code::LowerReplaced
+        | Code::OverlayUnsupported
+        | Code::SchemaUnknown
+        | Code::DatabaseUnreadable => true,
+        // Missing, they are made, but not for an overlay that has others already; what else is there
+        // is not ours to remove.
+        Code::UpperMissing => mounted || !missing(&observed.upper_layer.place),
+        Code::WorkdirMissing => mounted || !missing(&observed.workdir.place),
+        Code::MountMissing => {
+            !missing(&observed.mount.place) && observed.mount.place.found.directory().is_none()
+        }
+        Code::StateMissing => !observed
+            .state
+            .iter()
+            .all(|place| missing(place) || place.found.directory().is_some()),
+        _ => false,
+    }
+}
+
+/// A plan in the making.
+struct Planning<'a> {
+    observed: &'a Observed,
+    fix_permissions: bool,
+    steps: Vec<Step>,
+}
+
+impl Planning<'_> {
+    fn run(mut self, store: &Store) -> Plan {
+        let observed = self.observed;
+        let machine = &observed.machine;
+        let group = machine.build_users_gid.filter(|_| !machine.user_namespace);
+        let userxattr = machine.user_namespace;
+        let mounted = observed.mount.overlay.is_some();
+
+        // First the work directory: set-ups of one store wait for each other at its lock.
+        self.directory(&observed.workdir.place, layout::DIRECTORY_MODE, None);
+        let upper_mode = layout::store_directory_mode(group.is_some());
+        match &observed.upper_layer.place.found {
+            // A layer must not be changed below its overlay, whose root directory it is.
+            Found::Directory(stat) if mounted => self.mend(stat, &store.real, upper_mode, group),
+            _ => self.directory(&observed.upper_layer.place, upper_mode, group),
+        }
+        if !mounted {
+            // The mount point's own owner and mode disappear under the mount.
+            if let Found::Missing { .. } = observed.mount.place.found {
+                self.directory(&observed.mount.place, layout::DIRECTORY_MODE, None);
+            }
+            if matches!(
+                observed.upper_layer.links,
+                Links::Missing | Links::Transparent
+            ) {
+                self.steps.push(Step::MakeLinksOpaque {
+                    upper_layer: store.upper_layer.clone(),
+                    userxattr,
+                });
+            }
+        }
+        let unfinished = observed.database.schema.is_none()
+            || matches!(
+                observed.database.file,
+                FileFacts::Missing | FileFacts::File { size: 0, .. }
+            );
+        let missing = |place: &Place| matches!(place.found, Found::Missing { .. });
+        if unfinished || observed.state.iter().any(missing) {
+            self.steps.push(Step::MakeState {
+                state: store.state.value.clone(),
+                new: unfinished,
+            });
+        }
+        for place in observed.state.iter().filter(|place| !missing(place)) {
+            self.directory(place, layout::DIRECTORY_MODE, None);
+        }
+        if unfinished {
+            self.steps.push(Step::MakeDatabase {
+                state: store.state.value.clone(),
+                wal: store.use_sqlite_wal,
+            });
+        }
+        let recorded = |overlay: &OverlayFacts| overlay.recorded != Some(Recorded::Unfinished);
+        match &observed.mount.overlay {
+            None => self.steps.push(Step::Mount(Overlay::of(store, userxattr))),
+            Some(overlay) if !recorded(overlay) => {
+                self.steps.push(Step::Record(Overlay::of(store, userxattr)));
+            }
+            Some(_) => {}
+        }
+        Plan { steps: self.steps }
+    }
+
+    /// Makes a directory that is missing; mends one that is there, if that was asked for.
+    fn directory(&mut self, place: &Place, mode: u32, gid: Option<u32>) {
+        match &place.found {
+            Found::Missing { .. } => self.steps.push(Step::MakeDirectory {
+                path: place.path.clone(),
+                mode,
+                gid,
+            }),
+            Found::Directory(stat) => self.mend(stat, &place.path, mode, gid),
+            _ => {}
+        }
+    }
+
+    /// Gives a directory, whose facts are `stat`, its owner and mode by the path `path`.
+    fn mend(&mut self, stat: &Stat, path: &Path, mode: u32, gid: Option<u32>) {
+        let uid = self.observed.machine.uid;
+        let gid = gid.unwrap_or(0);
+        if self.fix_permissions && (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {
+            self.steps.push(Step::FixPermissions {
+                path: path.to_owned(),
+                mode,
+                uid,
+                gid,
+            });
+        }
+    }
+}
+
+impl Step {
+    /// The step as it is shown.
+    pub(crate) fn report(&self) -> StepReport {
+        let (step, subject, text) = match self {
+            Step::MakeDirectory { path, mode, gid } => {
+                let shown = show_path(path);
+                let group = gid.map(|gid| format!(", group {gid}")).unwrap_or_default();
+                let text = format!("make the directory {shown} (mode {mode:04o}{group})");
+                ("make-directory", path, text)
+            }
+            Step::FixPermissions {
+                path,
+                mode,
+                uid,
+                gid,
+            } => {
+                let shown = show_path(path);
+                let text = format!("give {shown} the owner {uid}:{gid} and the mode {mode:04o}");
+                ("fix-permissions", path, text)
+            }
+            Step::MakeLinksOpaque { upper_layer, .. } => {
+                let links = show_path(upper_layer);
+                let text = format!("make {links}/.links, opaque, to hide the lower store's");
+                ("make-links-opaque", upper_layer, text)
+            }
+            Step::MakeState { state, .. } => {
+                let shown = show_path(state);
+                let text = format!("make what Nix needs in the state directory {shown}");
+                ("make-state", state, text)
+            }
+            Step::MakeDatabase { state, wal } => {
+                let journal = if *wal {
+                    ""
+                } else {
+                    " (without a write-ahead log)"
+                };
+                let shown = show_path(state);
+                let text = format!("make the upper database {shown}/db/db.sqlite{journal}");
+                ("make-database", state, text)
+            }
+            Step::Mount(overlay) => {
+                let options = overlay.options.text().unwrap_or_default();
+                let (real, text) = (show_path(&overlay.real), show(&options));
+                let text = format!("mount the overlay at {real} with {text}");
+                (MOUNT, &overlay.real, text)
+            }
+            Step::Record(overlay) => {
+                let real = show_path(&overlay.real);
+                let text = format!("record the mount at {real}, which an interrupted run made");
+                ("record", &overlay.real, text)
+            }
+        };
+        StepReport {
+            step,
+            subject: show_path(subject).into_owned(),
+            text,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,37 @@
+//! The overlay of a store, as it is to be mounted.
+
+use std::path::PathBuf;
+
+use crate::config::Store;
+use crate::overlayfs::options::{MountOption, MountOptions};
+
+/// What is to be mounted where.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlay {
+    /// The merged store directory.
+    pub real: PathBuf,
+    /// The layers and the further options.
+    pub options: MountOptions,
+}
+
+impl Overlay {
+    /// The overlay of a store. `userxattr` is for those who may not set `trusted.*` attributes.
+    pub fn of(store: &Store, userxattr: bool) -> Overlay {
+        let mut further = store.mount_options.clone();
+        if userxattr {
+            further.push(MountOption {
+                name: "userxattr".to_owned(),
+                value: None,
+            });
+        }
+        Overlay {
+            real: store.real.value.clone(),
+            options: MountOptions {
+                lowerdir: store.lower.real.clone(),
+                upperdir: store.upper_layer.clone(),
+                workdir: store.workdir.clone(),
+                further,
+            },
+        }
+    }
+}

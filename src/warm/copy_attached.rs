@@ -1,0 +1,121 @@
+use std::collections::HashSet;
+
+use super::upper_writer::{Upper, Writer};
+use crate::lower::database::Database;
+use crate::nix::store_directory::StoreDirectory;
+use crate::warm::outputs::Objects;
+use crate::warm::reader::{Reader, rows};
+use crate::warm::{Wanted, WarmError, Warmed};
+
+/// Copies from an attached database. Confirms before the commit that it did not change.
+///
+/// Memory: 33 bytes a path of the closure at most, and the upper database's cache.
+pub(super) fn copy(
+    upper: &Upper,
+    lower: &Database,
+    store: &StoreDirectory,
+    objects: &Objects,
+    wanted: Wanted<'_>,
+) -> Result<Warmed, WarmError> {
+    lower.attach(&upper.connection, "lower")?;
+    // The closure is gone through in its own order, not in that of the pages.
+    upper
+        .connection
+        .pragma_update(Some("lower"), "cache_size", -8192)
+        .map_err(|error| upper.error(error))?;
+    let result = copy_attached(upper, lower, store, objects, wanted)
+        // Whatever went wrong may come from a change meanwhile.
+        .map_err(|error| lower.confirm().err().map_or(error, WarmError::from));
+    // The next try attaches another state.
+    upper.connection.flush_prepared_statement_cache();
+    let detached = upper
+        .connection
+        .execute("detach lower", [])
+        .map_err(|error| upper.error(error));
+    let warmed = result?;
+    detached?;
+    upper.checkpoint();
+    Ok(warmed)
+}
+
+fn copy_attached(
+    upper: &Upper,
+    lower: &Database,
+    store: &StoreDirectory,
+    objects: &Objects,
+    wanted: Wanted<'_>,
+) -> Result<Warmed, WarmError> {
+    let reader = Reader {
+        connection: &upper.connection,
+        lower,
+        store,
+    };
+    let mut warmed = Warmed::default();
+    let ids = match wanted {
+        Wanted::All => reader.all()?,
+        Wanted::Closures(paths) => reader.closure(reader.ids_of(paths)?)?,
+        Wanted::ValidClosures(paths) => match reader.ids_of(paths) {
+            Ok(ids) => reader.closure(ids)?,
+            Err(WarmError::NotValid(invalid)) => {
+                warmed.invalid = invalid.len() as u64;
+                let invalid: HashSet<_> = invalid.iter().collect();
+                let valid: Vec<_> = paths
+                    .iter()
+                    .filter(|path| !invalid.contains(path))
+                    .cloned()
+                    .collect();
+                reader.closure(reader.ids_of(&valid)?)?
+            }
+            Err(error) => return Err(error),
+        },
+    };
+
+    let transaction = upper.begin()?;
+    let mut writer = Writer::new(upper, store, objects)?;
+    let first_new = writer.next_id;
+    let shift = shift(&ids, first_new);
+    let mut upper_ids = Vec::with_capacity(ids.len());
+    warmed.prefixes.reserve_exact(ids.len());
+    rows(lower, store, &ids, |id, path, info| {
+        warmed.prefixes.push(path.hash_prefix());
+        if !writer.was_empty
+            && let Some(present) = writer.id_of(&writer.print(&path))?
+        {
+            upper_ids.push(present);
+            warmed.present += 1;
+            return Ok(());
+        }
+        let info = info.map_err(|what| lower.wrong_row(path.clone(), what))?;
+        let new = shift.map_or(writer.next_id, |shift| id + shift);
+        writer.next_id = new + 1;
+        warmed.outputs += writer.path(new, &path, &info)?;
+        warmed.copied += 1;
+        upper_ids.push(new);
+        Ok(())
+    })?;
+
+    warmed.references = match shift {
+        Some(shift) if warmed.present == 0 => {
+            // All that is referred to has got a row: a closure has it, and in everything it is
+            // looked for.
+            if wanted == Wanted::All {
+                reader.all_references_lead_to(&ids)?;
+            }
+            writer.references_shifted(&ids, shift)?
+        }
+        _ => reader.copy_references(&mut writer, &ids, &upper_ids, first_new)?,
+    };
+    drop(writer);
+    lower.confirm()?;
+    transaction.commit().map_err(|error| upper.error(error))?;
+    Ok(warmed)
+}
+
+/// How much larger the new ids are than those below: the gaps between them stay, so that all
+/// references can be copied by SQLite itself. `None` where the ids are too far apart for that.
+fn shift(ids: &[i64], first_new: i64) -> Option<i64> {
+    const FAR: i64 = 1 << 40;
+    let (first, last) = (*ids.first()?, *ids.last()?);
+    let near = last.checked_sub(first)? < FAR && (0..FAR).contains(&first_new);
+    (near && (-FAR..FAR).contains(&first)).then(|| first_new - first)
+}

@@ -1,0 +1,297 @@
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Transaction};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+
+use crate::escape::show;
+use crate::linux::safe_path::{self, Reached, Symlinks};
+use crate::nix::hash::render_sha256;
+use crate::nix::path_info::PathInfo;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+use crate::sqlite::hardening::{distrust, expect_files, is_ordinary_table};
+use crate::warm::WarmError;
+use crate::warm::outputs::Objects;
+use crate::warm::reader::runs;
+
+/// How long others may keep the database locked. A build that registers its outputs takes
+/// milliseconds, a large import seconds.
+const BUSY: Duration = Duration::from_secs(300);
+/// As Nix sets it, in pages.
+const AUTOCHECKPOINT: i64 = 40_000;
+/// The tables that are written to.
+const TABLES: [&str; 3] = ["ValidPaths", "Refs", "DerivationOutputs"];
+/// The largest row id that is gone on from: none that Nix ever gives comes near.
+const LARGEST_ID: i64 = 1 << 48;
+/// Memory for pages, in KiB. Less makes a large copy write the same pages again and again.
+const CACHE: i64 = 16 << 10;
+
+/// The upper database, open for writing.
+#[derive(Debug)]
+pub(super) struct Upper {
+    path: PathBuf,
+    pub(super) connection: Connection,
+    /// Shared, as Nix holds it while it has the store open.
+    _big_lock: File,
+}
+
+impl Upper {
+    /// Opens the database in `directory`, which has to be there, with Nix's lock and settings.
+    pub(super) fn open(directory: &Path, use_sqlite_wal: bool) -> Result<Self, WarmError> {
+        let unusable = |path: &Path| {
+            let path = path.to_owned();
+            move |source| WarmError::Io { path, source }
+        };
+        let walked = safe_path::directory(directory, Symlinks::Refuse)
+            .map_err(|obstacle| unusable(directory)(io::Error::other(obstacle)))?;
+        let big_lock =
+            lock(&walked).map_err(|error| unusable(&directory.join("big-lock"))(error.into()))?;
+        let path = walked.path().join("db.sqlite");
+        expect_files(&walked, "db.sqlite").map_err(unusable(&path))?;
+        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+            | OpenFlags::SQLITE_OPEN_NOFOLLOW
+            | OpenFlags::SQLITE_OPEN_URI
+            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let open = || {
+            let connection = if use_sqlite_wal {
+                Connection::open_with_flags(&path, flags)?
+            } else {
+                // As Nix does it, for file systems whose locks cannot be relied on.
+                Connection::open_with_flags_and_vfs(&path, flags, c"unix-dotfile")?
+            };
+            connection.busy_timeout(BUSY)?;
+            distrust(&connection)?;
+            connection.pragma_update(None, "foreign_keys", false)?;
+            // What is reported as done survives a power cut.
+            connection.pragma_update(None, "synchronous", "full")?;
+            connection.pragma_update(None, "cache_size", -CACHE)?;
+            connection.pragma_update(None, "wal_autocheckpoint", AUTOCHECKPOINT)?;
+            Ok(connection)
+        };
+        let connection = open().map_err(|source| WarmError::Upper {
+            path: path.clone(),
+            source,
+        })?;
+        let upper = Self {
+            path,
+            connection,
+            _big_lock: big_lock,
+        };
+        for table in TABLES {
+            let ordinary = is_ordinary_table(&upper.connection, "main", table);
+            if !ordinary.map_err(|error| upper.error(error))? {
+                return Err(upper.tampered(format!("expected the table {table}, as Nix makes it")));
+            }
+        }
+        upper.check_sequence()?;
+        Ok(upper)
+    }
+
+    /// SQLite goes through this table at every insertion, for ever where its pages lead in a circle.
+    fn check_sequence(&self) -> Result<(), WarmError> {
+        let sql = "pragma main.quick_check('sqlite_sequence')";
+        let checked = self.connection.query_row(sql, [], |row| row.get(0));
+        match checked.map_err(|error| self.error(error))? {
+            said if said == "ok" => Ok(()),
+            said => Err(self.tampered(show(String::as_bytes(&said)).into_owned())),
+        }
+    }
+
+    fn tampered(&self, what: String) -> WarmError {
+        WarmError::Tampered {
+            path: self.path.clone(),
+            what,
+        }
+    }
+
+    pub(super) fn error(&self, source: rusqlite::Error) -> WarmError {
+        WarmError::Upper {
+            path: self.path.clone(),
+            source,
+        }
+    }
+
+    /// Begins the one transaction, as the only writer.
+    pub(super) fn begin(&self) -> Result<Transaction<'_>, WarmError> {
+        Transaction::new_unchecked(&self.connection, rusqlite::TransactionBehavior::Immediate)
+            .map_err(|error| self.error(error))
+    }
+
+    /// Moves the log into the database, as far as others let us: the next one to open the store
+    /// need not go through it. What was committed is durable without.
+    pub(super) fn checkpoint(&self) {
+        let _ = self
+            .connection
+            .query_row("pragma main.wal_checkpoint(passive)", [], |_| Ok(()));
+    }
+}
+
+/// The shared lock on Nix's `big-lock`. Waits while a Nix migrates the schema.
+fn lock(directory: &Reached) -> rustix::io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = rustix::fs::openat(directory, "big-lock", flags, Mode::empty())?;
+    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockShared))?;
+    Ok(File::from(file))
+}
+
+/// Writes rows as Nix does, within a transaction.
+pub(super) struct Writer<'u> {
+    upper: &'u Upper,
+    store: &'u StoreDirectory,
+    objects: &'u Objects,
+    id_of: CachedStatement<'u>,
+    path: CachedStatement<'u>,
+    reference: CachedStatement<'u>,
+    output: CachedStatement<'u>,
+    /// The id that the next new row gets.
+    pub(super) next_id: i64,
+    /// Whether there was no row before.
+    pub(super) was_empty: bool,
+    /// Nix replaces a registration time of 0 by the present.
+    now: i64,
+}
+
+impl<'u> Writer<'u> {
+    pub(super) fn new(
+        upper: &'u Upper,
+        store: &'u StoreDirectory,
+        objects: &'u Objects,
+    ) -> Result<Self, WarmError> {
+        let prepare = |sql| {
+            upper
+                .connection
+                .prepare_cached(sql)
+                .map_err(|error| upper.error(error))
+        };
+        // Ids are never used again: those of deleted rows are in sqlite_sequence.
+        let last: i64 = upper
+            .connection
+            .query_row(
+                "select max(coalesce((select max(id) from main.ValidPaths), 0), \
+                 coalesce((select seq from main.sqlite_sequence where name = 'ValidPaths'), 0))",
+                [],
+                |row| row.get(0),
+            )
+            .map_err(|error| upper.error(error))?;
+        if !(0..=LARGEST_ID).contains(&last) {
+            return Err(upper.tampered(format!("found the row id {last}")));
+        }
+        let was_empty = !upper
+            .connection
+            .prepare("select 1 from main.ValidPaths")
+            .and_then(|mut statement| statement.exists([]))
+            .map_err(|error| upper.error(error))?;
+        let now = crate::linux::clock::now();
+        Ok(Self {
+            upper,
+            store,
+            objects,
+            id_of: prepare(
+                "select id from main.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
+                 where path = ?",
+            )?,
+            path: prepare(
+                "insert into main.ValidPaths \
+                 (id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca) \
+                 values (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            )?,
+            reference: prepare("insert into main.Refs (referrer, reference) values (?, ?)")?,
+            output: prepare(
+                "insert or replace into main.DerivationOutputs (drv, id, path) values (?, ?, ?)",
+            )?,
+            next_id: last + 1,
+            was_empty,
+            now: i64::try_from(now).unwrap_or(0),
+        })
+    }
+
+    /// The whole path.
+    pub(super) fn print(&self, path: &StorePath) -> String {
+        print(self.store, path)
+    }
+
+    /// The id of a path's row, if it has one.
+    pub(super) fn id_of(&mut self, path: &str) -> Result<Option<i64>, WarmError> {
+        self.id_of
+            .query_row([path], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.upper.error(error))
+    }
+
+    /// Writes the row of a path, and for a derivation those of its outputs: how many these are.
+    pub(super) fn path(
+        &mut self,
+        id: i64,
+        path: &StorePath,
+        info: &PathInfo,
+    ) -> Result<u64, WarmError> {
+        let time = match info.registration_time {
+            0 => self.now,
+            time => time,
+        };
+        let signatures = (!info.signatures.is_empty()).then_some(&info.signatures);
+        self.path
+            .execute((
+                id,
+                print(self.store, path),
+                render_sha256(&info.nar_hash),
+                time,
+                info.deriver
+                    .as_ref()
+                    .map(|deriver| print(self.store, deriver)),
+                (info.nar_size != 0).then_some(info.nar_size),
+                info.ultimate.then_some(1),
+                signatures,
+                &info.content_address,
+            ))
+            .map_err(|error| self.upper.error(error))?;
+        if !path.is_derivation() {
+            return Ok(0);
+        }
+        let outputs = self.objects.outputs(path, self.store)?;
+        for (name, output) in &outputs {
+            self.output
+                .execute((id, name, print(self.store, output)))
+                .map_err(|error| self.upper.error(error))?;
+        }
+        Ok(outputs.len() as u64)
+    }
+
+    /// Copies the references of these paths from the attached database `lower`, whose ids become
+    /// larger by `shift`: how many.
+    pub(super) fn references_shifted(&self, ids: &[i64], shift: i64) -> Result<u64, WarmError> {
+        let upper = self.upper;
+        // After a conflict all is undone: so SQLite need not remember what each statement did.
+        let mut copy = upper
+            .connection
+            .prepare_cached(
+                "insert or rollback into main.Refs (referrer, reference) \
+                 select referrer + ?3, reference + ?3 from lower.Refs \
+                 indexed by sqlite_autoindex_Refs_1 where referrer between ?1 and ?2",
+            )
+            .map_err(|error| upper.error(error))?;
+        let mut copied = 0;
+        for run in runs(ids) {
+            let rows = copy.execute((run.first(), run.last(), shift));
+            copied += rows.map_err(|error| upper.error(error))? as u64;
+        }
+        Ok(copied)
+    }
+
+    /// Writes a reference between two rows, given by their ids.
+    pub(super) fn reference(&mut self, referrer: i64, reference: i64) -> Result<(), WarmError> {
+        self.reference
+            .execute((referrer, reference))
+            .map(drop)
+            .map_err(|error| self.upper.error(error))
+    }
+}
+
+/// A whole store path as text. It is ASCII, and the store directory came from text.
+pub(super) fn print(store: &StoreDirectory, path: &StorePath) -> String {
+    String::from_utf8(store.print(path))
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+}
