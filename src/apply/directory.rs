@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
 use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
+use crate::linux::users::FileSystemGroup;
 
 /// The mode of parent directories.
 const PARENT_MODE: u32 = 0o755;
@@ -163,19 +164,4 @@ fn set_permissions(
         AtFlags::empty(),
     )
     .doing("change the mode of", path)
-}
-
-/// Sets this thread's group for file systems, and sets it back when dropped.
-struct FileSystemGroup(::nix::unistd::Gid);
-
-impl FileSystemGroup {
-    fn set(gid: u32) -> FileSystemGroup {
-        FileSystemGroup(::nix::unistd::setfsgid(::nix::unistd::Gid::from_raw(gid)))
-    }
-}
-
-impl Drop for FileSystemGroup {
-    fn drop(&mut self) {
-        ::nix::unistd::setfsgid(self.0);
-    }
 }

@@ -5,11 +5,11 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::escape::{show, show_path};
+use crate::linux::processes;
 use crate::linux::root::System;
 use crate::overlayfs::mountinfo::MountInfo;
 
@@ -31,14 +31,11 @@ pub(crate) struct Holder {
 /// # Errors
 /// When `/proc` cannot be read.
 pub(super) fn find(system: &System, mount: &MountInfo) -> io::Result<Vec<Holder>> {
-    let own = readlinkat(system.proc(), "self/ns/mnt", Vec::new())?;
-    let mut namespaces = BTreeSet::from([own.into_bytes()]);
+    let mut namespaces = BTreeSet::new();
+    namespaces.extend(processes::mount_namespace(system, std::process::id()));
     let mut holders = Vec::new();
     let mut elsewhere = Vec::new();
-    for name in names(system, ".")? {
-        let Ok(pid) = name.parse::<u32>() else {
-            continue;
-        };
+    for pid in processes::all(system)? {
         if pid == std::process::id() {
             continue;
         }
@@ -51,7 +48,7 @@ pub(super) fn find(system: &System, mount: &MountInfo) -> io::Result<Vec<Holder>
         if !how.is_empty() {
             let holder = Holder {
                 pid,
-                name: process.name(),
+                name: processes::name(system, pid).unwrap_or_default(),
                 how,
             };
             match uses_it {
@@ -84,15 +81,6 @@ struct Process<'a> {
 }
 
 impl Process<'_> {
-    fn name(&self) -> String {
-        let name = self.read("comm").unwrap_or_default();
-        show(name.trim_ascii_end()).into_owned()
-    }
-
-    fn read(&self, file: &str) -> io::Result<Vec<u8>> {
-        self.system.read_proc(&format!("{}/{file}", self.pid))
-    }
-
     /// Where it is, where its root directory is and what it runs.
     fn places(&self) -> Vec<String> {
         [
@@ -101,49 +89,30 @@ impl Process<'_> {
             ("exe", "program"),
         ]
         .into_iter()
-        .filter(|(link, _)| self.is_on_mount(link))
+        .filter(|(link, _)| {
+            processes::mount_of_link(self.system, self.pid, link) == Some(self.mount.id)
+        })
         .map(|(_, how)| how.to_owned())
         .collect()
     }
 
-    /// Whether one of its links in `/proc` leads to the mount. Asks no file system that could hang.
-    fn is_on_mount(&self, link: &str) -> bool {
-        let path = format!("{}/{link}", self.pid);
-        statx(
-            self.system.proc(),
-            path,
-            AtFlags::STATX_DONT_SYNC,
-            StatxFlags::MNT_ID,
-        )
-        .is_ok_and(|found| found.stx_mnt_id == self.mount.id)
-    }
-
     fn open_files(&self) -> Vec<String> {
-        let numbers = names(self.system, &format!("{}/fdinfo", self.pid)).unwrap_or_default();
-        numbers
+        let Process { system, pid, mount } = *self;
+        processes::open_files(system, pid)
             .into_iter()
-            .filter(|number| {
-                self.read(&format!("fdinfo/{number}"))
-                    .is_ok_and(|info| mount_id(&info) == Some(self.mount.id))
-            })
-            .map(|number| match self.link(&format!("fd/{number}")) {
-                Some(path) => format!("open file {number}: {}", show_path(&path)),
-                None => format!("open file {number}"),
-            })
+            .filter(|number| processes::mount_of_open_file(system, pid, number) == Some(mount.id))
+            .map(
+                |number| match processes::link(system, pid, &format!("fd/{number}")) {
+                    Some(path) => format!("open file {number}: {}", show_path(&path)),
+                    None => format!("open file {number}"),
+                },
+            )
             .collect()
-    }
-
-    fn link(&self, link: &str) -> Option<PathBuf> {
-        let path = format!("{}/{link}", self.pid);
-        let target = readlinkat(self.system.proc(), path, Vec::new()).ok()?;
-        Some(PathBuf::from(std::ffi::OsStr::from_bytes(
-            target.to_bytes(),
-        )))
     }
 
     /// What it has mapped into memory: the text of `maps` ends with the path.
     fn mapped_files(&self) -> Option<String> {
-        let maps = self.read("maps").ok()?;
+        let maps = processes::read(self.system, self.pid, "maps").ok()?;
         let mut below = self.mount.mount_point.as_os_str().as_bytes().to_vec();
         below.push(b'/');
         let files: BTreeSet<&[u8]> = maps
@@ -163,39 +132,17 @@ impl Process<'_> {
     /// Whether it is the first process seen of another mount namespace that has the file system
     /// mounted too.
     fn other_namespace(&self, seen: &mut BTreeSet<Vec<u8>>) -> Option<String> {
-        let link = format!("{}/ns/mnt", self.pid);
-        let namespace = readlinkat(self.system.proc(), link, Vec::new()).ok()?;
-        if !seen.insert(namespace.into_bytes()) {
+        let namespace = processes::mount_namespace(self.system, self.pid)?;
+        if !seen.insert(namespace) {
             return None;
         }
-        let mounts = MountInfo::parse_all(&self.read("mountinfo").ok()?).ok()?;
+        let mounts =
+            MountInfo::parse_all(&processes::read(self.system, self.pid, "mountinfo").ok()?)
+                .ok()?;
         let same =
             |other: &&MountInfo| (other.major, other.minor) == (self.mount.major, self.mount.minor);
         let other = mounts.iter().find(same)?;
         let place = show_path(&other.mount_point);
         Some(format!("mounted at {place} in its mount namespace"))
     }
-}
-
-/// The mount's number in the text of `/proc/PID/fdinfo/FD` (proc_pid_fdinfo(5)).
-fn mount_id(info: &[u8]) -> Option<u64> {
-    let text = std::str::from_utf8(info).ok()?;
-    let line = text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
-    line.trim().parse().ok()
-}
-
-/// The names in a directory below `/proc`.
-fn names(system: &System, directory: &str) -> io::Result<Vec<String>> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let directory = openat(system.proc(), directory, flags, Mode::empty())?;
-    let mut names = Vec::new();
-    for entry in Dir::read_from(directory)? {
-        let name = entry?.file_name().to_bytes().to_vec();
-        if let Ok(name) = String::from_utf8(name)
-            && !name.starts_with('.')
-        {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }

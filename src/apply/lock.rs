@@ -12,8 +12,9 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use super::error::{Doing, Error};
+use crate::linux::locks::holder_in_words;
 use crate::linux::root::System;
-use crate::linux::safe_path::{Reached, Status};
+use crate::linux::safe_path::Reached;
 
 /// How long to wait for a lock before saying so.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ impl DirectoryLock {
         let path = directory.path();
         let file = directory.open().doing("open", path)?;
         if !attempt(&file, PATIENCE).doing("lock", path)? {
-            waiting(&holder(system, directory.status()));
+            waiting(&holder_in_words(system, directory.status()));
             flock(&file, FlockOperation::LockExclusive).doing("lock", path)?;
         }
         Ok(DirectoryLock { directory: file })
@@ -63,7 +64,7 @@ impl DirectoryLock {
         if !attempt(&file, GLANCE).doing("lock", path)? {
             return Err(Error::UpperLocked {
                 path: path.to_owned(),
-                holder: holder(system, directory.status()),
+                holder: holder_in_words(system, directory.status()),
             });
         }
         Ok(DirectoryLock { directory: file })
@@ -93,42 +94,4 @@ fn attempt(file: impl AsFd, patience: Duration) -> Result<bool, Errno> {
             Err(errno) => return Err(errno),
         }
     }
-}
-
-/// Who holds a lock on a directory, in words, as `/proc/locks` tells it.
-fn holder(system: &System, status: &Status) -> String {
-    let pid = system
-        .read_proc("locks")
-        .ok()
-        .and_then(|locks| find_holder(&String::from_utf8_lossy(&locks), status));
-    let Some(pid) = pid else {
-        return "another process".to_owned();
-    };
-    match system.read_proc(&format!("{pid}/comm")) {
-        Ok(name) => {
-            let name = crate::escape::show(name.trim_ascii_end()).into_owned();
-            format!("process {pid} ({name})")
-        }
-        Err(_) => format!("process {pid}"),
-    }
-}
-
-/// Finds the process in lines like `1: FLOCK  ADVISORY  WRITE 4711 fe:00:131073 0 EOF`; those that
-/// wait have `->` after the number. A process of another namespace shows as 0.
-fn find_holder(locks: &str, status: &Status) -> Option<u32> {
-    let file = format!(
-        "{:02x}:{:02x}:{}",
-        rustix::fs::major(status.dev),
-        rustix::fs::minor(status.dev),
-        status.ino
-    );
-    locks.lines().find_map(|line| {
-        let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-        match fields[..] {
-            [_, "FLOCK", _, _, pid, place, ..] if place == file => {
-                pid.parse().ok().filter(|&pid| pid > 0)
-            }
-            _ => None,
-        }
-    })
 }

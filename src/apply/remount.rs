@@ -7,11 +7,10 @@ use std::path::{Path, PathBuf};
 use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::Status;
+use crate::linux::users;
 use crate::overlayfs::mountinfo::MountInfo;
-use ::nix::fcntl::{OFlag, open};
-use ::nix::mount::MsFlags;
-use ::nix::sched::CloneFlags;
-use ::nix::sys::stat::Mode;
+use rustix::fs::{Mode, OFlags};
+use rustix::mount::{MountFlags, mount_remount};
 
 /// Why a merged store was not remounted.
 #[derive(Debug, thiserror::Error)]
@@ -63,17 +62,13 @@ pub(crate) enum RemountError {
 /// # Errors
 /// See [`RemountError`].
 pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
-    ::nix::sched::unshare(CloneFlags::CLONE_NEWNS)
-        .map_err(|error| RemountError::Namespace(error.into()))?;
-    let opened = open(
-        directory,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC,
-        Mode::empty(),
-    )
-    .map_err(|error| RemountError::Open {
-        path: directory.to_owned(),
-        error: error.into(),
-    })?;
+    users::unshare_mounts().map_err(RemountError::Namespace)?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let opened =
+        rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| RemountError::Open {
+            path: directory.to_owned(),
+            error: error.into(),
+        })?;
     let mount = mount_of(system, &opened)?;
     if mount.fs_type != "overlay" {
         return Err(RemountError::NotAnOverlay {
@@ -83,14 +78,7 @@ pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountEr
     }
     // By descriptor, so that it is the mount that was looked at.
     let target = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
-    ::nix::mount::mount(
-        None::<&Path>,
-        &target,
-        None::<&Path>,
-        MsFlags::MS_REMOUNT | superblock_flags(&mount),
-        None::<&Path>,
-    )
-    .map_err(|error| RemountError::Refused {
+    mount_remount(&target, superblock_flags(&mount), c"").map_err(|error| RemountError::Refused {
         path: directory.to_owned(),
         error: error.into(),
     })
@@ -107,14 +95,14 @@ fn mount_of(system: &System, directory: &OwnedFd) -> io::Result<MountInfo> {
 }
 
 /// The superblock's flags that a remount would otherwise reset.
-fn superblock_flags(mount: &MountInfo) -> MsFlags {
+fn superblock_flags(mount: &MountInfo) -> MountFlags {
     [
-        ("ro", MsFlags::MS_RDONLY),
-        ("sync", MsFlags::MS_SYNCHRONOUS),
-        ("dirsync", MsFlags::MS_DIRSYNC),
-        ("lazytime", MsFlags::MS_LAZYTIME),
+        ("ro", MountFlags::RDONLY),
+        ("sync", MountFlags::SYNCHRONOUS),
+        ("dirsync", MountFlags::DIRSYNC),
+        ("lazytime", MountFlags::LAZYTIME),
     ]
     .into_iter()
     .filter(|(name, _)| mount.super_option(name))
-    .fold(MsFlags::empty(), |flags, (_, flag)| flags | flag)
+    .fold(MountFlags::empty(), |flags, (_, flag)| flags | flag)
 }

@@ -58,7 +58,7 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
     let Ok(metadata) = std::fs::metadata(&database) else {
         return Ok(());
     };
-    let (owner, user) = (metadata.uid(), ::nix::unistd::geteuid().as_raw());
+    let (owner, user) = (metadata.uid(), rustix::process::geteuid().as_raw());
     if read_only || owner == user {
         return Ok(());
     }

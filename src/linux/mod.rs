@@ -2,8 +2,10 @@
 
 pub(crate) mod clock;
 pub(crate) mod kernel_log;
+pub(crate) mod locks;
 pub(crate) mod namespaces;
 pub(crate) mod processes;
 pub(crate) mod root;
 pub(crate) mod safe_path;
 pub(crate) mod sync;
+pub(crate) mod users;

@@ -3,10 +3,11 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use ::nix::errno::Errno;
-use ::nix::mount::MsFlags;
-use ::nix::sched::CloneFlags;
+use rustix::io::Errno;
+use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::CapabilitySet;
+
+use super::users;
 
 /// Why a namespace could not be made, and what can be done about it.
 #[derive(Debug, thiserror::Error)]
@@ -23,7 +24,7 @@ pub(crate) enum Error {
     },
     /// A mount namespace is not to be had.
     #[error("cannot make a private mount namespace: {0}")]
-    Mount(Errno),
+    Mount(io::Error),
     /// The mounts of the new namespace could not be kept from spreading.
     #[error(
         "cannot make the mounts private: {0}\nremedy: inside a chroot, make its directory a mount point first (`mount --bind DIR DIR`), or enter it with pivot_root"
@@ -39,7 +40,7 @@ pub(crate) enum Error {
 /// # Errors
 /// See [`Error`]; needs `CAP_SYS_ADMIN`.
 pub(crate) fn private_mounts() -> Result<(), Error> {
-    ::nix::sched::unshare(CloneFlags::CLONE_NEWNS).map_err(Error::Mount)?;
+    users::unshare_mounts().map_err(Error::Mount)?;
     make_private()
 }
 
@@ -51,10 +52,9 @@ pub(crate) fn private_mounts() -> Result<(), Error> {
 /// # Errors
 /// See [`Error`].
 pub(crate) fn private_user_and_mounts() -> Result<(), Error> {
-    let uid = ::nix::unistd::geteuid();
-    let gid = ::nix::unistd::getegid();
-    ::nix::sched::unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
-        .map_err(forbidden)?;
+    let uid = rustix::process::geteuid().as_raw();
+    let gid = rustix::process::getegid().as_raw();
+    users::unshare_user_and_mounts().map_err(forbidden)?;
     // An unprivileged process may map its group only once it cannot drop groups any more:
     // user_namespaces(7).
     write_once("/proc/self/setgroups", "deny")?;
@@ -64,20 +64,14 @@ pub(crate) fn private_user_and_mounts() -> Result<(), Error> {
     make_private().map_err(|error| match error {
         // Where a security module strips the capabilities of a new user namespace, making it
         // works and the first use of it does not.
-        Error::Private(Errno::EPERM | Errno::EACCES) => forbidden(Errno::EPERM),
+        Error::Private(errno @ (Errno::PERM | Errno::ACCESS)) => forbidden(errno.into()),
         other => other,
     })
 }
 
 fn make_private() -> Result<(), Error> {
-    ::nix::mount::mount(
-        None::<&Path>,
-        "/",
-        None::<&Path>,
-        MsFlags::MS_REC | MsFlags::MS_PRIVATE,
-        None::<&Path>,
-    )
-    .map_err(Error::Private)
+    let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
+    mount_change("/", private).map_err(Error::Private)
 }
 
 /// A program that is executed by anybody but root loses its capabilities, except for those that
@@ -101,7 +95,7 @@ fn write_once(path: &str, content: &str) -> io::Result<()> {
 }
 
 /// What keeps this user from making a user namespace: the kernel says only that it is not to be.
-fn forbidden(errno: Errno) -> Error {
+fn forbidden(error: io::Error) -> Error {
     let setting = |path: &str| {
         std::fs::read_to_string(Path::new("/proc/sys").join(path))
             .map(|value| value.trim().to_owned())
@@ -122,13 +116,13 @@ fn forbidden(errno: Errno) -> Error {
             "kernel.apparmor_restrict_unprivileged_userns is 1".to_owned(),
             "as root: give overstore an AppArmor profile that allows `userns`, or `sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
         )
-    } else if errno == Errno::EPERM {
+    } else if error.kind() == io::ErrorKind::PermissionDenied {
         (
             "Operation not permitted (inside a chroot or a container it usually is not)".to_owned(),
             "run it outside the chroot or container, or allow user namespaces in the container's settings, or run it as root",
         )
     } else {
-        (errno.desc().to_owned(), "run it as root")
+        (error.to_string(), "run it as root")
     };
     Error::UserNamespaceForbidden {
         reason,

@@ -1,36 +1,110 @@
-//! The mount namespaces of this machine, by the processes in them.
+//! Other processes and their mount namespaces, by `/proc`. What this process may not look at is left
+//! out.
 
 use std::collections::HashSet;
-use std::ffi::CStr;
+use std::io;
+use std::os::unix::ffi::OsStringExt;
+use std::path::PathBuf;
 
-use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 
-use crate::linux::root::System;
+use super::root::System;
+use crate::escape::show;
 
-/// One process of each mount namespace but ours. Those of other users are left out where this
-/// process may not look at them.
-pub(crate) fn others(system: &System) -> impl Iterator<Item = u32> + '_ {
+/// The numbers of all processes.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn all(system: &System) -> io::Result<Vec<u32>> {
+    let names = names(system, ".")?;
+    Ok(names.iter().filter_map(|name| name.parse().ok()).collect())
+}
+
+/// One process of each mount namespace but ours.
+pub(crate) fn one_of_each_other_mount_namespace(system: &System) -> impl Iterator<Item = u32> + '_ {
     let mut seen: HashSet<Vec<u8>> = HashSet::new();
-    seen.extend(namespace(system, "self"));
-    processes(system).into_iter().filter(move |process| {
-        namespace(system, &process.to_string()).is_some_and(|namespace| seen.insert(namespace))
+    seen.extend(mount_namespace(system, std::process::id()));
+    let processes = all(system).unwrap_or_default();
+    processes.into_iter().filter(move |process| {
+        mount_namespace(system, *process).is_some_and(|namespace| seen.insert(namespace))
     })
 }
 
-fn namespace(system: &System, process: &str) -> Option<Vec<u8>> {
-    let link = readlinkat(system.proc(), format!("{process}/ns/mnt"), Vec::new()).ok()?;
-    Some(link.into_bytes())
+/// What tells a process's mount namespace from others.
+pub(crate) fn mount_namespace(system: &System, process: u32) -> Option<Vec<u8>> {
+    let link = link(system, process, "ns/mnt")?;
+    Some(link.into_os_string().into_vec())
 }
 
-fn processes(system: &System) -> Vec<u32> {
+/// Where a link below a process's directory in `/proc` leads, as text.
+pub(crate) fn link(system: &System, process: u32, link: &str) -> Option<PathBuf> {
+    let target = readlinkat(system.proc(), format!("{process}/{link}"), Vec::new()).ok()?;
+    Some(std::ffi::OsString::from_vec(target.into_bytes()).into())
+}
+
+/// The number of the mount that a link below a process's directory leads to. Asks no file system
+/// that could hang.
+pub(crate) fn mount_of_link(system: &System, process: u32, link: &str) -> Option<u64> {
+    let path = format!("{process}/{link}");
+    statx(
+        system.proc(),
+        path,
+        AtFlags::STATX_DONT_SYNC,
+        StatxFlags::MNT_ID,
+    )
+    .map(|found| found.stx_mnt_id)
+    .ok()
+}
+
+/// The number of the mount that an open file of a process is on (proc_pid_fdinfo(5)).
+pub(crate) fn mount_of_open_file(system: &System, process: u32, number: &str) -> Option<u64> {
+    let info = read(system, process, &format!("fdinfo/{number}")).ok()?;
+    let text = std::str::from_utf8(&info).ok()?;
+    let line = text.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    line.trim().parse().ok()
+}
+
+/// The numbers of a process's open files.
+pub(crate) fn open_files(system: &System, process: u32) -> Vec<String> {
+    names(system, &format!("{process}/fdinfo")).unwrap_or_default()
+}
+
+/// The content of a file below a process's directory in `/proc`.
+///
+/// # Errors
+/// Those of opening and reading it.
+pub(crate) fn read(system: &System, process: u32, file: &str) -> io::Result<Vec<u8>> {
+    system.read_proc(&format!("{process}/{file}"))
+}
+
+/// A process's name, escaped where it cannot be printed.
+pub(crate) fn name(system: &System, process: u32) -> Option<String> {
+    let name = read(system, process, "comm").ok()?;
+    Some(show(name.trim_ascii_end()).into_owned())
+}
+
+/// A process in words: `process 708 (nix-daemon)`.
+pub(crate) fn in_words(system: &System, process: u32) -> String {
+    match name(system, process) {
+        Some(name) => format!("process {process} ({name})"),
+        None => format!("process {process}"),
+    }
+}
+
+/// The names in a directory below `/proc`.
+fn names(system: &System, directory: &str) -> io::Result<Vec<String>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(entries) = openat(system.proc(), ".", flags, Mode::empty()).and_then(Dir::new) else {
-        return Vec::new();
-    };
-    let number = |name: &CStr| name.to_str().ok()?.parse().ok();
-    entries
-        .filter_map(|entry| number(entry.ok()?.file_name()))
-        .collect()
+    let directory = openat(system.proc(), directory, flags, Mode::empty())?;
+    let mut names = Vec::new();
+    for entry in Dir::new(directory)? {
+        let name = entry?.file_name().to_bytes().to_vec();
+        if let Ok(name) = String::from_utf8(name)
+            && !name.starts_with('.')
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
 }
 
 #[cfg(test)]
@@ -38,9 +112,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn our_own_process_is_among_those_there_are() {
+    fn our_own_process_is_among_all() {
         let system = System::here().unwrap();
-        assert!(processes(&system).contains(&std::process::id()));
-        assert!(!others(&system).any(|process| process == std::process::id()));
+        assert!(all(&system).unwrap().contains(&std::process::id()));
+        let mut others = one_of_each_other_mount_namespace(&system);
+        assert!(!others.any(|process| process == std::process::id()));
     }
 }

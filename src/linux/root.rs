@@ -5,8 +5,9 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use ::nix::fcntl::{OFlag, open, openat};
-use ::nix::sys::stat::Mode;
+use rustix::fs::{Mode, OFlags, openat};
+
+use super::users;
 
 /// Handles that a run needs whatever its root directory is.
 ///
@@ -43,9 +44,9 @@ impl System {
     pub fn enter(root: &Path) -> io::Result<System> {
         let system = System::here()?;
         let directory = open_directory(root)?;
-        ::nix::unistd::fchdir(&directory)?;
-        ::nix::unistd::chroot(".")?;
-        ::nix::unistd::chdir("/")?;
+        rustix::process::fchdir(&directory)?;
+        rustix::process::chroot(".")?;
+        rustix::process::chdir("/")?;
         Ok(System {
             root: Some(root.to_owned()),
             ..system
@@ -85,7 +86,7 @@ impl System {
         let mut file = File::from(openat(
             &self.proc,
             path,
-            OFlag::O_RDONLY | OFlag::O_CLOEXEC,
+            OFlags::RDONLY | OFlags::CLOEXEC,
             Mode::empty(),
         )?);
         // Sizes in /proc are zero, so the first buffer is chosen here: few reads instead of many.
@@ -100,7 +101,7 @@ impl System {
     /// Those of opening it: often only root may.
     pub fn open_kernel_log(&self) -> io::Result<File> {
         let dev = self.dev.as_ref().ok_or(io::ErrorKind::NotFound)?;
-        let flags = OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
         Ok(File::from(openat(dev, "kmsg", flags, Mode::empty())?))
     }
 
@@ -111,7 +112,7 @@ impl System {
     /// When the group database cannot be read.
     pub fn group(&self, name: &str) -> io::Result<Option<u32>> {
         if self.root.is_none() {
-            return Ok(::nix::unistd::Group::from_name(name)?.map(|group| group.gid.as_raw()));
+            return users::group(name);
         }
         let groups = match std::fs::read_to_string("/etc/group") {
             Ok(groups) => groups,
@@ -133,9 +134,9 @@ fn group_number(groups: &str, name: &str) -> Option<u32> {
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(open(
+    Ok(rustix::fs::open(
         path,
-        OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC,
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
         Mode::empty(),
     )?)
 }

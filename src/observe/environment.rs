@@ -4,10 +4,10 @@ use std::ffi::OsStr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-use ::nix::sys::statvfs::{FsFlags, statvfs};
-use ::nix::unistd::{AccessFlags, Uid, access};
+use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use crate::config::{Auto, Environment};
+use crate::linux::users;
 
 /// The name of the remount hook: a link to this program.
 const HOOK: &str = "overstore-remount";
@@ -23,8 +23,9 @@ pub(crate) fn environment() -> Environment {
         ..Environment::default()
     };
     let (state, socket) = (environment.state_dir(), environment.socket());
-    environment.auto = auto(&state, &socket, Uid::current());
-    environment.auto_for_root = auto(&state, &socket, Uid::from_raw(0));
+    let user = rustix::process::getuid().as_raw();
+    environment.auto = auto(&state, &socket, user);
+    environment.auto_for_root = auto(&state, &socket, 0);
     environment
 }
 
@@ -50,12 +51,12 @@ fn variable(name: &str) -> Option<PathBuf> {
 }
 
 /// What `auto` is for a user, as Nix tells it: see [`Auto`].
-fn auto(state: &Path, socket: &Path, user: Uid) -> Auto {
+fn auto(state: &Path, socket: &Path, user: u32) -> Auto {
     if may_write(state, user) {
         Auto::Local
     } else if exists(socket) {
         Auto::Daemon
-    } else if !exists(state) && !user.is_root() && !moved() {
+    } else if !exists(state) && user != 0 && !moved() {
         home_store().map_or(Auto::Local, Auto::InHome)
     } else {
         Auto::Local
@@ -63,11 +64,12 @@ fn auto(state: &Path, socket: &Path, user: Uid) -> Auto {
 }
 
 /// What `access(2)` says, or would say to root.
-fn may_write(directory: &Path, user: Uid) -> bool {
-    if user == Uid::current() {
-        return access(directory, AccessFlags::R_OK | AccessFlags::W_OK).is_ok();
+fn may_write(directory: &Path, user: u32) -> bool {
+    if user == rustix::process::getuid().as_raw() {
+        return access(directory, Access::READ_OK | Access::WRITE_OK).is_ok();
     }
-    exists(directory) && statvfs(directory).is_ok_and(|fs| !fs.flags().contains(FsFlags::ST_RDONLY))
+    exists(directory)
+        && statvfs(directory).is_ok_and(|fs| !fs.f_flag.contains(StatVfsMountFlags::RDONLY))
 }
 
 fn exists(path: &Path) -> bool {
@@ -95,12 +97,12 @@ fn home_store() -> Option<PathBuf> {
 
 /// The home directory as Nix finds it: `HOME`, unless it is somebody else's.
 fn home() -> Option<PathBuf> {
-    let user = Uid::effective();
+    let user = rustix::process::geteuid().as_raw();
     let given = std::env::var_os("HOME").map(PathBuf::from).filter(|home| {
         home.as_os_str() != OsStr::new("")
             && home
                 .metadata()
-                .map_or(true, |metadata| metadata.uid() == user.as_raw())
+                .map_or(true, |metadata| metadata.uid() == user)
     });
-    given.or_else(|| Some(::nix::unistd::User::from_uid(user).ok()??.dir))
+    given.or_else(|| users::home(user))
 }

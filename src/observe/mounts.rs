@@ -89,7 +89,7 @@ impl Mounts {
         upper: &Reached,
         in_effect: Option<&MountInfo>,
     ) -> Option<String> {
-        crate::linux::processes::others(system).find_map(|process| {
+        crate::linux::processes::one_of_each_other_mount_namespace(system).find_map(|process| {
             let content = system.read_proc(&format!("{process}/mountinfo")).ok()?;
             let all = MountInfo::parse_all(&content).ok()?;
             let root = PathBuf::from(format!("/proc/{process}/root"));

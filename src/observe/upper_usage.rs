@@ -5,8 +5,6 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use ::nix::mount::MsFlags;
-use ::nix::sched::CloneFlags;
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::mount::{
@@ -16,6 +14,7 @@ use rustix::mount::{
 
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Status, Symlinks};
+use crate::linux::{locks, namespaces};
 use crate::observe::Usage;
 
 /// Whether another process holds overstore's lock on a directory. Tries the lock for an instant.
@@ -23,8 +22,7 @@ pub(super) fn locked(system: &System, directory: &Reached) -> Option<Vec<u32>> {
     let opened = directory.open().ok()?;
     match rustix::fs::flock(&opened, FlockOperation::NonBlockingLockShared) {
         Err(Errno::WOULDBLOCK) => {
-            let locks = system.read_proc("locks").unwrap_or_default();
-            let mut holders = holders(&locks, directory.status().ino);
+            let mut holders = locks::holders(system, directory.status()).unwrap_or_default();
             let ours = std::process::id();
             let ours_only = holders.contains(&ours);
             holders.retain(|pid| *pid != ours);
@@ -32,23 +30,6 @@ pub(super) fn locked(system: &System, directory: &Reached) -> Option<Vec<u32>> {
         }
         _ => None,
     }
-}
-
-/// The processes that hold a lock of flock(2) on an inode of this number, by `/proc/locks`. The
-/// device that it shows is not always the one that stat(2) does (btrfs).
-fn holders(locks: &[u8], ino: u64) -> Vec<u32> {
-    String::from_utf8_lossy(locks)
-        .lines()
-        .filter_map(|line| {
-            // 1: FLOCK  ADVISORY  WRITE 708 00:1b:4242 0 EOF
-            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
-            let [_, "FLOCK", _, _, pid, file, ..] = fields[..] else {
-                return None;
-            };
-            let found: u64 = file.rsplit(':').next()?.parse().ok()?;
-            (found == ino).then(|| pid.parse().ok())?
-        })
-        .collect()
 }
 
 /// Whether any overlay, in any mount namespace, uses a directory as its upper layer. `None` if that
@@ -74,9 +55,7 @@ pub(super) fn used_by_an_overlay(upper_layer: &Path) -> Option<bool> {
 
 /// Mounts an overlay over a directory, and lets go of it at once.
 fn mount_over(upper_layer: &Path) -> io::Result<()> {
-    ::nix::sched::unshare(CloneFlags::CLONE_NEWNS)?;
-    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    ::nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?;
+    namespaces::private_mounts().map_err(io::Error::other)?;
     // Reached again: the kernel takes no layer from a mount of another namespace.
     let reached = safe_path::directory(upper_layer, Symlinks::Refuse)
         .map_err(|error| io::Error::other(error.to_string()))?;
@@ -144,17 +123,6 @@ pub(super) fn observe(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn holders_are_found_by_inode() {
-        let locks = b"1: FLOCK  ADVISORY  WRITE 708 00:1b:4242 0 EOF\n\
-                      2: POSIX  ADVISORY  READ 709 00:1b:4242 0 EOF\n\
-                      3: FLOCK  ADVISORY  READ 710 08:01:42 0 EOF\n\
-                      3: -> FLOCK  ADVISORY  WRITE 711 08:01:42 0 EOF\n";
-        assert_eq!(holders(locks, 4242), [708]);
-        assert_eq!(holders(locks, 42), [710]);
-        assert_eq!(holders(locks, 1), [0; 0]);
-    }
 
     #[test]
     fn our_own_lock_is_not_somebody_elses() {
