@@ -1,9 +1,11 @@
-//! The store's memory, written under the store's lock.
+//! The store's memory, written under the store's lock. It may get lost, so it is no reason to fail:
+//! who cannot write it warns.
 
 use super::directory;
 use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
 use super::lock::DirectoryLock;
+use super::set_up::{Progress, Tell};
 use crate::check::{self, Severity};
 use crate::config::{MEMORY_FILE, Store};
 use crate::linux::clock;
@@ -31,29 +33,45 @@ pub(super) fn checked(store: &Store, observed: &Observed) -> Checked {
 }
 
 /// Remembers that the metadata of these paths was copied now, under the store's lock; with
-/// `after_mount`, that `up` did it after the mount of that time.
-///
-/// # Errors
-/// When it cannot be locked or written.
+/// `after_mount`, that `up` did it after the mount of that time. Warns where that cannot be locked or
+/// written.
 pub(crate) fn remember_warmed(
     store: &Store,
     system: &System,
     paths: &PathSet,
     after_mount: Option<u64>,
-) -> Result<(), Error> {
-    let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
-    let workdir = walked(&store.workdir, workdir)?;
-    let _turn = DirectoryLock::wait(&workdir, system, &mut |_| {})?;
-    let mut memory = Memory::read(store);
-    let directory = make(store)?;
-    memory
-        .remember_warmed(&directory, paths, after_mount)
-        .doing("write", store.memory())?;
-    write(&memory, store)
+    tell: Tell<'_>,
+) {
+    let mut remember = || {
+        let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
+        let workdir = walked(&store.workdir, workdir)?;
+        let _turn = DirectoryLock::wait(&workdir, system, &mut |holder| {
+            tell(Progress::Waiting(holder));
+        })?;
+        let mut memory = Memory::read(store);
+        let directory = make(store)?;
+        memory
+            .remember_warmed(&directory, paths, after_mount)
+            .doing("write", store.memory())?;
+        try_write(&memory, store)
+    };
+    if let Err(error) = remember() {
+        tell(Progress::Warning(&format!(
+            "`overstore status` will not know what was warmed: {error}"
+        )));
+    }
 }
 
-/// Writes a store's memory.
-pub(super) fn write(memory: &Memory, store: &Store) -> Result<(), Error> {
+/// Writes a store's memory, or warns that it cannot be written.
+pub(super) fn write(memory: &Memory, store: &Store, tell: Tell<'_>) {
+    if let Err(error) = try_write(memory, store) {
+        tell(Progress::Warning(&format!(
+            "nothing is remembered of this run, and nothing else is lost by that: {error}"
+        )));
+    }
+}
+
+fn try_write(memory: &Memory, store: &Store) -> Result<(), Error> {
     let directory = make(store)?;
     memory
         .write(&directory)

@@ -16,6 +16,8 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::error::{Doing, Error, walked};
 use super::mount_failure::MountFailure;
+use super::set_up::{Progress, Tell};
+use crate::escape::{shell_quote, show_path};
 use crate::linux::clock;
 use crate::linux::kernel_log::KernelLog;
 use crate::linux::root::System;
@@ -32,46 +34,68 @@ pub(super) fn mount(
     overlay: &Overlay,
     record_for: Option<&str>,
     system: &System,
+    tell: Tell<'_>,
 ) -> Result<(), Error> {
     let layers = Layers::open(overlay)?;
     let lower = DirectoryIdentity::of(&layers.lower).doing("look at", &overlay.options.lowerdir)?;
     let record = |mount: Option<MountIdentity>| match record_for {
-        Some(store) => Record::new(store, mount, lower, clock::now())
-            .write(system, &overlay.real)
-            .doing("record the mount at", &overlay.real),
+        Some(store) => Record::new(store, mount, lower, clock::now()).write(system, &overlay.real),
         None => Ok(()),
     };
     // Killed after mounting, the next run finds that this mount was going to be made.
-    record(None)?;
+    let intended = record(None);
     let mount = || {
         layers.attach(overlay, system)?;
         let finish = || {
             let merged = layers.compare(overlay, system)?;
-            record(Some(
-                MountIdentity::of(&merged).doing("look at", &overlay.real)?,
-            ))
+            MountIdentity::of(&merged).doing("look at", &overlay.real)
         };
         finish().inspect_err(|_| layers.detach(system))
     };
-    mount().inspect_err(|_| {
+    let mounted = mount().inspect_err(|_| {
         if record_for.is_some() {
             // What went wrong before is what matters; a record without a mount is no harm.
             let _ = Record::remove(system, &overlay.real);
         }
-    })
+    })?;
+    // A record that says less does: what is intended is ours, too.
+    if let Err(error) = record(Some(mounted))
+        && intended.is_err()
+    {
+        tell(Progress::Warning(&unrecorded(&overlay.real, &error)));
+    }
+    Ok(())
+}
+
+/// What is lost with the record of a mount.
+fn unrecorded(real: &Path, error: &std::io::Error) -> String {
+    format!(
+        "the mount at {} cannot be recorded in /run/overstore, so `overstore down` will not know it \
+         for overstore's own: {error}\n\
+         remedy: to take it away, `umount {}`",
+        show_path(real),
+        shell_quote(real)
+    )
 }
 
 /// Records, for a store of that name, an overlay that is mounted already.
-pub(super) fn record(overlay: &Overlay, store: &str, system: &System) -> Result<(), Error> {
+pub(super) fn record(
+    overlay: &Overlay,
+    store: &str,
+    system: &System,
+    tell: Tell<'_>,
+) -> Result<(), Error> {
     let real = &overlay.real;
     let merged = walked(real, safe_path::directory(real, Symlinks::Refuse))?;
     let mount = MountIdentity::of(&merged).doing("look at", real)?;
     let lower = &overlay.options.lowerdir;
     let lower = walked(lower, safe_path::directory(lower, Symlinks::Follow))?;
     let lower = DirectoryIdentity::of(&lower).doing("look at", lower.path())?;
-    Record::new(store, Some(mount), lower, clock::now())
-        .write(system, real)
-        .doing("record the mount at", real)
+    let record = Record::new(store, Some(mount), lower, clock::now());
+    if let Err(error) = record.write(system, real) {
+        tell(Progress::Warning(&unrecorded(real, &error)));
+    }
+    Ok(())
 }
 
 /// The directories of an overlay, held open.

@@ -1,5 +1,6 @@
 //! `up`: observe, compare, apply what is missing, observe again.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::directory::{self, NoUmask};
@@ -58,10 +59,12 @@ pub(crate) enum Progress<'a> {
     Step(&'a StepReport),
     /// It has taken more than a second to wait for somebody, named in words.
     Waiting(&'a str),
+    /// Something is not as it should be, and no reason not to go on: in words.
+    Warning(&'a str),
 }
 
 /// Receives what happens meanwhile.
-pub(super) type Tell<'a> = &'a mut dyn FnMut(Progress<'_>);
+pub(crate) type Tell<'a> = &'a mut dyn FnMut(Progress<'_>);
 
 impl SetUp<'_> {
     /// Sets the store up. Two that do this to one store at once do it one after the other, and the
@@ -69,8 +72,14 @@ impl SetUp<'_> {
     pub(crate) fn run(&self, tell: Tell<'_>) -> Ended {
         let mut steps = Vec::new();
         let mut upper_lock = None;
+        let mut warned = BTreeSet::new();
+        // What is tried more than once is warned of once.
+        let mut tell = |progress: Progress<'_>| match progress {
+            Progress::Warning(text) if !warned.insert(text.to_owned()) => {}
+            other => tell(other),
+        };
         let end = self
-            .try_run(&mut steps, &mut upper_lock, tell)
+            .try_run(&mut steps, &mut upper_lock, &mut tell)
             .unwrap_or_else(|stop| match stop {
                 Stop::Refused(findings) => End::Refused(findings),
                 Stop::Failed(error) => End::Failed(error),
@@ -141,7 +150,7 @@ impl SetUp<'_> {
                 // What these rely on is on the disk before they say that the store is there, and
                 // they are remembered whenever this is killed.
                 unsynced.sync()?;
-                self.remember(step, &mut remembered, &observed)?;
+                self.remember(step, &mut remembered, &observed, tell);
             }
             self.apply(step, steps, &mut unsynced, tell)?;
         }
@@ -149,7 +158,7 @@ impl SetUp<'_> {
         let observed = self.observe(Depth::UpLocked)?;
         if self.remember {
             remembered.checked = Some(memory::checked(self.store, &observed));
-            memory::write(&remembered, self.store)?;
+            memory::write(&remembered, self.store, tell);
         }
         Ok(End::Done(Box::new(observed)))
     }
@@ -187,23 +196,18 @@ impl SetUp<'_> {
             }
             Step::Mount(overlay) => {
                 let record_for = self.remember.then_some(self.store.name.as_str());
-                mount::mount(overlay, record_for, self.system)?;
+                mount::mount(overlay, record_for, self.system, tell)?;
             }
-            Step::Record(overlay) => mount::record(overlay, &self.store.name, self.system)?,
+            Step::Record(overlay) => mount::record(overlay, &self.store.name, self.system, tell)?,
         }
         steps.push(report);
         Ok(())
     }
 
     /// Writes down what a step is going to do, where that is remembered.
-    fn remember(
-        &self,
-        step: &Step,
-        remembered: &mut Memory,
-        observed: &Observed,
-    ) -> Result<(), Error> {
+    fn remember(&self, step: &Step, remembered: &mut Memory, observed: &Observed, tell: Tell<'_>) {
         if !self.remember {
-            return Ok(());
+            return;
         }
         match step {
             Step::MakeDatabase { .. } => {
@@ -221,9 +225,9 @@ impl SetUp<'_> {
                     &overlay.options.text().unwrap_or_default(),
                 ));
             }
-            _ => return Ok(()),
+            _ => return,
         }
-        memory::write(remembered, self.store)
+        memory::write(remembered, self.store, tell);
     }
 }
 

@@ -68,7 +68,7 @@ impl TakeDown<'_> {
         let stack = stack_at(&mounts, real);
         let Some(&top) = stack.first() else {
             // A run that was killed after unmounting left these.
-            self.forget()?;
+            self.forget(tell);
             return Ok(TakenDown::NotMounted);
         };
         if let Some(why) = self.why_not_ours(&stack, top)? {
@@ -88,7 +88,7 @@ impl TakeDown<'_> {
             }
             Err(errno) => return Err(errno).doing("unmount", real),
         }
-        self.forget()?;
+        self.forget(tell);
         Ok(TakenDown::Unmounted(self.step()))
     }
 
@@ -137,13 +137,18 @@ impl TakeDown<'_> {
     }
 
     /// Removes the record of the mount, and forgets it in what is remembered over reboots.
-    fn forget(&self) -> Result<(), Error> {
+    fn forget(&self, tell: Tell<'_>) {
         let real = &self.store.real.value;
-        Record::remove(self.system, real).doing("remove the record of the mount at", real)?;
+        if let Err(error) = Record::remove(self.system, real) {
+            // Whatever is mounted there later is another mount, and known to be.
+            tell(Progress::Warning(&format!(
+                "the record of the mount at {} stays in /run/overstore: {error}",
+                show_path(real)
+            )));
+        }
         let mut remembered = Memory::read(self.store);
-        match remembered.mounted.take() {
-            Some(_) => memory::write(&remembered, self.store),
-            None => Ok(()),
+        if remembered.mounted.take().is_some() {
+            memory::write(&remembered, self.store, tell);
         }
     }
 

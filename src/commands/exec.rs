@@ -7,7 +7,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use super::{Failure, load, print_error};
-use crate::apply::{End, Ended, Progress, SetUp};
+use crate::apply::{End, Ended, SetUp};
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
 use crate::config::{Lower, MetadataSource, Store};
@@ -17,6 +17,7 @@ use crate::linux::root::System;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
 use crate::report;
+use crate::systemd::notify::ServiceManager;
 
 /// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
 const SET_UP_FAILED: u8 = 125;
@@ -88,11 +89,7 @@ fn set_up(store: &Store, system: &System, can_mount: bool) -> Result<(), String>
     };
     let Ended {
         end, upper_lock, ..
-    } = set_up.run(&mut |progress| {
-        if let Progress::Waiting(holder) = progress {
-            eprintln!("waiting for {holder}");
-        }
-    });
+    } = set_up.run(&mut |progress| super::tell(&progress, &ServiceManager::default()));
     let findings = match end {
         End::Done(observed) => check::check(store, &observed),
         End::Refused(findings) => findings,

@@ -149,7 +149,15 @@ fn tell(progress: &Progress<'_>, manager: &ServiceManager) {
             // Nothing is left to tell it to if standard error cannot be written to.
             let _ = writeln!(anstream::stderr(), "{text}");
         }
+        Progress::Warning(text) => print_warning(text),
     }
+}
+
+/// Prints a warning to standard error.
+fn print_warning(text: &str) {
+    let style = anstyle::AnsiColor::Yellow.on_default().bold();
+    // Nothing is left to tell it to if standard error cannot be written to.
+    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {text}");
 }
 
 impl Failure {

@@ -68,7 +68,15 @@ fn warm(
     let mut step = StepReport::warm(store);
     tell(&Progress::Step(&step), manager);
     let mut warmed = WarmReport::new(&store.name);
-    match super::warm::copy(store, &loaded.system, wanted, &mut warmed, mounted) {
+    let mut tell = |progress: Progress<'_>| tell(&progress, manager);
+    match super::warm::copy(
+        store,
+        &loaded.system,
+        wanted,
+        &mut warmed,
+        mounted,
+        &mut tell,
+    ) {
         Ok(()) => {
             step.text = format!("{}: {}", step.text, warmed.summary());
             report.steps.push(step);

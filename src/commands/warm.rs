@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Failure, description};
-use crate::apply;
+use crate::apply::{self, Progress, Tell};
 use crate::cli;
 use crate::config::{Store, WarmAtUp};
 use crate::escape::show_path;
@@ -14,6 +14,7 @@ use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::report::WarmReport;
+use crate::systemd::notify::ServiceManager;
 use crate::warm::{self, Roots, Wanted, Warm, WarmError};
 
 /// How many links from one to the next are followed to the store.
@@ -37,7 +38,8 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
     };
     let system = System::here()
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
-    copy(&store, &system, &wanted, &mut report, None)?;
+    let mut tell = |progress: Progress<'_>| super::tell(&progress, &ServiceManager::default());
+    copy(&store, &system, &wanted, &mut report, None, &mut tell)?;
     report.print(json)?;
     Ok(ExitCode::SUCCESS)
 }
@@ -50,6 +52,7 @@ pub(super) fn copy(
     wanted: &WarmAtUp,
     report: &mut WarmReport,
     after_mount: Option<u64>,
+    tell: Tell<'_>,
 ) -> Result<(), Failure> {
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let mut paths = Vec::new();
@@ -96,8 +99,7 @@ pub(super) fn copy(
             .map_err(failure)?;
         report.kept = paths.len() as u64;
     }
-    // Only `status` would miss it.
-    let _ = apply::remember_warmed(store, system, &PathSet::new(prefixes), after_mount);
+    apply::remember_warmed(store, system, &PathSet::new(prefixes), after_mount, tell);
     Ok(())
 }
 

@@ -15,6 +15,7 @@ mod demo;
 mod down;
 mod exec;
 mod file_systems;
+mod full_disk;
 mod generator;
 mod hostile_upper;
 mod install;
