@@ -62,6 +62,13 @@ pub enum Command {
     /// does it in one transaction and many times faster. Objects are not copied. Nix's collector
     /// undoes it for everything without a root: see --keep.
     Warm(Warm),
+    /// Delete from the upper layer what no root needs.
+    ///
+    /// overstore chooses what is garbage, and Nix deletes it, after it has looked at roots,
+    /// temporary roots and locks itself. The cost is that of the upper layer, not of the lower
+    /// store. Leftovers of interrupted work that nobody uses go too. Objects that are in both layers
+    /// are listed and left.
+    Gc(Gc),
     /// Print the store URL.
     Url(Url),
     /// Run a command in a private set-up of the store, without leaving a mount behind.
@@ -104,6 +111,7 @@ impl Command {
                 | Command::Check(_)
                 | Command::Status(_)
                 | Command::Warm(_)
+                | Command::Gc(_)
                 | Command::Url(_)
         )
     }
@@ -223,6 +231,122 @@ pub struct Warm {
     pub forget: bool,
 }
 
+/// Arguments of `gc`.
+#[derive(Debug, Args)]
+pub struct Gc {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    /// List what would go, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Say what keeps PATH alive, by way of which references, and change nothing.
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["dry_run", "older_than", "min_free", "max_free", "metadata", "leftovers", "delete_generations"])]
+    pub why: Option<PathBuf>,
+    /// Only what came into the upper layer longer ago than AGE (`14d`, `36h`, `30m`), with all that
+    /// refers to it.
+    #[arg(long, value_name = "AGE")]
+    pub older_than: Option<Age>,
+    /// First delete old generations of Nix's profiles in this store: all but the current ones
+    /// (`old`), or those older than an age (`14d`).
+    #[arg(long, value_name = "old|AGE", conflicts_with = "dry_run")]
+    pub delete_generations: Option<Generations>,
+    /// Do nothing unless less than SIZE (`10G`) is free on the upper layer's file system. Exit code 1
+    /// when it still is afterwards.
+    #[arg(long, value_name = "SIZE")]
+    pub min_free: Option<Size>,
+    /// Stop as soon as SIZE (`50G`) is free there. The oldest goes first.
+    #[arg(long, value_name = "SIZE")]
+    pub max_free: Option<Size>,
+    /// Also drop the metadata of lower objects that was copied up and that nothing above needs.
+    #[arg(long)]
+    pub metadata: bool,
+    /// Also delete objects that neither database knows. They can be all that is left of what a lost
+    /// database described.
+    #[arg(long)]
+    pub leftovers: bool,
+    /// Go on although links to roots lead to something that may only be out of sight, such as a home
+    /// directory that is not mounted. What they keep is then collected.
+    #[arg(long)]
+    pub ignore_absent_roots: bool,
+}
+
+/// A length of time, as Nix writes it and a little more: `14d`, `36h`, `30m`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Age {
+    /// In seconds.
+    pub seconds: u64,
+}
+
+impl std::str::FromStr for Age {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected a number of days, hours or minutes, such as `14d`".to_owned();
+        let unit = text.chars().next_back().ok_or_else(expected)?;
+        let seconds = match unit {
+            'd' => 24 * 60 * 60,
+            'h' => 60 * 60,
+            'm' => 60,
+            _ => return Err(expected()),
+        };
+        let number = &text[..text.len() - 1];
+        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(expected());
+        }
+        let number: u64 = number.parse().map_err(|_| expected())?;
+        let seconds = number.checked_mul(seconds).ok_or_else(expected)?;
+        Ok(Self { seconds })
+    }
+}
+
+/// A number of bytes: `1000`, `500K`, `10G`, in powers of 1024.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Size {
+    /// In bytes.
+    pub bytes: u64,
+}
+
+impl std::str::FromStr for Size {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let expected = || "expected a number of bytes, such as `500M` or `10G`".to_owned();
+        let (number, shift) = match text.as_bytes().last().ok_or_else(expected)? {
+            b'K' => (&text[..text.len() - 1], 10),
+            b'M' => (&text[..text.len() - 1], 20),
+            b'G' => (&text[..text.len() - 1], 30),
+            b'T' => (&text[..text.len() - 1], 40),
+            _ => (text, 0),
+        };
+        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(expected());
+        }
+        let number: u64 = number.parse().map_err(|_| expected())?;
+        let bytes = number.checked_mul(1 << shift).ok_or_else(expected)?;
+        Ok(Self { bytes })
+    }
+}
+
+/// Which generations of profiles are deleted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Generations(pub String);
+
+impl std::str::FromStr for Generations {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_days = text
+            .strip_suffix('d')
+            .is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()));
+        if text == "old" || is_days {
+            Ok(Self(text.to_owned()))
+        } else {
+            Err("expected `old`, or a number of days such as `14d`".to_owned())
+        }
+    }
+}
+
 /// Arguments of `url`.
 #[derive(Debug, Args)]
 pub struct Url {
@@ -316,6 +440,10 @@ pub enum SchemaName {
     Status,
     /// The output of `warm`.
     Warm,
+    /// The output of `gc`.
+    Gc,
+    /// The output of `gc --why`.
+    Why,
     /// The output of any of them that came to no result (exit code 2, or 3 without a report).
     Error,
 }

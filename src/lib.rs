@@ -18,6 +18,7 @@
 //! - [`plan`]: the steps from the machine as observed to the store as described. Pure.
 //! - [`apply`]: what changes the machine: the steps, each safe to repeat.
 //! - [`warm`]: metadata copied from the lower store into the upper database.
+//! - [`collect`]: garbage of the upper layer: roots, choice, deletion through Nix.
 //! - [`systemd`]: units, notifications, the journal.
 //! - [`report`]: outcomes as text and as JSON.
 //! - [`commands`], [`cli`]: one file a command; the command line.
@@ -27,6 +28,7 @@
 mod apply;
 mod check;
 mod cli;
+mod collect;
 mod commands;
 mod compare;
 mod config;

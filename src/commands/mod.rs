@@ -4,6 +4,7 @@ mod check;
 mod description;
 mod down;
 mod exec;
+mod gc;
 mod generate;
 mod new;
 mod plan;
@@ -110,6 +111,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(arguments) => check::run(&arguments, json),
         Command::Status(arguments) => status::run(&arguments, json),
         Command::Warm(arguments) => warm::run(&arguments, json),
+        Command::Gc(arguments) => gc::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Remount(arguments) => remount::run(&arguments),

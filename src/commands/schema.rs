@@ -8,7 +8,9 @@ use schemars::{Schema, schema_for};
 use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
-use crate::report::{ErrorReport, Report, StatusReport, UrlReport, WarmReport};
+use crate::report::{
+    ErrorReport, GcReport, Report, StatusReport, UrlReport, WarmReport, WhyReport,
+};
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
     let text =
@@ -24,6 +26,8 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Url => schema_for!(UrlReport),
         SchemaName::Status => schema_for!(StatusReport),
         SchemaName::Warm => schema_for!(WarmReport),
+        SchemaName::Gc => schema_for!(GcReport),
+        SchemaName::Why => schema_for!(WhyReport),
         SchemaName::Error => schema_for!(ErrorReport),
     }
 }
@@ -38,6 +42,8 @@ mod tests {
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
         insta::assert_json_snapshot!("status", schema(SchemaName::Status));
         insta::assert_json_snapshot!("warm", schema(SchemaName::Warm));
+        insta::assert_json_snapshot!("gc", schema(SchemaName::Gc));
+        insta::assert_json_snapshot!("why", schema(SchemaName::Why));
         insta::assert_json_snapshot!("error", schema(SchemaName::Error));
         insta::assert_json_snapshot!("report", schema(SchemaName::Report));
     }

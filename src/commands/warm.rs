@@ -104,7 +104,7 @@ pub(super) fn copy(
 }
 
 /// The store path that an argument means: itself, what it lies in, or where its links lead.
-fn resolve(argument: &Path, store: &StoreDirectory) -> Result<StorePath, Failure> {
+pub(super) fn resolve(argument: &Path, store: &StoreDirectory) -> Result<StorePath, Failure> {
     let mut path = PathBuf::from(argument);
     for _ in 0..MOST_LINKS {
         if let Some(found) = warm::into_store(&path, store) {
@@ -117,7 +117,7 @@ fn resolve(argument: &Path, store: &StoreDirectory) -> Result<StorePath, Failure
     }
     Err(Failure::Refused(format!(
         "{} is no store path, and no link to one\n\
-         remedy: give paths of the lower store, such as its `nix path-info --all` lists",
+         remedy: give store paths, such as `nix path-info --all` lists",
         show_path(argument)
     )))
 }

@@ -329,7 +329,7 @@ impl Reached {
         })
     }
 
-    fn unreachable(self, errno: Errno) -> Obstacle {
+    pub(crate) fn unreachable(self, errno: Errno) -> Obstacle {
         Obstacle::Unreachable {
             component: self.path,
             errno: errno.raw_os_error(),

@@ -13,6 +13,11 @@ impl StoreDirectory {
         Self(directory.to_owned())
     }
 
+    /// The directory's path.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
     /// Reads a whole store path, which has to lie directly in this directory.
     ///
     /// # Errors

@@ -1,6 +1,7 @@
 //! What a command tells: text for people, JSON for scripts.
 
 mod error;
+mod gc;
 mod journal;
 mod status;
 mod text;
@@ -16,6 +17,7 @@ use crate::plan::StepReport;
 use crate::systemd::journal::Journal;
 
 pub(crate) use error::ErrorReport;
+pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
 pub(crate) use status::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
 pub(crate) use url::{UrlByVersion, UrlReport};
 pub(crate) use warm::WarmReport;

@@ -16,6 +16,7 @@ mod down;
 mod exec;
 mod file_systems;
 mod full_disk;
+mod gc;
 mod generator;
 mod hostile_upper;
 mod install;

@@ -56,6 +56,9 @@ pub fn probe(socket: &Path, timeout: Duration) -> Result<DaemonInfo, DaemonError
     Ok(Connection::open(socket, timeout)?.info)
 }
 
+/// What is done with a line that the daemon tells.
+type OnLine<'a> = dyn FnMut(&mut Connection, &[u8]) -> Result<(), DaemonError> + 'a;
+
 /// A connection after its handshake.
 #[derive(Debug)]
 pub struct Connection {
@@ -192,11 +195,37 @@ impl Connection {
     /// Takes what the daemon tells before an answer, up to the answer.
     pub fn wait_for_answer(&mut self) -> Result<(), DaemonError> {
         self.patience = LONGEST_MESSAGES;
+        self.wait_with(&mut |connection, line| connection.spend(line.len() as u64))
+    }
+
+    /// Takes what the daemon tells before an answer, up to the answer, and tells `each` of its lines.
+    /// There may be any number of those: long work is told step by step.
+    pub fn wait_for_answer_telling(
+        &mut self,
+        each: &mut dyn FnMut(&[u8]),
+    ) -> Result<(), DaemonError> {
+        self.patience = LONGEST_MESSAGES;
+        self.wait_with(&mut |connection, line| {
+            connection.patience = LONGEST_MESSAGES;
+            each(line);
+            Ok(())
+        })
+    }
+
+    /// Says nothing more: the other end reads the end of the conversation.
+    pub fn hang_up(&self) {
+        self.writer.shut_down();
+    }
+
+    fn wait_with(&mut self, each: &mut OnLine<'_>) -> Result<(), DaemonError> {
         loop {
             self.spend(8)?;
             match self.read(wire::read_u64)? {
                 message::LAST => return Ok(()),
-                message::NEXT => self.skip_string()?,
+                message::NEXT => {
+                    let line = self.read(|from| wire::read_bytes(from, LONGEST_MESSAGE))?;
+                    each(self, &line)?;
+                }
                 message::START_ACTIVITY => {
                     self.skip_numbers(3)?;
                     self.skip_string()?;

@@ -60,6 +60,12 @@ impl Stream {
         self.deadline = deadline;
     }
 
+    /// Ends the conversation from this side, on every handle.
+    pub fn shut_down(&self) {
+        // It may have ended already.
+        let _ = self.socket.shutdown(std::net::Shutdown::Both);
+    }
+
     /// A second handle on the same connection, with the same deadline.
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self {

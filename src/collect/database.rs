@@ -1,0 +1,353 @@
+//! The upper database, read into a [`Graph`].
+//!
+//! Read as a lower store's database is: as one state of it, without a lock, and without a byte
+//! written. A row takes 12 bytes and a reference 4, whatever their paths are.
+
+use std::path::Path;
+
+use rusqlite::{Connection, OptionalExtension};
+
+use super::graph::{Edges, Graph};
+use crate::lower::LowerError;
+use crate::lower::database::Database;
+use crate::lower::sqlite::text as read_text;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+use crate::sqlite::hardening::is_ordinary_table;
+
+/// How Nix's settings of these names stand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Keep {
+    /// `keep-derivations`: a valid output keeps its deriver.
+    pub derivations: bool,
+    /// `keep-outputs`: a derivation keeps its outputs.
+    pub outputs: bool,
+}
+
+const ROWS: &str = "select id from upper.ValidPaths order by id";
+const REFERENCES: &str = "select referrer, reference from upper.Refs \
+                          indexed by sqlite_autoindex_Refs_1 order by referrer, reference";
+/// Each derivation, each of its outputs that has a row, and whether the output says that this
+/// derivation is its deriver.
+const OUTPUTS: &str = "select d.drv, o.id, o.deriver = p.path, d.rowid \
+                       from upper.DerivationOutputs d cross join upper.ValidPaths o indexed by sqlite_autoindex_ValidPaths_1 \
+                       on o.path = d.path cross join upper.ValidPaths p on p.id = d.drv order by d.rowid";
+/// The outputs of a derivation.
+const OUTPUTS_OF: &str = "select path from upper.DerivationOutputs where drv = ?";
+const REFERRERS: &str = "select referrer, rowid from upper.Refs indexed by IndexReference \
+                         where reference = ? order by rowid";
+/// The outputs of a derivation that say that it is their deriver.
+const BUILT_BY: &str = "select o.id, d.rowid from upper.DerivationOutputs d \
+                        cross join upper.ValidPaths o indexed by sqlite_autoindex_ValidPaths_1 \
+                        on o.path = d.path where d.drv = ?1 and o.deriver = ?2 order by d.rowid";
+/// The derivations that have an output.
+const DERIVERS: &str =
+    "select drv, rowid from upper.DerivationOutputs where path = ? order by rowid";
+const BY_PATH: &str = "select id from upper.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
+                       where path = ?";
+const BY_ID: &str = "select path, registrationTime, deriver from upper.ValidPaths where id = ?";
+
+/// One state of the upper database.
+#[derive(Debug)]
+pub(crate) struct UpperRows {
+    // The connection goes before what it has attached.
+    connection: Connection,
+    database: Database,
+    store: StoreDirectory,
+    has_outputs: bool,
+    /// The row ids in their order, once they are read: a node is a place in it.
+    ids: Vec<i64>,
+}
+
+/// What a row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowInfo {
+    /// The object.
+    pub path: StorePath,
+    /// When it was registered, in seconds since 1970.
+    pub registration_time: i64,
+    /// Its deriver, where it has one that is a store path.
+    pub deriver: Option<StorePath>,
+}
+
+impl UpperRows {
+    /// Takes the present state of the database at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read as it is, or is not Nix's.
+    pub(crate) fn open(path: &Path, store: StoreDirectory) -> Result<Self, LowerError> {
+        let database = Database::open(path)?;
+        let connection = Connection::open_in_memory().map_err(|error| database.error(error))?;
+        database.attach(&connection, "upper")?;
+        let sqlite = |error| database.error(error);
+        let has_outputs =
+            is_ordinary_table(&connection, "upper", "DerivationOutputs").map_err(sqlite)?;
+        Ok(Self {
+            connection,
+            database,
+            store,
+            has_outputs,
+            ids: Vec::new(),
+        })
+    }
+
+    /// Reads which rows there are: only then they have nodes.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or is damaged.
+    pub(crate) fn read_nodes(&mut self) -> Result<(), LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut ids = Vec::new();
+        {
+            let mut statement = self.prepare(ROWS)?;
+            let mut rows = statement.query([]).map_err(sqlite)?;
+            let mut last = None;
+            while let Some(row) = rows.next().map_err(sqlite)? {
+                let id = row.get(0).map_err(sqlite)?;
+                self.database.in_order(&mut last, id, "ValidPaths")?;
+                ids.push(id);
+            }
+        }
+        if u32::try_from(ids.len()).is_err() {
+            let what = "it has more than four thousand million rows".to_owned();
+            return Err(self.database.damaged(what));
+        }
+        ids.shrink_to_fit();
+        self.ids = ids;
+        Ok(())
+    }
+
+    /// The graph of this state, with the edges that these settings add.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or is damaged.
+    pub(crate) fn graph(&self, keep: Keep) -> Result<Graph, LowerError> {
+        let nodes = self.nodes();
+        Ok(Graph {
+            count: self.ids.len(),
+            references: self.references(&nodes)?,
+            kept: self.kept(&nodes, keep)?,
+        })
+    }
+
+    /// Proves that all that was read is one state of the database.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub(crate) fn confirm(&self) -> Result<(), LowerError> {
+        self.database.confirm()
+    }
+
+    /// The node of a path, if it has a row.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn node(&self, path: &StorePath) -> Result<Option<u32>, LowerError> {
+        Ok(self.id(path)?.and_then(|id| self.node_of_id(id)))
+    }
+
+    /// The row id of a path, if it has a row.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn id(&self, path: &StorePath) -> Result<Option<i64>, LowerError> {
+        let whole = self.store.print(path);
+        let mut statement = self.prepare(BY_PATH)?;
+        statement
+            .query_row([String::from_utf8_lossy(&whole)], |row| row.get(0))
+            .optional()
+            .map_err(|error| self.database.error(error))
+    }
+
+    /// What the row of a node says.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or the row is none that Nix writes.
+    pub(crate) fn row(&self, node: u32) -> Result<RowInfo, LowerError> {
+        match self.ids.get(node as usize) {
+            Some(&id) => self.row_of_id(id),
+            None => Err(self.database.damaged(format!("node {node} has no row"))),
+        }
+    }
+
+    /// The same for a row id.
+    ///
+    /// # Errors
+    /// As [`row`](Self::row).
+    pub(crate) fn row_of_id(&self, id: i64) -> Result<RowInfo, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let missing = || self.database.damaged(format!("row {id} is missing"));
+        let mut statement = self.prepare(BY_ID)?;
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        let row = rows.next().map_err(sqlite)?.ok_or_else(missing)?;
+        let parse = |column| read_text(row, column).and_then(|path| self.store.parse(path));
+        Ok(RowInfo {
+            path: parse(0).map_err(|what| self.database.damaged(what))?,
+            registration_time: row.get(1).map_err(sqlite)?,
+            // Nix writes any text there, and never needs it.
+            deriver: parse(2).ok(),
+        })
+    }
+
+    /// The rows of all that keeps an object alive directly.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or is damaged.
+    pub(crate) fn kept_by(
+        &self,
+        id: i64,
+        path: &StorePath,
+        keep: Keep,
+    ) -> Result<Vec<i64>, LowerError> {
+        let whole = self.store.print(path);
+        let whole = String::from_utf8_lossy(&whole);
+        let mut found = self.list(REFERRERS, [id], "IndexReference")?;
+        if self.has_outputs && keep.derivations && path.is_derivation() {
+            found.extend(self.list(BUILT_BY, (id, &whole), "DerivationOutputs")?);
+        }
+        if self.has_outputs && keep.outputs {
+            found.extend(self.list(DERIVERS, [&whole], "DerivationOutputs")?);
+        }
+        Ok(found)
+    }
+
+    /// The first column of what a query gives; its second says the order in a tree.
+    fn list(
+        &self,
+        query: &str,
+        parameters: impl rusqlite::Params,
+        tree: &str,
+    ) -> Result<Vec<i64>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.prepare(query)?;
+        let mut rows = statement.query(parameters).map_err(sqlite)?;
+        let (mut found, mut last) = (Vec::new(), None);
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            self.database
+                .in_order(&mut last, row.get(1).map_err(sqlite)?, tree)?;
+            found.push(row.get(0).map_err(sqlite)?);
+        }
+        Ok(found)
+    }
+
+    /// The paths of a derivation's outputs, as far as they are known without building it.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn outputs(&self, node: u32) -> Result<Vec<StorePath>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let Some(id) = self.ids.get(node as usize).filter(|_| self.has_outputs) else {
+            return Ok(Vec::new());
+        };
+        let mut statement = self.prepare(OUTPUTS_OF)?;
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        let mut outputs = Vec::new();
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let path = read_text(row, 0).and_then(|path| self.store.parse(path));
+            outputs.extend(path.ok());
+        }
+        Ok(outputs)
+    }
+
+    fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'_>, LowerError> {
+        self.connection
+            .prepare_cached(sql)
+            .map_err(|error| self.database.error(error))
+    }
+
+    fn node_of_id(&self, id: i64) -> Option<u32> {
+        u32::try_from(self.ids.binary_search(&id).ok()?).ok()
+    }
+
+    fn nodes(&self) -> NodeOfId<'_> {
+        // Ids begin at 1 and have gaps where something was collected.
+        let highest = self.ids.last().copied().unwrap_or(0);
+        let lowest = self.ids.first().copied().unwrap_or(0);
+        let most = self.ids.len().saturating_mul(2) + 1024;
+        match usize::try_from(highest) {
+            Ok(highest) if highest <= most && lowest >= 0 => {
+                let mut table = vec![u32::MAX; highest + 1];
+                for (node, &id) in (0..).zip(&self.ids) {
+                    if let Some(place) = usize::try_from(id).ok().and_then(|id| table.get_mut(id)) {
+                        *place = node;
+                    }
+                }
+                NodeOfId::Table(table)
+            }
+            _ => NodeOfId::Search(self),
+        }
+    }
+
+    fn references(&self, nodes: &NodeOfId<'_>) -> Result<Edges, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.prepare(REFERENCES)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let mut edges = Edges::new();
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let (from, to): (i64, i64) = (row.get(0).map_err(sqlite)?, row.get(1).map_err(sqlite)?);
+            let damaged = |what: &str| {
+                self.database
+                    .damaged(format!("the reference {from} {what} {to}"))
+            };
+            if last
+                .replace((from, to))
+                .is_some_and(|last| last >= (from, to))
+            {
+                return Err(damaged("is not in its place, to"));
+            }
+            let (Some(from), Some(to)) = (nodes.get(from), nodes.get(to)) else {
+                return Err(damaged("is between rows that do not both exist, to"));
+            };
+            if !edges.push(from, to) {
+                return Err(damaged("is one too many, to"));
+            }
+        }
+        Ok(edges)
+    }
+
+    fn kept(&self, nodes: &NodeOfId<'_>, keep: Keep) -> Result<Edges, LowerError> {
+        if !self.has_outputs || !(keep.derivations || keep.outputs) {
+            return Ok(Edges::new());
+        }
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.prepare(OUTPUTS)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let (mut pairs, mut last) = (Vec::new(), None);
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let place = row.get(3).map_err(sqlite)?;
+            self.database
+                .in_order(&mut last, place, "DerivationOutputs")?;
+            let derivation = nodes.get(row.get(0).map_err(sqlite)?);
+            let output = nodes.get(row.get(1).map_err(sqlite)?);
+            let (Some(derivation), Some(output)) = (derivation, output) else {
+                continue;
+            };
+            if keep.derivations && row.get::<_, Option<bool>>(2).map_err(sqlite)? == Some(true) {
+                pairs.push((output, derivation));
+            }
+            if keep.outputs {
+                pairs.push((derivation, output));
+            }
+        }
+        Ok(Edges::from_pairs(pairs))
+    }
+}
+
+/// From row ids to nodes.
+enum NodeOfId<'a> {
+    Table(Vec<u32>),
+    Search(&'a UpperRows),
+}
+
+impl NodeOfId<'_> {
+    fn get(&self, id: i64) -> Option<u32> {
+        match self {
+            Self::Table(table) => {
+                let node = *table.get(usize::try_from(id).ok()?)?;
+                (node != u32::MAX).then_some(node)
+            }
+            Self::Search(rows) => rows.node_of_id(id),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+use std::io;
+use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+
+use super::nix::NixError;
+use crate::escape::show_path;
+use crate::lower::{LowerError, Transient};
+use crate::warm::WarmError;
+
+/// Why garbage could not be chosen or collected.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum CollectError {
+    /// A database or a daemon below cannot be read.
+    #[error(transparent)]
+    Source(#[from] LowerError),
+    /// A layer cannot be read.
+    #[error("cannot read {}: {source}", show_path(path))]
+    Layer {
+        /// What in it.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The state directory cannot be reached.
+    #[error("cannot look for roots: {what}")]
+    State {
+        /// What is in the way.
+        what: String,
+    },
+    /// Roots cannot be read. Not knowing one could lose what it keeps.
+    #[error("cannot read the roots in {}: {source}", show_path(path))]
+    Roots {
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// A directory of roots is deeper than any.
+    #[error(
+        "{} is deeper in a directory of roots than Nix ever goes",
+        show_path(path)
+    )]
+    Deep {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// The metadata of what roots need could not be copied up.
+    #[error("cannot copy up the metadata of what roots lead to: {0}")]
+    Warm(#[from] WarmError),
+    /// Generations of a profile could not be deleted.
+    #[error("cannot delete generations of {}: {said}", show_path(profile))]
+    Generations {
+        /// The profile.
+        profile: PathBuf,
+        /// Why.
+        said: String,
+    },
+    /// Nix stopped for a reason that has nothing to do with a path.
+    #[error("Nix stopped: {said}")]
+    Refused {
+        /// What it said.
+        said: String,
+    },
+    /// Nix could not be asked.
+    #[error(transparent)]
+    Nix(#[from] NixError),
+}
+
+impl CollectError {
+    pub(super) fn layer(path: &Path, error: Errno) -> Self {
+        Self::Layer {
+            path: path.to_owned(),
+            source: error.into(),
+        }
+    }
+
+    pub(super) fn roots(path: &Path, error: Errno) -> Self {
+        Self::Roots {
+            path: path.to_owned(),
+            source: error.into(),
+        }
+    }
+}
+
+impl Transient for CollectError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Source(error) if error.is_transient())
+    }
+}

@@ -1,0 +1,270 @@
+//! Nix, which deletes what was chosen: `nix-daemon --stdio`, spoken to in the worker protocol.
+//!
+//! So all that a collection has to respect stays Nix's business: locks, temporary roots, running
+//! builds, changes of the schema. Nothing but a path's row and its object in the merged directory go,
+//! and only when Nix finds no root either.
+
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Read, Seek};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use super::database::Keep;
+use crate::config::Store;
+use crate::escape::show;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+use crate::nix::url::UrlRules;
+use crate::nix::version::NixVersion;
+use crate::nix::worker_protocol::connection::Connection;
+use crate::nix::worker_protocol::stream::{Deadline, Stream};
+use crate::nix::worker_protocol::{DaemonError, wire};
+
+/// The program. What it is in messages, too.
+const PROGRAM: &str = "nix-daemon";
+
+/// How long Nix may take to open the store.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long it may be silent: it waits for other collections, and for locks.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The requests, by their numbers in the protocol.
+mod operation {
+    pub(super) const FIND_ROOTS: u64 = 14;
+    pub(super) const COLLECT_GARBAGE: u64 = 20;
+}
+
+/// `gcDeleteSpecific` of Nix's `GCOptions`.
+const DELETE_SPECIFIC: u64 = 3;
+
+/// Longest path or link in an answer, in bytes.
+const LONGEST_STRING: u64 = 64 << 10;
+/// Most items in an answer.
+const MOST_ITEMS: u64 = 1 << 32;
+
+/// Why Nix could not be asked, or did not do it.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum NixError {
+    /// It could not be started.
+    #[error("cannot run {PROGRAM}: {0}")]
+    Start(io::Error),
+    /// It ended, or refused to open the store.
+    #[error("{PROGRAM} cannot open the store: {said}")]
+    Open {
+        /// What it said.
+        said: String,
+    },
+    /// It failed, or broke the protocol.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+}
+
+/// A running Nix that has the store open.
+#[derive(Debug)]
+pub(crate) struct Nix {
+    child: Child,
+    connection: Connection,
+    store: StoreDirectory,
+}
+
+/// How a deletion ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Deletion {
+    /// All that was given is gone.
+    Done,
+    /// Nix stopped at a path that is alive, or for another reason; before that it may have deleted
+    /// others.
+    Stopped(String),
+}
+
+impl Nix {
+    /// Has Nix open the store, with these settings.
+    ///
+    /// # Errors
+    /// When it cannot be run, or refuses.
+    pub(crate) fn start(store: &Store, keep: Keep) -> Result<Self, NixError> {
+        let (ours, theirs) = UnixStream::pair().map_err(NixError::Start)?;
+        let theirs = OwnedFd::from(theirs);
+        let stdin = theirs.try_clone().map_err(NixError::Start)?;
+        let flags = rustix::fs::MemfdFlags::CLOEXEC;
+        let said =
+            rustix::fs::memfd_create("said", flags).map_err(|e| NixError::Start(e.into()))?;
+        let mut said = std::fs::File::from(said);
+        let mut child = Command::new(PROGRAM)
+            .args(["--stdio", "--store"])
+            .arg(OsStr::from_bytes(url(store).as_bytes()))
+            .env("NIX_CONFIG", nix_config(store, keep))
+            .stdin(stdin)
+            .stdout(theirs)
+            .stderr(said.try_clone().map_err(NixError::Start)?)
+            .spawn()
+            .map_err(NixError::Start)?;
+        let stream = Stream::new(ours, Deadline::Total(Instant::now() + OPEN_TIMEOUT));
+        match Connection::begin(Path::new(PROGRAM), stream, OPEN_TIMEOUT) {
+            Ok(mut connection) => {
+                connection.set_idle_timeout(IDLE_TIMEOUT);
+                Ok(Self {
+                    child,
+                    connection,
+                    store: StoreDirectory::new(store.store.as_os_str().as_bytes()),
+                })
+            }
+            Err(error) => {
+                let _ = child.kill();
+                let _ = child.wait();
+                let mut text = Vec::new();
+                let read = said.rewind().and_then(|()| said.read_to_end(&mut text));
+                match (read, text.trim_ascii()) {
+                    (Ok(_), text) if !text.is_empty() => Err(NixError::Open { said: lines(text) }),
+                    _ => Err(error.into()),
+                }
+            }
+        }
+    }
+
+    /// All roots that Nix finds, each with its link, or with what else it is in braces. As Nix does
+    /// it, this removes links that lead nowhere.
+    ///
+    /// # Errors
+    /// When Nix fails.
+    pub(crate) fn find_roots(&mut self) -> Result<Vec<(String, StorePath)>, NixError> {
+        let mut request = Vec::new();
+        wire::write_u64(&mut request, operation::FIND_ROOTS);
+        self.connection.send(&request)?;
+        self.connection.wait_for_answer()?;
+        let mut roots = Vec::new();
+        for _ in 0..self.read_count()? {
+            let link = self.read_string()?;
+            let path = self.read_string()?;
+            let path = self.store.parse(&path);
+            let path = path.map_err(|what| self.connection.malformed(what))?;
+            roots.push((show(&link).into_owned(), path));
+        }
+        Ok(roots)
+    }
+
+    /// Has Nix delete these paths, and tells `each` of those that it begins to delete.
+    ///
+    /// # Errors
+    /// When Nix ends or breaks the protocol. That it stops is none.
+    pub(crate) fn delete<'p>(
+        &mut self,
+        paths: impl ExactSizeIterator<Item = &'p StorePath>,
+        each: &mut dyn FnMut(),
+    ) -> Result<Deletion, NixError> {
+        let mut request = Vec::new();
+        wire::write_u64(&mut request, operation::COLLECT_GARBAGE);
+        wire::write_u64(&mut request, DELETE_SPECIFIC);
+        wire::write_u64(&mut request, paths.len() as u64);
+        for path in paths {
+            wire::write_bytes(&mut request, &self.store.print(path));
+            if request.len() > 64 << 10 {
+                self.connection.send(&request)?;
+                request.clear();
+            }
+        }
+        // Whether to ignore roots; the most bytes to free; three obsolete fields.
+        for number in [0, u64::MAX, 0, 0, 0] {
+            wire::write_u64(&mut request, number);
+        }
+        self.connection.send(&request)?;
+        let told = self.connection.wait_for_answer_telling(&mut |line| {
+            if line.trim_ascii_start().starts_with(b"deleting '") {
+                each();
+            }
+        });
+        match told {
+            Ok(()) => {}
+            Err(DaemonError::Remote { message, .. }) => return Ok(Deletion::Stopped(message)),
+            Err(error) => return Err(error.into()),
+        }
+        for _ in 0..self.read_count()? {
+            self.read_string()?;
+        }
+        // Bytes freed, which Nix does not know of an overlay store, and an obsolete field.
+        for _ in 0..2 {
+            self.connection.read(wire::read_u64)?;
+        }
+        Ok(Deletion::Done)
+    }
+
+    fn read_count(&mut self) -> Result<u64, DaemonError> {
+        self.connection
+            .read(|from| wire::read_count(from, MOST_ITEMS))
+    }
+
+    fn read_string(&mut self) -> Result<Vec<u8>, DaemonError> {
+        self.connection
+            .read(|from| wire::read_bytes(from, LONGEST_STRING))
+    }
+}
+
+impl Drop for Nix {
+    fn drop(&mut self) {
+        // It ends when nobody is there any more; what it is in the middle of, it finishes.
+        self.connection.hang_up();
+        let _ = self.child.wait();
+    }
+}
+
+/// What Nix printed, as one message.
+pub(super) fn lines(text: &[u8]) -> String {
+    show(text).replace("\\n", "\n  ")
+}
+
+/// `keep-derivations` and `keep-outputs` as Nix on this machine has them; where that cannot be told,
+/// both: then nothing goes that Nix would keep.
+pub(crate) fn keep() -> Keep {
+    let output = Command::new("nix")
+        .args(["--extra-experimental-features", "nix-command"])
+        .args(["config", "show"])
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output();
+    let text = output.map(|output| output.stdout).unwrap_or_default();
+    let is_off = |name: &str| {
+        let line = format!("{name} = false");
+        text.split(|&byte| byte == b'\n')
+            .any(|found| found == line.as_bytes())
+    };
+    Keep {
+        derivations: !is_off("keep-derivations"),
+        outputs: !is_off("keep-outputs"),
+    }
+}
+
+/// The store URL for a collection. With the cache of path infos on, Nix's collector can take a path
+/// for valid that it has just deleted.
+pub(super) fn url(store: &Store) -> String {
+    let mut reference = store.reference();
+    reference.set("path-info-cache-size", "0");
+    reference.render_for_all().unwrap_or_else(|texts| {
+        let version = Command::new(PROGRAM).arg("--version").output().ok();
+        let version = version.and_then(|output| {
+            NixVersion::from_version_output(&String::from_utf8_lossy(&output.stdout)).ok()
+        });
+        match version.map(UrlRules::from) {
+            Some(UrlRules::Before2_34) => texts.before_2_34,
+            _ => texts.since_2_34,
+        }
+    })
+}
+
+/// `NIX_CONFIG` for Nix: what it is already, then what this needs. It beats `nix.conf`.
+pub(super) fn nix_config(store: &Store, keep: Keep) -> OsString {
+    let mut config = std::env::var_os("NIX_CONFIG").unwrap_or_default();
+    config.push(format!(
+        "\nextra-experimental-features = {}\nkeep-derivations = {}\nkeep-outputs = {}\n",
+        store.experimental_features().join(" "),
+        keep.derivations,
+        keep.outputs
+    ));
+    if !store.use_sqlite_wal {
+        config.push("use-sqlite-wal = false\n");
+    }
+    config
+}

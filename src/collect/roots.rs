@@ -1,0 +1,309 @@
+//! Garbage-collector roots, read as Nix reads them (`findRoots`, `findTempRoots` and
+//! `findRuntimeRoots` in its `gc.cc`, 2.26 to 2.36), and without changing anything: Nix removes
+//! links that lead to nothing, and stale files of temporary roots.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, openat, readlinkat};
+use rustix::io::Errno;
+
+use super::CollectError;
+use super::absent::{Absent, Places};
+use super::processes;
+use crate::config::Store;
+use crate::escape::{show, show_path};
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Symlinks};
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+
+/// How deep a directory of roots is looked into. Nix's own are three deep.
+const DEEPEST: usize = 32;
+/// Most bytes of a file of temporary roots: more than a million of them.
+const LONGEST_TEMPORARY: u64 = 256 << 20;
+
+/// A root.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Root {
+    /// The object that it keeps.
+    pub path: StorePath,
+    /// What keeps it.
+    pub kind: RootKind,
+}
+
+/// What keeps an object alive.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum RootKind {
+    /// A link or a file, in `gcroots` or `profiles`, or one that a link there leads to.
+    Link(PathBuf),
+    /// A process that has said so (`temproots`): a build, an addition, an evaluation.
+    Temporary(String),
+    /// A process that runs from it, has it open, or has it in its environment.
+    Process {
+        /// The process's number.
+        pid: u32,
+        /// Its name.
+        name: String,
+    },
+    /// A kernel setting that names it.
+    Kernel(PathBuf),
+    /// Nothing but that it is in both layers, where a collection leaves it.
+    BothLayers,
+    /// What Nix said when it was asked: a link, or in braces what else.
+    Nix(String),
+}
+
+impl RootKind {
+    /// The root in words.
+    pub(crate) fn text(&self) -> String {
+        match self {
+            Self::Link(link) => show_path(link).into_owned(),
+            Self::Temporary(file) => format!("a process of Nix (temproots/{file})"),
+            Self::Process { pid, name } => format!("process {pid} ({name})"),
+            Self::Kernel(file) => show_path(file).into_owned(),
+            Self::BothLayers => "it is in both layers, and left for that".to_owned(),
+            Self::Nix(what) => what.clone(),
+        }
+    }
+}
+
+/// All roots of a store, valid or not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Roots {
+    /// The roots, by path.
+    pub roots: Vec<Root>,
+    /// Links whose targets cannot be seen now and may come back.
+    pub absent: Vec<Absent>,
+    /// Processes that this one may not look into.
+    pub unseen_processes: u32,
+}
+
+impl Roots {
+    /// Reads all roots of a store.
+    ///
+    /// # Errors
+    /// When a directory of roots, or `/proc`, cannot be read.
+    pub(crate) fn read(store: &Store, system: &System) -> Result<Self, CollectError> {
+        let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+        let state = safe_path::directory(&store.state, Symlinks::Refuse)
+            .and_then(|state| state.open().map_err(|error| state.unreachable(error)))
+            .map_err(|obstacle| CollectError::State {
+                what: obstacle.to_string(),
+            })?;
+        let mut reader = Reader {
+            store: &directory,
+            state: &store.state,
+            places: Places::read(system)?,
+            found: Self::default(),
+        };
+        for name in ["gcroots", "profiles"] {
+            reader.directory(&state, name)?;
+        }
+        reader.temporary(&state)?;
+        let mut found = reader.found;
+        processes::find(store, system, &mut found)?;
+        found.roots.sort();
+        found.roots.dedup();
+        Ok(found)
+    }
+}
+
+struct Reader<'a> {
+    store: &'a StoreDirectory,
+    state: &'a Path,
+    places: Places,
+    found: Roots,
+}
+
+const LISTING: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+
+impl Reader<'_> {
+    fn directory(&mut self, state: &OwnedFd, name: &str) -> Result<(), CollectError> {
+        let path = self.state.join(name);
+        match openat(state, name, LISTING, Mode::empty()) {
+            Ok(directory) => self.walk(&directory, &path, 0),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(()),
+            Err(error) => Err(CollectError::roots(&path, error)),
+        }
+    }
+
+    fn walk(&mut self, directory: &OwnedFd, path: &Path, depth: usize) -> Result<(), CollectError> {
+        let entries =
+            Dir::read_from(directory).map_err(|error| CollectError::roots(path, error))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| CollectError::roots(path, error))?;
+            let name = entry.file_name();
+            if matches!(name.to_bytes(), b"." | b"..") {
+                continue;
+            }
+            let here = path.join(OsStr::from_bytes(name.to_bytes()));
+            let look = || -> Result<Option<FileType>, Errno> {
+                match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+                    Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
+                    // Gone meanwhile.
+                    Err(Errno::NOENT) => Ok(None),
+                    Err(error) => Err(error),
+                }
+            };
+            match look().map_err(|error| CollectError::roots(&here, error))? {
+                Some(FileType::Directory) if depth < DEEPEST => {
+                    match openat(directory, name, LISTING, Mode::empty()) {
+                        Ok(below) => self.walk(&below, &here, depth + 1)?,
+                        Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
+                        Err(error) => return Err(CollectError::roots(&here, error)),
+                    }
+                }
+                Some(FileType::Directory) => {
+                    return Err(CollectError::Deep { path: here });
+                }
+                Some(FileType::Symlink) => match readlinkat(directory, name, Vec::new()) {
+                    Ok(target) => self.link(path, &here, target.to_bytes()),
+                    Err(Errno::NOENT | Errno::INVAL) => {}
+                    Err(error) => return Err(CollectError::roots(&here, error)),
+                },
+                Some(FileType::RegularFile) => {
+                    if let Ok(object) = StorePath::parse(name.to_bytes()) {
+                        self.add(object, RootKind::Link(here));
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// A link that leads into the store, or to a link elsewhere that does.
+    fn link(&mut self, directory: &Path, link: &Path, target: &[u8]) {
+        if let Some(object) = in_store(self.store, target) {
+            return self.add(object, RootKind::Link(link.to_owned()));
+        }
+        let target = normal(&directory.join(OsStr::from_bytes(target)));
+        match std::fs::symlink_metadata(&target) {
+            Ok(found) if found.is_symlink() => {
+                let Ok(next) = std::fs::read_link(&target) else {
+                    return;
+                };
+                if let Some(object) = in_store(self.store, next.as_os_str().as_bytes()) {
+                    self.add(object, RootKind::Link(target));
+                }
+            }
+            Ok(_) => {}
+            Err(error) => {
+                if let Some(why) = self.places.why_absent(&target, &error) {
+                    self.found.absent.push(Absent {
+                        link: link.to_owned(),
+                        target,
+                        why,
+                    });
+                }
+            }
+        }
+    }
+
+    fn add(&mut self, path: StorePath, kind: RootKind) {
+        self.found.roots.push(Root { path, kind });
+    }
+
+    /// What processes of Nix have said that they use: one file a process, which holds a lock on it
+    /// as long as it lives.
+    fn temporary(&mut self, state: &OwnedFd) -> Result<(), CollectError> {
+        let path = self.state.join("temproots");
+        let directory = match openat(state, "temproots", LISTING, Mode::empty()) {
+            Ok(directory) => directory,
+            Err(Errno::NOENT) => return Ok(()),
+            Err(error) => return Err(CollectError::roots(&path, error)),
+        };
+        let entries = Dir::read_from(&directory).map_err(|e| CollectError::roots(&path, e))?;
+        for entry in entries {
+            let entry = entry.map_err(|error| CollectError::roots(&path, error))?;
+            let name = entry.file_name().to_bytes();
+            if name.starts_with(b".") {
+                continue;
+            }
+            let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+            let here = path.join(OsStr::from_bytes(name));
+            let file = match openat(&directory, entry.file_name(), flags, Mode::empty()) {
+                Ok(file) => File::from(file),
+                Err(Errno::NOENT | Errno::LOOP) => continue,
+                Err(error) => return Err(CollectError::roots(&here, error)),
+            };
+            if !file.metadata().is_ok_and(|found| found.is_file()) {
+                continue;
+            }
+            // Its owner is gone when nobody has it locked. The lock is let go at once.
+            if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok() {
+                continue;
+            }
+            let mut text = Vec::new();
+            (&file)
+                .take(LONGEST_TEMPORARY)
+                .read_to_end(&mut text)
+                .map_err(|source| CollectError::Roots {
+                    path: here.clone(),
+                    source,
+                })?;
+            for path in text.split(|&byte| byte == 0) {
+                if let Ok(object) = self.store.parse(path) {
+                    self.add(object, RootKind::Temporary(show(name).into_owned()));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The store path that a path in the store directory lies in, as the text says it.
+pub(super) fn in_store(store: &StoreDirectory, path: &[u8]) -> Option<StorePath> {
+    let mut end = store.as_bytes().len() + 1;
+    end += path
+        .get(end..)?
+        .iter()
+        .take_while(|&&byte| byte != b'/')
+        .count();
+    store.parse(path.get(..end)?).ok()
+}
+
+/// A path without `.`, `..` and doubled slashes, as its text says it: links are not looked at.
+fn normal(path: &Path) -> PathBuf {
+    use std::path::Component;
+    let mut normal = PathBuf::new();
+    for component in path.components() {
+        match component {
+            Component::ParentDir => {
+                normal.pop();
+            }
+            Component::CurDir => {}
+            other => normal.push(other),
+        }
+    }
+    normal
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_in_the_store_is_told_by_its_text() {
+        const NAME: &str = "7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-a";
+        let store = StoreDirectory::new(b"/nix/store");
+        let found = |path: &str| in_store(&store, path.as_bytes());
+        let object = StorePath::parse(NAME.as_bytes()).ok();
+        assert_eq!(found(&format!("/nix/store/{NAME}")), object);
+        assert_eq!(found(&format!("/nix/store/{NAME}/bin/a")), object);
+        for path in ["", "/", "/nix/store", "/nix/store/", "/nix/store/x", "/nix"] {
+            assert_eq!(found(path), None, "{path}");
+        }
+        assert_eq!(found(&format!("/mnt/nix/store/{NAME}")), None);
+        assert_eq!(normal(Path::new("/a/./b//../c")), Path::new("/a/c"));
+        assert_eq!(normal(Path::new("/../a")), Path::new("/a"));
+    }
+}

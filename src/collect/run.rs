@@ -1,0 +1,396 @@
+//! A collection from its roots to its end.
+
+use std::collections::BTreeSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use super::database::Keep;
+use super::layers::Layers;
+use super::leftovers::{Leftovers, Merged, Removed};
+use super::nix::{Deletion, Nix};
+use super::roots::{Root, RootKind, Roots};
+use super::space::Space;
+use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
+use crate::apply;
+use crate::config::Store;
+use crate::linux::root::System;
+use crate::lower::sqlite::SqliteSource;
+use crate::nix::path_set::PathSet;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+use crate::warm::{Wanted, Warm};
+
+/// How often a choice is made again after Nix found something alive.
+const ROUNDS: usize = 8;
+
+/// What to collect.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Options {
+    /// Limits of the choice.
+    pub limits: Limits,
+    /// Collect only when less than this is free, in bytes.
+    pub min_free: Option<u64>,
+    /// Stop when this is free, in bytes.
+    pub max_free: Option<u64>,
+    /// Objects without a row go too.
+    pub leftovers: bool,
+}
+
+/// What is garbage, and what was done about it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Collected {
+    /// Roots found.
+    pub roots: u64,
+    /// Processes that could not be looked into.
+    pub unseen_processes: u32,
+    /// Objects that went, or would go, with what they free in bytes.
+    pub objects: Vec<(StorePath, u64)>,
+    /// Rows of objects that are only below that went, or would go.
+    pub rows: u64,
+    /// Objects in both layers that are garbage above, and are left.
+    pub both: Vec<StorePath>,
+    /// Garbage that Nix did not delete, with what it said.
+    pub left: Vec<(StorePath, String)>,
+    /// Garbage that is too young, or that was not needed to free enough.
+    pub kept_by_limits: u64,
+    /// Objects that neither database knows and that were left.
+    pub unknown: Vec<StorePath>,
+    /// Leftovers removed, or to be removed.
+    pub removed: Removed,
+    /// Whether nothing was done because enough is free.
+    pub enough_free: bool,
+    /// Bytes free afterwards.
+    pub free: u64,
+    /// Why a remount failed, if one did.
+    pub remount: Option<String>,
+}
+
+/// What a collection tells while it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Progress {
+    /// It looks for roots and chooses.
+    Choosing,
+    /// Nix deletes this many objects.
+    Deleting(u64),
+    /// Nix has begun with one.
+    Deleted,
+}
+
+/// Why a store is not collected.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Incomplete {
+    /// Objects without rows, and none with.
+    #[error(
+        "the upper layer has {objects} objects and the upper database knows none of them: it is another \
+         database, or what was in it is lost"
+    )]
+    NoRows {
+        /// How many objects.
+        objects: u64,
+    },
+    /// Rows without objects, and none with.
+    #[error(
+        "the upper database knows {rows} objects that are in neither layer, and the upper layer has \
+         none that it knows: it is another upper layer, or its disk is not there"
+    )]
+    NoObjects {
+        /// How many rows.
+        rows: u64,
+    },
+}
+
+/// A store to be collected.
+#[derive(Debug)]
+pub(crate) struct Collector<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// The machine.
+    pub system: &'a System,
+    /// How Nix's settings stand.
+    pub keep: Keep,
+    /// What was warmed and stays.
+    pub warmed: &'a PathSet,
+    /// What to collect.
+    pub options: Options,
+    /// The roots of the store.
+    pub roots: &'a Roots,
+}
+
+impl Collector<'_> {
+    /// Says what a collection would do now, and changes nothing.
+    ///
+    /// # Errors
+    /// When something cannot be read; the inner error when the store is incomplete.
+    pub(crate) fn plan(&self) -> Result<Result<Collected, Incomplete>, CollectError> {
+        let layers = Layers::open(self.store)?;
+        let mut collected = self.begin(&layers)?;
+        if collected.enough_free {
+            return Ok(Ok(collected));
+        }
+        let leftovers = self.leftovers(&layers)?;
+        let choice = self.choose(&layers, self.roots, &[])?;
+        if let Some(why) = incomplete(&leftovers, &choice, self.options.leftovers) {
+            return Ok(Err(why));
+        }
+        collected.rows = (choice.visited.len() + choice.metadata.len()) as u64;
+        collected.removed = Removed {
+            temporary: leftovers.temporary.len() as u64,
+            locks: leftovers.locks.len() as u64,
+            whiteouts: leftovers.whiteouts.len() as u64,
+        };
+        let (objects, rest) = self.enough(&layers, &choice.objects, collected.free)?;
+        collected.objects = objects;
+        collected.kept_by_limits = choice.young + rest;
+        collected.both = choice.both;
+        let unknown = self.unknown(leftovers, self.roots);
+        if self.options.leftovers {
+            let mut space = Space::new(&layers.upper);
+            for path in unknown {
+                let bytes = bytes(&mut space, &path)?;
+                collected.objects.push((path, bytes));
+            }
+        } else {
+            collected.unknown = unknown;
+        }
+        Ok(Ok(collected))
+    }
+
+    /// Collects.
+    ///
+    /// # Errors
+    /// When something cannot be read, or Nix fails; the inner error when the store is incomplete.
+    pub(crate) fn run(
+        &self,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Result<Collected, Incomplete>, CollectError> {
+        let layers = Layers::open(self.store)?;
+        let mut collected = self.begin(&layers)?;
+        if collected.enough_free {
+            return Ok(Ok(collected));
+        }
+        tell(Progress::Choosing);
+        self.warm()?;
+        let mut roots = self.roots.clone();
+        let mut stays: Vec<StorePath> = Vec::new();
+        let mut rounds = 0;
+        let mut nix = None;
+        loop {
+            let leftovers = self.leftovers(&layers)?;
+            let choice = self.choose(&layers, &roots, &stays)?;
+            if rounds == 0
+                && let Some(why) = incomplete(&leftovers, &choice, self.options.leftovers)
+            {
+                return Ok(Err(why));
+            }
+            let (mut objects, rest) =
+                self.enough(&layers, &choice.objects, layers.upper.free()?)?;
+            collected.kept_by_limits = choice.young + rest;
+            collected.both = choice.both;
+            let unknown = self.unknown(leftovers, &roots);
+            if self.options.leftovers {
+                let mut space = Space::new(&layers.upper);
+                for path in unknown {
+                    if !stays.contains(&path) {
+                        let bytes = bytes(&mut space, &path)?;
+                        objects.push((path, bytes));
+                    }
+                }
+            } else {
+                collected.unknown = unknown;
+            }
+            let rows: Vec<StorePath> = [choice.visited, choice.metadata].concat();
+            if objects.is_empty() && rows.is_empty() {
+                break;
+            }
+            let paths: BTreeSet<&StorePath> =
+                objects.iter().map(|(path, _)| path).chain(&rows).collect();
+            let nix = match &mut nix {
+                Some(nix) => nix,
+                none => none.insert(Nix::start(self.store, self.keep)?),
+            };
+            tell(Progress::Deleting(paths.len() as u64));
+            let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));
+            collected.remount = remount(self.system, &self.store.real);
+            let stopped = match deletion? {
+                Deletion::Done => None,
+                Deletion::Stopped(said) => match self.named(&said, &paths) {
+                    Some(path) => Some((path, said)),
+                    None => return Err(CollectError::Refused { said }),
+                },
+            };
+            for (path, bytes) in objects {
+                if !layers.upper.has(path.as_str())? {
+                    collected.objects.push((path, bytes));
+                }
+            }
+            let Some((path, said)) = stopped else {
+                collected.rows += rows.len() as u64;
+                break;
+            };
+            collected.left.push((path.clone(), said));
+            stays.push(path);
+            rounds += 1;
+            if rounds == ROUNDS {
+                break;
+            }
+            for (link, path) in nix.find_roots()? {
+                roots.roots.push(Root {
+                    path,
+                    kind: RootKind::Nix(link),
+                });
+            }
+        }
+        drop(nix);
+        let leftovers = self.leftovers(&layers)?;
+        collected.removed = Merged::open(&self.store.real)?.remove(&leftovers)?;
+        collected.free = layers.upper.free()?;
+        Ok(Ok(collected))
+    }
+
+    fn begin(&self, layers: &Layers) -> Result<Collected, CollectError> {
+        let free = layers.upper.free()?;
+        Ok(Collected {
+            roots: self.roots.roots.len() as u64,
+            unseen_processes: self.roots.unseen_processes,
+            enough_free: self.options.min_free.is_some_and(|wanted| free >= wanted),
+            free,
+            ..Collected::default()
+        })
+    }
+
+    fn choose(
+        &self,
+        layers: &Layers,
+        roots: &Roots,
+        stays: &[StorePath],
+    ) -> Result<Choice, CollectError> {
+        let chooser = Chooser {
+            store: self.store,
+            layers,
+            keep: self.keep,
+            warmed: self.warmed,
+            limits: self.options.limits,
+        };
+        chooser.choose(roots, stays)
+    }
+
+    fn leftovers(&self, layers: &Layers) -> Result<Leftovers, CollectError> {
+        let directory = StoreDirectory::new(self.store.store.as_os_str().as_bytes());
+        let database = self.store.database();
+        crate::lower::retry(
+            || Ok(Box::new(SqliteSource::open(&database, directory.clone())?)),
+            |rows| {
+                let found = Leftovers::find(layers, rows)?;
+                rows.confirmed()?;
+                Ok(found)
+            },
+        )
+    }
+
+    /// Objects without a row that nobody says he needs: Nix compares hash parts, so what belongs to a
+    /// build that is under way is safe.
+    fn unknown(&self, leftovers: Leftovers, roots: &Roots) -> Vec<StorePath> {
+        let kept: BTreeSet<&str> = roots
+            .roots
+            .iter()
+            .map(|root| root.path.hash_part())
+            .collect();
+        let mut unknown = leftovers.unknown;
+        unknown.retain(|path| !kept.contains(path.hash_part()));
+        unknown
+    }
+
+    /// As many of the objects as have to go, each with its bytes, and how many need not.
+    fn enough(
+        &self,
+        layers: &Layers,
+        objects: &[Garbage],
+        free: u64,
+    ) -> Result<(Vec<(StorePath, u64)>, u64), CollectError> {
+        let wanted = self.options.max_free.map(|most| most.saturating_sub(free));
+        let mut space = Space::new(&layers.upper);
+        let (mut chosen, mut freed) = (Vec::new(), 0_u64);
+        let mut group = None;
+        for (place, object) in objects.iter().enumerate() {
+            if group != Some(object.group) && wanted.is_some_and(|wanted| freed >= wanted) {
+                return Ok((chosen, (objects.len() - place) as u64));
+            }
+            group = Some(object.group);
+            let bytes = bytes(&mut space, &object.path)?;
+            freed += bytes;
+            chosen.push((object.path.clone(), bytes));
+        }
+        Ok((chosen, 0))
+    }
+
+    /// Copies up what Nix would copy up when it looks for roots, at once instead of path by path.
+    fn warm(&self) -> Result<(), CollectError> {
+        let directory = StoreDirectory::new(self.store.store.as_os_str().as_bytes());
+        let database = self.store.database();
+        let missing = crate::lower::retry(
+            || Ok(Box::new(SqliteSource::open(&database, directory.clone())?)),
+            |rows| {
+                let mut missing = Vec::new();
+                for root in &self.roots.roots {
+                    if missing.last() != Some(&root.path) && !rows.is_valid(&root.path)? {
+                        missing.push(root.path.clone());
+                    }
+                }
+                rows.confirmed()?;
+                Ok::<_, CollectError>(missing)
+            },
+        )?;
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let warm = Warm {
+            store: &directory,
+            source: &self.store.lower.source,
+            objects: &self.store.lower.real,
+            database: &self.store.state.join("db"),
+            use_sqlite_wal: self.store.use_sqlite_wal,
+        };
+        warm.run(Wanted::ValidClosures(&missing))?;
+        Ok(())
+    }
+
+    /// The path among those that were given that a message of Nix's names.
+    fn named(&self, said: &str, given: &BTreeSet<&StorePath>) -> Option<StorePath> {
+        let mut named = BTreeSet::new();
+        let directory = self.store.store.as_os_str().as_bytes();
+        processes::in_text(said.as_bytes(), directory, &mut named);
+        named.into_iter().find(|path| given.contains(path))
+    }
+}
+
+fn bytes(space: &mut Space<'_>, path: &StorePath) -> Result<u64, CollectError> {
+    space
+        .add(path.as_str())
+        .map_err(|error| CollectError::layer(Path::new(path.as_str()), error))
+}
+
+/// Whether a store has lost a part: nothing of it is garbage then that seems to be.
+fn incomplete(leftovers: &Leftovers, choice: &Choice, unknown_go: bool) -> Option<Incomplete> {
+    if leftovers.with_row > 0 {
+        return None;
+    }
+    if choice.lost > 0 {
+        return Some(Incomplete::NoObjects { rows: choice.lost });
+    }
+    let objects = leftovers.unknown.len() as u64;
+    (unknown_go && objects > 0).then_some(Incomplete::NoRows { objects })
+}
+
+/// Has the kernel forget what it cached of the layers. In a thread, since it takes a mount namespace
+/// of its own for that.
+fn remount(system: &System, real: &Path) -> Option<String> {
+    let remounted = std::thread::scope(|scope| {
+        scope
+            .spawn(|| apply::remount(system, real).map_err(|error| error.to_string()))
+            .join()
+    });
+    match remounted {
+        Ok(result) => result.err(),
+        Err(_) => Some("the thread ended".to_owned()),
+    }
+}

@@ -1,0 +1,267 @@
+//! `overstore gc`.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::{Failure, load, print_error};
+use crate::check::{self, Severity};
+use crate::cli::{self, RootArgument};
+use crate::collect::{
+    self, Absent, CollectError, Collected, Collector, Incomplete, Keep, Limits, NixError, Options,
+    Progress, Roots, Why,
+};
+use crate::config::Store;
+use crate::escape::show_path;
+use crate::linux::namespaces;
+use crate::linux::{clock, root::System};
+use crate::nix::path_set::PathSet;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+use crate::observe::{self, Depth};
+use crate::records::Memory;
+use crate::report::{
+    self, GcReport, KeptReport, LeftReport, ObjectReport, Outcome, RemovedReport, WhyReport,
+};
+
+pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> {
+    let super::Loaded { store, system } = load(&arguments.store, &RootArgument::default())?;
+    if !as_described(&store, &system)? {
+        return refused(&format!(
+            "the store {} is not as described, so it is not collected\n\
+             remedy: follow what is printed above; `overstore check {}` tells more",
+            store.name, store.arguments
+        ));
+    }
+    if let Some(path) = &arguments.why {
+        return why(&store, &system, path, json);
+    }
+    if !arguments.dry_run && !namespaces::can_mount().unwrap_or(false) {
+        return refused(&format!(
+            "only root may collect the store {}\n\
+             remedy: run `overstore gc {}` as root, or have `[gc]` in its description collect it by \
+             itself; a store of `overstore exec` is collected inside of it",
+            store.name, store.arguments
+        ));
+    }
+    let keep = collect::keep();
+    if let Some(generations) = &arguments.delete_generations {
+        collect::delete_generations(&store, keep, &generations.0)
+            .map_err(|error| failure(&error))?;
+    }
+    let roots = Roots::read(&store, &system).map_err(|error| failure(&error))?;
+    if !arguments.ignore_absent_roots && !roots.absent.is_empty() {
+        return refused(&absent(&roots.absent));
+    }
+    let warmed = match &store.warm {
+        Some(_) => Memory::read(&store)
+            .warmed_paths(&store)
+            .unwrap_or_default(),
+        None => PathSet::default(),
+    };
+    let collector = Collector {
+        store: &store,
+        system: &system,
+        keep,
+        warmed: &warmed,
+        options: options(arguments),
+        roots: &roots,
+    };
+    let collected = match arguments.dry_run {
+        true => collector.plan(),
+        false => with_progress(&collector),
+    };
+    let collected = match collected.map_err(|error| failure(&error))? {
+        Ok(collected) => collected,
+        Err(why) => return refused(&incomplete(&store, &why)),
+    };
+    if let Some(why) = &collected.remount {
+        print_error(&format!("the merged store was not remounted: {why}"));
+    }
+    let report = report(&store, arguments, keep, collected);
+    report.print(json)?;
+    Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Says what keeps a path alive.
+fn why(store: &Store, system: &System, path: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
+    let path = super::warm::resolve(path, &directory)?;
+    let roots = Roots::read(store, system).map_err(|error| failure(&error))?;
+    let found = collect::why(store, collect::keep(), &roots, &path);
+    let kept = match found.map_err(|error| failure(&error))? {
+        Why::Kept(kept) => kept,
+        Why::Below => {
+            return Err(Failure::Refused(format!(
+                "{} is only in the lower store, which a collection does not touch\n\
+                 remedy: give the path of an object of the upper layer",
+                print(&path)
+            )));
+        }
+        Why::Unknown => {
+            return Err(Failure::Refused(format!(
+                "{} is not valid in the store {}\n\
+                 remedy: `overstore gc --dry-run {}` lists what is garbage",
+                print(&path),
+                store.name,
+                store.arguments
+            )));
+        }
+    };
+    let report = WhyReport {
+        version: 1,
+        store: store.name.clone(),
+        path: print(&path),
+        alive: !kept.is_empty(),
+        roots: kept
+            .iter()
+            .map(|kept| KeptReport {
+                root: kept.root.kind.text(),
+                by_way_of: kept.way.iter().map(print).collect(),
+            })
+            .collect(),
+    };
+    report.print(json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Exit code 1: the store is not in a state in which it may be collected.
+fn refused(why: &str) -> Result<ExitCode, Failure> {
+    print_error(why);
+    Ok(ExitCode::from(Outcome::NotAsDescribed.exit_code()))
+}
+
+/// Whether nothing is wrong with the store; what is, is printed.
+fn as_described(store: &Store, system: &System) -> Result<bool, Failure> {
+    let observed = observe::observe(system, store, Depth::Up)
+        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let mut errors = check::check(store, &observed);
+    errors.retain(|finding| finding.severity == Severity::Error);
+    report::warn(&errors);
+    Ok(errors.is_empty())
+}
+
+fn options(arguments: &cli::Gc) -> Options {
+    let before = arguments.older_than.map(|age| {
+        let now = i64::try_from(clock::now()).unwrap_or(i64::MAX);
+        now.saturating_sub(i64::try_from(age.seconds).unwrap_or(i64::MAX))
+    });
+    Options {
+        limits: Limits {
+            before,
+            metadata: arguments.metadata,
+        },
+        min_free: arguments.min_free.map(|size| size.bytes),
+        max_free: arguments.max_free.map(|size| size.bytes),
+        leftovers: arguments.leftovers,
+    }
+}
+
+fn with_progress(collector: &Collector<'_>) -> Result<Result<Collected, Incomplete>, CollectError> {
+    // Hidden where standard error is no terminal.
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let collected = collector.run(&mut |progress| match progress {
+        Progress::Choosing => {}
+        Progress::Deleting(objects) => {
+            bar.set_position(0);
+            bar.set_length(objects);
+        }
+        Progress::Deleted => bar.inc(1),
+    });
+    bar.finish_and_clear();
+    collected
+}
+
+fn absent(absent: &[Absent]) -> String {
+    let mut text = "some roots cannot be seen, and Nix would remove them for that:\n".to_owned();
+    for root in absent {
+        text += &format!(
+            "  {} -> {}: {}\n",
+            show_path(&root.link),
+            show_path(&root.target),
+            root.why.text()
+        );
+    }
+    text + "remedy: mount what is missing, or remove these links if they are not needed any more; \
+            `--ignore-absent-roots` collects what they keep"
+}
+
+fn incomplete(store: &Store, why: &Incomplete) -> String {
+    let remedy = match why {
+        Incomplete::NoRows { .. } => {
+            "bring the database back from a backup; nothing was deleted".to_owned()
+        }
+        Incomplete::NoObjects { .. } => format!(
+            "mount the disk of {}, or name the right directory as `upper-layer`; nothing was deleted",
+            show_path(&store.upper_layer)
+        ),
+    };
+    format!(
+        "the store {} is not collected: {why}\nremedy: {remedy}",
+        store.name
+    )
+}
+
+fn failure(error: &CollectError) -> Failure {
+    match error {
+        CollectError::Nix(NixError::Start(_)) => Failure::Machine(format!(
+            "{error}\nremedy: install Nix, or put its `nix-daemon` on PATH: Nix is what deletes"
+        )),
+        error => Failure::Machine(error.to_string()),
+    }
+}
+
+fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) -> GcReport {
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
+    let below = arguments
+        .min_free
+        .is_some_and(|size| !arguments.dry_run && collected.free < size.bytes);
+    GcReport {
+        version: 1,
+        store: store.name.clone(),
+        outcome: match (below, collected.objects.is_empty()) {
+            (true, _) => Outcome::NotAsDescribed,
+            (false, true) => Outcome::Unchanged,
+            (false, false) => Outcome::Done,
+        },
+        dry_run: arguments.dry_run,
+        keep_derivations: keep.derivations,
+        keep_outputs: keep.outputs,
+        roots: collected.roots,
+        unseen_processes: collected.unseen_processes,
+        enough_free: collected.enough_free,
+        bytes: collected.objects.iter().map(|(_, bytes)| bytes).sum(),
+        objects: collected
+            .objects
+            .iter()
+            .map(|(path, bytes)| ObjectReport {
+                path: print(path),
+                bytes: *bytes,
+            })
+            .collect(),
+        rows: collected.rows,
+        leftovers: RemovedReport {
+            temporary_directories: collected.removed.temporary,
+            lock_files: collected.removed.locks,
+            whiteouts: collected.removed.whiteouts,
+        },
+        left: collected
+            .left
+            .iter()
+            .map(|(path, reason)| LeftReport {
+                path: print(path),
+                reason: reason.clone(),
+            })
+            .collect(),
+        in_both_layers: collected.both.iter().map(print).collect(),
+        kept_by_limits: collected.kept_by_limits,
+        unknown: collected.unknown.iter().map(print).collect(),
+        free: collected.free,
+    }
+}

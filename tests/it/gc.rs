@@ -1,0 +1,620 @@
+//! `overstore gc`: what goes, what stays, and that nothing else happens.
+
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::process::Child;
+
+use serde_json::Value;
+
+use crate::support::{Example, FEATURES, Outcome, Run, Snapshot, World, wait_until};
+
+/// A store that is up, and what is done in it.
+struct Store<'w> {
+    world: &'w World,
+    example: Example<'w>,
+    url: String,
+    /// Objects registered so far.
+    registered: Cell<usize>,
+}
+
+impl<'w> Store<'w> {
+    fn up(world: &'w World) -> Self {
+        Self::up_with(world, "")
+    }
+
+    fn up_with(world: &'w World, more: &str) -> Self {
+        let example = world.example(more);
+        example.up();
+        let url = world.overstore(["url", "example"]).ok().trim().to_owned();
+        Self {
+            world,
+            example,
+            url,
+            registered: Cell::new(0),
+        }
+    }
+
+    fn nix(&self, words: &[&str]) -> Run<'w> {
+        self.world.nix(words).args(["--store", &self.url])
+    }
+
+    /// Adds a file: its store path.
+    fn add(&self, name: &str) -> String {
+        let file = format!("/tmp/{name}");
+        self.world.write(&file, format!("the content of {name}\n"));
+        self.nix(&["nix-store", "--add", &file])
+            .ok()
+            .trim()
+            .to_owned()
+    }
+
+    /// Makes objects with these references to each other and to what is there, and registers them.
+    /// Gives their store paths.
+    fn register(&self, objects: &[(&str, &[&str])]) -> Vec<String> {
+        let before = self.registered.get();
+        self.registered.set(before + objects.len());
+        let hash = |at: usize| format!("{:0>32}", before + at + 1);
+        let path = |at: usize| format!("/nix/store/{}-{}", hash(at), objects[at].0);
+        let mut rows = String::new();
+        for (at, (_, references)) in objects.iter().enumerate() {
+            self.world.mkdir(self.real(&path(at)));
+            self.world.write(self.real(&path(at)) + "/file", path(at));
+            rows += &format!("{}\n{:064}\n120\n\n{}\n", path(at), 0, references.len());
+            for reference in *references {
+                let other = objects.iter().position(|(name, _)| name == reference);
+                rows += &other.map_or_else(|| (*reference).to_owned(), path);
+                rows += "\n";
+            }
+        }
+        self.nix(&["nix-store", "--load-db"]).stdin(rows).ok();
+        (0..objects.len()).map(path).collect()
+    }
+
+    /// Where an object is in the merged directory.
+    fn real(&self, path: &str) -> String {
+        format!("{}/{}", Example::REAL, name(path))
+    }
+
+    fn has(&self, path: &str) -> bool {
+        let upper = format!("{}/{}", Example::UPPER, name(path));
+        let is_there = self.world.path(upper).symlink_metadata().is_ok();
+        let rows = self.rows().contains(path);
+        assert_eq!(
+            is_there, rows,
+            "{path} has a row: {rows}, an object: {is_there}"
+        );
+        rows
+    }
+
+    fn rows(&self) -> BTreeSet<String> {
+        let database = format!("{}/db/db.sqlite", Example::STATE);
+        let rows = self
+            .world
+            .ok(["sqlite3", &database, "select path from ValidPaths"]);
+        rows.lines().map(str::to_owned).collect()
+    }
+
+    fn gc(&self, arguments: &[&str]) -> Run<'w> {
+        self.world.overstore(["gc", "example"]).args(arguments)
+    }
+
+    fn gc_json(&self, arguments: &[&str]) -> Value {
+        let text = self.gc(arguments).args(["--json"]).ok();
+        serde_json::from_str(&text).expect("JSON")
+    }
+
+    /// A link in `gcroots`.
+    fn root(&self, name: &str, target: &str) {
+        let link = format!("{}/gcroots/{name}", Example::STATE);
+        self.world.ok(["ln", "-sfn", target, &link]);
+    }
+
+    #[track_caller]
+    fn assert_sound(&self) {
+        let verified = self
+            .nix(&["nix-store", "--verify", "--check-contents"])
+            .run();
+        // The hashes of registered objects are invented.
+        let said = verified.stderr();
+        assert!(!said.contains("disappeared"), "{verified}");
+        let check = "pragma integrity_check; pragma foreign_key_check";
+        let database = format!("{}/db/db.sqlite", Example::STATE);
+        assert_eq!(self.world.ok(["sqlite3", &database, check]), "ok\n");
+    }
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().expect("a path has a last part")
+}
+
+/// The paths of the objects in a report.
+fn objects(report: &Value) -> BTreeSet<String> {
+    let objects = report["objects"].as_array().expect("a list");
+    let paths = objects.iter().map(|object| object["path"].as_str());
+    paths.map(|path| path.expect("text").to_owned()).collect()
+}
+
+/// A process of the World, ended with this.
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn garbage_goes_and_what_roots_of_every_kind_need_stays() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let kept = store.register(&[
+            ("direct", &["below-direct"]),
+            ("below-direct", &[]),
+            ("indirect", &[]),
+            ("profile", &[]),
+            ("named", &[]),
+            ("temporary", &["below-temporary"]),
+            ("below-temporary", &[]),
+            ("environment", &[]),
+            ("open", &[]),
+            ("garbage", &["direct", "garbage-too"]),
+            ("garbage-too", &["garbage-too"]),
+        ]);
+        let (kept, garbage) = kept.split_at(9);
+        let (lower, added) = (store.example.lower.path("chain-3"), store.add("added"));
+        store.root("direct", &kept[0]);
+        store.root("lower", &lower);
+        world.mkdir("/home/alice/project");
+        world.ok(["ln", "-s", &kept[2], "/home/alice/project/result"]);
+        world.mkdir(format!("{}/gcroots/auto", Example::STATE));
+        store.root("auto/abc", "/home/alice/project/result");
+        let profiles = format!("{}/profiles", Example::STATE);
+        world.ok(["ln", "-s", &kept[3], &format!("{profiles}/p-1-link")]);
+        world.ok(["ln", "-s", "p-1-link", &format!("{profiles}/p")]);
+        world.write(format!("{}/gcroots/{}", Example::STATE, name(&kept[4])), "");
+        let temporary = format!("{}/temproots/99999", Example::STATE);
+        world.write(&temporary, format!("{}\0", kept[5]));
+        let _builder = Running(
+            world
+                .command(["flock", "-F", &temporary, "sleep", "infinity"])
+                .spawn(),
+        );
+        let _editor = Running(
+            world
+                .command(["sleep", "infinity"])
+                .env("EDITOR", format!("{}/bin/vi", kept[7]))
+                .spawn(),
+        );
+        // Not at /nix/store: Nix does not see this one.
+        let _reader = Running(
+            world
+                .command(["tail", "-f", &(store.real(&kept[8]) + "/file")])
+                .spawn(),
+        );
+        wait_until("the processes run", || {
+            let said = store.gc_json(&["--dry-run"]);
+            said["objects"].as_array().expect("a list").len() == 3
+        });
+        let before = Snapshot::of(world.path("/mnt/example"));
+        let planned = store.gc_json(&["--dry-run"]);
+        before.assert_unchanged(world.path("/mnt/example"));
+        let mut expected: BTreeSet<String> = garbage.iter().cloned().collect();
+        expected.insert(added.clone());
+        assert_eq!(objects(&planned), expected);
+        assert!(planned["bytes"].as_u64().expect("a number") > 0);
+
+        let done = store.gc_json(&[]);
+        assert_eq!(objects(&done), expected, "{done}");
+        assert_eq!(done["left"], Value::Array(Vec::new()), "{done}");
+        for path in kept {
+            assert!(store.has(path), "{path}");
+        }
+        for path in garbage.iter().chain([&added]) {
+            assert!(!store.has(path), "{path}");
+        }
+        assert!(store.rows().contains(&lower));
+        store.assert_sound();
+        assert_eq!(store.gc_json(&[])["outcome"], "unchanged");
+        world.overstore(["check", "example"]).ok();
+    }
+}
+
+/// The names in store paths, sorted.
+fn names(paths: &BTreeSet<String>) -> Vec<&str> {
+    let mut names: Vec<&str> = paths.iter().map(|path| &name(path)[33..]).collect();
+    names.sort_unstable();
+    names
+}
+
+#[test]
+fn why_names_roots_and_the_way_to_them() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::up(&world);
+    let paths = store.register(&[
+        ("top", &["middle"]),
+        ("middle", &["bottom", "middle"]),
+        ("bottom", &[]),
+        ("other", &["bottom"]),
+        ("garbage", &["bottom"]),
+    ]);
+    store.root("one", &paths[0]);
+    store.root("two", &paths[3]);
+    let before = Snapshot::of(world.path("/mnt/example"));
+    let why = |path: &str| -> Value {
+        serde_json::from_str(&store.gc(&["--why", path, "--json"]).ok()).expect("JSON")
+    };
+    let kept = why(&paths[2]);
+    assert_eq!(kept["alive"], true);
+    let gcroots = format!("{}/gcroots", Example::STATE);
+    let expected = serde_json::json!([
+        { "root": format!("{gcroots}/two"), "by-way-of": [paths[3], paths[2]] },
+        { "root": format!("{gcroots}/one"), "by-way-of": [paths[0], paths[1], paths[2]] },
+    ]);
+    assert_eq!(kept["roots"], expected);
+    assert_eq!(why(&paths[4])["alive"], false);
+    // A link to it, or a path in it, means it.
+    world.ok(["ln", "-s", &format!("{}/file", paths[0]), "/tmp/link"]);
+    let text = store.gc(&["--why", "/tmp/link"]).ok();
+    assert_eq!(text, format!("{gcroots}/one\n  -> {}\n", paths[0]));
+    let below = store.example.lower.path("chain-3");
+    for (path, why) in [
+        (below.as_str(), "only in the lower store"),
+        ("/nix/store/7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-x", "not valid"),
+        ("/etc/passwd", "no store path"),
+    ] {
+        let outcome = store.gc(&["--why", path]).fails();
+        assert_eq!(outcome.code(), Some(2), "{outcome}");
+        assert!(outcome.stderr().contains(why), "{outcome}");
+    }
+    before.assert_unchanged(world.path("/mnt/example"));
+}
+
+/// Deleted by Nix, an object in both layers would go behind OverlayFS's back.
+#[test]
+fn objects_in_both_layers_are_never_given_to_nix() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let paths = store.register(&[
+            ("needed-by-both", &[]),
+            ("both", &["needed-by-both"]),
+            ("garbage", &["both"]),
+        ]);
+        // As after an addition below; the row below does not matter for what is on the disk.
+        let below = format!("{}/{}", Example::LOWER, name(&paths[1]));
+        world.mkdir(&below);
+        let (outcome, trace) = store.gc(&["--json"]).traced();
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        let report: Value = serde_json::from_slice(&outcome.out).expect("JSON");
+        assert_eq!(names(&objects(&report)), ["garbage"], "{report}");
+        assert_eq!(report["in-both-layers"], serde_json::json!([paths[1]]));
+        assert!(store.has(&paths[0]) && store.has(&paths[1]) && !store.has(&paths[2]));
+        let touched = trace.changes_below(Example::LOWER);
+        assert!(touched.is_empty(), "{touched:?}");
+        let why = store.gc(&["--why", &paths[0]]).ok();
+        assert!(why.starts_with("it is in both layers"), "{why}");
+    }
+}
+
+#[test]
+fn an_incomplete_store_is_never_collected() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::up(&world);
+    let paths = store.register(&[("one", &[]), ("two", &["one"])]);
+    let refused = |arguments: &[&str], why: &str| {
+        let names = || [Example::UPPER, Example::STATE].map(|at| world.list(at));
+        let before = (names(), store.rows());
+        let outcome = store.gc(arguments).fails();
+        assert_eq!(outcome.code(), Some(1), "{outcome}");
+        assert!(outcome.stderr().contains(why), "{outcome}");
+        assert_eq!((names(), store.rows()), before);
+    };
+    world.overstore(["down", "example"]).ok();
+    refused(&[], "not as described");
+    refused(&["--dry-run"], "not as described");
+
+    // The disk of the upper layer is not there.
+    world.ok(["mv", Example::UPPER, "/mnt/example/elsewhere"]);
+    store.example.command("up").run();
+    for arguments in [&["--dry-run"][..], &[], &["--leftovers"], &["--metadata"]] {
+        refused(arguments, "are in neither layer");
+    }
+    world.overstore(["down", "example"]).ok();
+    world.ok(["rm", "-rf", Example::UPPER]);
+    world.ok(["mv", "/mnt/example/elsewhere", Example::UPPER]);
+
+    // The database is not there.
+    let database = format!("{}/db", Example::STATE);
+    world.ok(["mv", &database, "/mnt/example/db"]);
+    store.example.command("up").run();
+    refused(&["--leftovers"], "knows none of them");
+    refused(&["--leftovers", "--dry-run"], "knows none of them");
+    let report = store.gc_json(&[]);
+    assert_eq!(report["objects"], serde_json::json!([]));
+    assert_eq!(report["unknown"], serde_json::json!(paths), "{report}");
+    world.overstore(["down", "example"]).ok();
+    world.ok(["rm", "-rf", &database]);
+    world.ok(["mv", "/mnt/example/db", &database]);
+
+    store.example.up();
+    assert_eq!(names(&objects(&store.gc_json(&[]))), ["one", "two"]);
+}
+
+/// Nix takes both for removed roots.
+#[test]
+fn a_removed_result_is_no_root_and_an_unmounted_home_stops_the_collection() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let paths = store.register(&[("result", &[]), ("home", &[]), ("empty", &[])]);
+        let link = |name: &str, target: &str, path: &str| {
+            world.mkdir(target.rsplit_once('/').expect("a path").0);
+            world.ok(["ln", "-s", path, target]);
+            world.mkdir(format!("{}/gcroots/auto", Example::STATE));
+            store.root(&format!("auto/{name}"), target);
+        };
+        link("a", "/home/alice/work/result", &paths[0]);
+        world.write("/home/alice/work/source", "");
+        link("b", "/home/bob/work/result", &paths[1]);
+        link("c", "/mnt/usb/work/result", &paths[2]);
+        world.ok(["rm", "/home/alice/work/result"]);
+        assert_eq!(names(&objects(&store.gc_json(&[]))), ["result"]);
+
+        let auto = format!("{}/gcroots/auto", Example::STATE);
+        let refused = |why: &str| {
+            for arguments in [&[][..], &["--dry-run"]] {
+                let outcome = store.gc(arguments).fails();
+                assert_eq!(outcome.code(), Some(1), "{outcome}");
+                for part in [why, "--ignore-absent-roots", &auto] {
+                    assert!(outcome.stderr().contains(part), "{part}: {outcome}");
+                }
+            }
+            assert!(store.has(&paths[1]) && store.has(&paths[2]));
+        };
+        world.write("/etc/fstab", "server:/home /home/bob nfs defaults 0 0\n");
+        world.ok(["mv", "/home/bob/work", "/home/bob/away"]);
+        refused("/home/bob is not mounted");
+        world.ok(["mv", "/home/bob/away", "/home/bob/work"]);
+        world.ok(["rm", "-r", "/mnt/usb/work"]);
+        refused("/mnt/usb is empty");
+        world.ok(["rm", "/home/bob/work/result"]);
+        let report = store.gc_json(&["--ignore-absent-roots"]);
+        assert_eq!(names(&objects(&report)), ["empty", "home"]);
+        assert_eq!(world.list(&auto), Vec::<OsString>::new());
+        store.assert_sound();
+    }
+}
+
+#[test]
+fn leftovers_go_only_when_nobody_uses_them() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let real = |name: &str| format!("{}/{name}", Example::REAL);
+        let hash = |digit: char| String::from(digit).repeat(32);
+        let kept = store.add("kept");
+        store.root("kept", &kept);
+        for name in ["tmp-1-0", "tmp-2-0"] {
+            world.mkdir(real(name) + "/x/deep");
+            world.write(real(name) + "/x/deep/file", "half of an object");
+        }
+        let locks = ['a', 'b'].map(|digit| format!("{}-x.lock", hash(digit)));
+        for lock in &locks {
+            world.write(real(lock), "");
+        }
+        let unknown = format!("{}-half", hash('c'));
+        world.mkdir(real(&unknown) + "/bin");
+        world.write(real("stranger"), "of somebody");
+        // A whiteout over nothing: as a deletion leaves it whose lower object went later.
+        let whiteouts = [
+            format!("{}-gone", hash('d')),
+            format!("{}-y.lock", hash('d')),
+        ];
+        for name in &whiteouts {
+            world.ok([
+                "mknod",
+                &format!("{}/{name}", Example::UPPER),
+                "c",
+                "0",
+                "0",
+            ]);
+        }
+        let hidden = name(&store.example.lower.path("chain-1")).to_owned();
+        world.ok(["rm", "-r", &real(&hidden)]);
+        world.overstore(["remount", "example"]).ok();
+        let _busy = [&real("tmp-1-0"), &real(&locks[0])].map(|path| {
+            Running(
+                world
+                    .command(["flock", "-F", path, "sleep", "infinity"])
+                    .spawn(),
+            )
+        });
+        wait_until("both are locked", || {
+            [&real("tmp-1-0"), &real(&locks[0])]
+                .iter()
+                .all(|path| !world.run(["flock", "-n", path, "true"]).status.success())
+        });
+        let before = Snapshot::of(world.path("/mnt/example"));
+        store.gc(&["--dry-run"]).ok();
+        before.assert_unchanged(world.path("/mnt/example"));
+
+        let report = store.gc_json(&[]);
+        let removed = serde_json::json!({
+            "temporary-directories": 1, "lock-files": 1, "whiteouts": 2
+        });
+        assert_eq!(report["leftovers"], removed, "{report}");
+        assert_eq!(
+            report["unknown"],
+            serde_json::json!([format!("/nix/store/{unknown}")])
+        );
+        let there = |names: &[&str]| {
+            let mut expected: Vec<OsString> = names.iter().map(Into::into).collect();
+            expected.sort();
+            assert_eq!(world.list(Example::UPPER), expected);
+        };
+        let kept = name(&kept);
+        let stay = [".links", "tmp-1-0", &locks[0], "stranger", kept, &hidden];
+        there(&[&stay[..], &[&unknown]].concat());
+        let report = store.gc_json(&["--leftovers"]);
+        assert_eq!(names(&objects(&report)), ["half"]);
+        there(&stay);
+    }
+}
+
+#[test]
+fn limits_leave_what_is_young_or_not_needed() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::up(&world);
+    let paths = store.register(&[
+        ("old", &[]),
+        ("old-but-used", &[]),
+        ("young", &["old-but-used"]),
+    ]);
+    let database = format!("{}/db/db.sqlite", Example::STATE);
+    world.ok([
+        "sqlite3",
+        &database,
+        "update ValidPaths set registrationTime = 1000",
+    ]);
+    // The time of the change in the upper layer counts too: nothing is old yet.
+    let report = store.gc_json(&["--older-than", "1h", "--dry-run"]);
+    assert_eq!(report["objects"], serde_json::json!([]));
+    assert_eq!(report["kept-by-limits"], 3, "{report}");
+    // Registered in the future, so younger than the others.
+    let young = format!(
+        "update ValidPaths set registrationTime = 4000000000 where path = '{}'",
+        paths[2]
+    );
+    world.ok(["sqlite3", &database, &young]);
+    let report = store.gc_json(&["--older-than", "0m", "--dry-run"]);
+    assert_eq!(names(&objects(&report)), ["old"], "{report}");
+
+    let report = store.gc_json(&["--min-free", "1K"]);
+    assert_eq!(report["enough-free"], true);
+    assert_eq!(report["objects"], serde_json::json!([]));
+    let free = report["free"].as_u64().expect("a number");
+    let report = store.gc_json(&["--max-free", &(free + 1).to_string()]);
+    assert_eq!(names(&objects(&report)), ["old"], "{report}");
+    assert_eq!(report["kept-by-limits"], 2);
+    let all = u64::MAX.to_string();
+    let outcome = store
+        .gc(&["--min-free", "1000000T", "--max-free", &all])
+        .run();
+    assert_eq!(outcome.code(), Some(1), "{outcome}");
+    assert!(!store.has(&paths[1]) && !store.has(&paths[2]));
+    for wrong in ["10X", "", "-1", "1.5G", "99999999999T"] {
+        let outcome = store.gc(&["--max-free", wrong]).fails();
+        assert_eq!(outcome.code(), Some(2), "{outcome}");
+    }
+}
+
+#[test]
+fn what_became_alive_meanwhile_stays() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let paths = store.register(&[("a", &["b"]), ("b", &[]), ("c", &[]), ("d", &[])]);
+        let lock = format!("{}/gc.lock", Example::STATE);
+        world.write(&lock, "");
+        let holder = Running(
+            world
+                .command(["flock", "-F", &lock, "sleep", "infinity"])
+                .spawn(),
+        );
+        wait_until("the collector's lock is held", || {
+            !world.run(["flock", "-n", &lock, "true"]).status.success()
+        });
+        let gc = store.gc(&["--json"]).spawn();
+        // It has chosen, and Nix waits for the lock.
+        wait_until("Nix has the store open", || {
+            world.list("/proc").iter().any(|process| {
+                let comm = world.path("/proc").join(process).join("comm");
+                std::fs::read(comm).is_ok_and(|name| name == b"nix-daemon\n")
+            })
+        });
+        store.root("new", &paths[0]);
+        drop(holder);
+        let outcome = Outcome::of(gc);
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        let report: Value = serde_json::from_slice(&outcome.out).expect("JSON");
+        assert_eq!(names(&objects(&report)), ["c", "d"], "{report}");
+        assert!(
+            report["left"][0]["reason"]
+                .as_str()
+                .expect("text")
+                .contains("alive")
+        );
+        assert!(store.has(&paths[0]) && store.has(&paths[1]));
+    }
+}
+
+#[test]
+fn only_root_collects_and_only_with_nix() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::up(&world);
+    let path = store.add("added");
+    let outcome = store.gc(&[]).by_alice().fails();
+    assert_eq!(outcome.code(), Some(1), "{outcome}");
+    assert!(outcome.stderr().contains("as root"), "{outcome}");
+    let outcome = world.fails([
+        "env",
+        "PATH=/nowhere",
+        "/usr/bin/overstore",
+        "gc",
+        "example",
+    ]);
+    assert_eq!(outcome.code(), Some(3), "{outcome}");
+    assert!(outcome.stderr().contains("install Nix"), "{outcome}");
+    assert!(store.has(&path));
+}
+
+#[test]
+fn inside_exec_a_user_collects_a_store_of_his_own() {
+    for world in World::each() {
+        let lower = world.lower_store("/mnt/lower");
+        world.ok(["mkdir", "/mnt/own"]);
+        world.ok(["chown", "alice", "/mnt/own"]);
+        world.write(
+            "/home/alice/own.toml",
+            "root = \"/mnt/own/m\"\nlower-store = \"/mnt/lower?read-only=true\"\n\
+             upper-layer = \"/mnt/own/up\"\nworkdir = \"/mnt/own/work\"\n",
+        );
+        world.write("/tmp/one", "1");
+        let kept = lower.path("chain-3");
+        let script = format!(
+            "set -e; nix-store --add /tmp/one >/tmp/added; nix-store --check-validity {kept}\n\
+             overstore gc /home/alice/own.toml --json; ls $OVERSTORE_UPPER_LAYER"
+        );
+        let outcome = world
+            .overstore(["exec", "/home/alice/own.toml", "--", "sh", "-c", &script])
+            .by_alice()
+            .env("NIX_CONFIG", FEATURES)
+            .run();
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        let added = String::from_utf8(world.read("/tmp/added")).expect("text");
+        assert!(
+            outcome
+                .stdout()
+                .contains(&format!("\"path\": \"{}\"", added.trim()))
+        );
+        assert_eq!(world.list("/mnt/own/up"), [OsString::from(".links")]);
+    }
+}
+
+#[test]
+fn old_generations_of_profiles_go_first() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let paths = store.register(&[("one", &[]), ("two", &[]), ("three", &[])]);
+        let profile = format!("{}/profiles/per-user/root/p", Example::STATE);
+        world.mkdir(profile.rsplit_once('/').expect("a path").0);
+        for (number, path) in (1..).zip(&paths) {
+            world.ok(["ln", "-s", path, &format!("{profile}-{number}-link")]);
+        }
+        world.ok(["ln", "-s", "p-2-link", &profile]);
+        assert_eq!(store.gc_json(&[])["objects"], serde_json::json!([]));
+        let report = store.gc_json(&["--delete-generations", "old"]);
+        assert_eq!(names(&objects(&report)), ["one", "three"], "{report}");
+        assert!(store.has(&paths[1]));
+        let outcome = store.gc(&["--delete-generations", "yesterday"]).fails();
+        assert_eq!(outcome.code(), Some(2), "{outcome}");
+    }
+}
