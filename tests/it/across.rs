@@ -1,7 +1,6 @@
 //! Damage across the layers and the upper database: each kind is made, and exactly its code seen.
 
 use std::os::unix::net::UnixListener;
-use std::time::{Duration, Instant};
 
 use crate::support::{Daemon, Snapshot, World};
 
@@ -218,7 +217,7 @@ fn a_daemon_that_has_other_objects_of_the_same_name() {
     }
 }
 
-/// A daemon that is silent is found to be that, at once, and the lower store not to be another one.
+/// A daemon that is silent is found to be that, and the lower store not to be another one.
 #[test]
 fn a_daemon_that_does_not_answer_is_not_another_store() {
     for over in [Over::Daemon, Over::NestedDaemon] {
@@ -228,36 +227,33 @@ fn a_daemon_that_does_not_answer_is_not_another_store() {
         store.daemon = None;
         expected.push("lower-daemon-silent".to_owned());
         expected.sort();
-        let begin = Instant::now();
         let mut found = store.codes();
         found.sort();
         assert_eq!(found, expected, "{over:?}");
         let status = world.overstore(["status", "example", "--json"]).ok();
-        assert!(begin.elapsed() < Duration::from_secs(5));
         let status: serde_json::Value = serde_json::from_str(&status).unwrap();
         assert!(status["lower-changed"].is_null(), "{status}");
         assert!(status["unreadable"].is_string(), "{status}");
     }
 }
 
-/// Somebody listens and says nothing: `up` does without, and `check` waits no longer than before.
+/// Somebody listens and says nothing: `up` does without, and neither it nor `check` waits twice.
 #[test]
 fn a_daemon_that_hangs() {
     let Some(world) = World::trixie() else { return };
     world.lower_store("/mnt/lower");
     let hanging = UnixListener::bind(world.path("/run/lower.socket")).unwrap();
-    let begin = Instant::now();
+    hanging.set_nonblocking(true).unwrap();
+    let connections = || hanging.incoming().map_while(Result::ok).count();
     up(&world, "example", "/mnt", Over::Daemon.bottom());
-    assert!(begin.elapsed() < Duration::from_secs(15));
+    assert_eq!(connections(), 1);
     let memory = world.read("/mnt/merged/nix/var/nix/overstore/state.json");
     let memory: serde_json::Value = serde_json::from_slice(&memory).unwrap();
     assert!(memory["lower"]["identity"].is_null(), "{memory}");
-    let begin = Instant::now();
     let said = world.overstore(["check", "example"]).run().stdout();
-    assert!(begin.elapsed() < Duration::from_secs(15));
+    assert_eq!(connections(), 1);
     assert!(said.contains("[lower-daemon-silent]"), "{said}");
     assert!(!said.contains("[lower-store-changed]"), "{said}");
-    drop(hanging);
 }
 
 /// The stores above the bottom one may be collected.

@@ -137,7 +137,7 @@ fn warm(lower: &Path, upper: &Path, wanted: Wanted<'_>) -> Result<(), WarmError>
 fn ends<T: Send + 'static>(what: &str, work: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = channel();
     std::thread::spawn(move || sender.send(work()));
-    let result = receiver.recv_timeout(Duration::from_secs(60));
+    let result = receiver.recv_timeout(Duration::from_secs(600));
     result.unwrap_or_else(|_| panic!("{what} does not end"))
 }
 

@@ -2,7 +2,7 @@
 
 use std::process::Child;
 
-use crate::support::{Example, Snapshot, World};
+use crate::support::{Example, Snapshot, World, wait_until};
 
 #[test]
 fn down_unmounts_and_keeps_everything_else() {
@@ -54,12 +54,12 @@ fn holder(world: &World, script: &str) -> Child {
         .command([
             "bash",
             "-c",
-            &format!("{script}; touch /run/holding; exec -a holder sleep 60"),
+            &format!("{script}; touch /run/holding; exec -a holder sleep infinity"),
         ])
         .spawn();
-    while !world.path("/run/holding").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
+    wait_until("the holder is there", || {
+        world.path("/run/holding").exists()
+    });
     world.ok(["rm", "/run/holding"]);
     child
 }
@@ -93,17 +93,19 @@ fn down_names_the_processes_that_hold_a_busy_mount() {
     }
 
     // A program that runs from it, and what it has mapped.
-    let mut child = world.command([&format!("{real}/sleep"), "60"]).spawn();
-    let (outcome, report) = loop {
-        let outcome = example.command("down").args(["--json"]).run();
-        let report: serde_json::Value = serde_json::from_slice(&outcome.out).expect("JSON");
-        if outcome.code() == Some(3) && report["holders"][0]["name"] == "sleep" {
-            break (outcome, report);
-        }
-        // It had not started yet, and there was nothing to hold it.
-        example.up();
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    };
+    let mut child = world
+        .command([&format!("{real}/sleep"), "infinity"])
+        .spawn();
+    wait_until("the program runs", || {
+        let running = format!(
+            "for p in /proc/[0-9]*/exe; do [ $p -ef {real}/sleep ] && exit 0; done; exit 1"
+        );
+        world.run(["sh", "-c", &running]).status.success()
+    });
+    let outcome = example.command("down").args(["--json"]).run();
+    assert_eq!(outcome.code(), Some(3), "{outcome}");
+    let report: serde_json::Value = serde_json::from_slice(&outcome.out).expect("JSON");
+    assert_eq!(report["holders"][0]["name"], "sleep", "{outcome}");
     let how = report["holders"][0]["how"].as_array().expect("a list");
     assert!(how.iter().any(|how| how == "program"), "{outcome}");
     assert!(
@@ -150,15 +152,9 @@ fn a_busy_mount_is_detached_with_the_flag() {
     child.kill().expect("a child of this test");
     child.wait().expect("a child of this test");
     // The kernel takes the file system down after the process.
-    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while example.run("up").code() != Some(0) {
-        assert!(
-            std::time::Instant::now() < patience,
-            "{}",
-            example.run("up")
-        );
-        std::thread::sleep(std::time::Duration::from_millis(20));
-    }
+    wait_until("the upper layer is free again", || {
+        example.run("up").code() == Some(0)
+    });
 }
 
 #[test]

@@ -1,8 +1,6 @@
 //! `overstore exec`: as root, and as an ordinary user in a user namespace.
 
-use std::time::{Duration, Instant};
-
-use crate::support::{Example, Outcome, Run, World};
+use crate::support::{Example, Outcome, Run, World, wait_until};
 
 /// `overstore exec example -- sh -c SCRIPT`.
 fn exec<'w>(world: &'w World, script: &str) -> Run<'w> {
@@ -136,11 +134,7 @@ fn a_store_is_in_one_exec_at_a_time() {
     let Some(world) = World::trixie() else { return };
     let example = world.example("");
     let wait = |file: &str| {
-        let patience = Instant::now() + Duration::from_secs(60);
-        while !world.path(file).exists() {
-            assert!(Instant::now() < patience, "{file} does not appear");
-            std::thread::sleep(Duration::from_millis(5));
-        }
+        wait_until(&format!("{file} appears"), || world.path(file).exists());
     };
     let until_end = "touch /tmp/in; while [ ! -e /tmp/end ]; do sleep 0.01; done";
     let first = exec(&world, until_end).spawn();
@@ -163,10 +157,9 @@ fn a_store_is_in_one_exec_at_a_time() {
     let second = exec(&world, "true").fails();
     assert!(second.stderr().contains("is locked by"), "{second}");
     world.write("/tmp/end", "");
-    let patience = Instant::now() + Duration::from_secs(60);
-    while exec(&world, "true").run().code() != Some(0) {
-        assert!(Instant::now() < patience, "the lock is still held");
-    }
+    wait_until("the lock is free", || {
+        exec(&world, "true").run().code() == Some(0)
+    });
 }
 
 #[test]

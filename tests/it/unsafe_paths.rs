@@ -1,6 +1,6 @@
 //! Paths that somebody else could change, and somebody who does.
 
-use crate::support::{Example, Outcome, Run, Snapshot, World};
+use crate::support::{Example, Outcome, Snapshot, World};
 
 /// Writes the configuration with other paths.
 fn with(world: &World, changes: &[(&str, &str)]) -> Outcome {
@@ -47,28 +47,13 @@ fn what_others_could_replace_is_refused_and_nothing_is_made() {
     assert_eq!(outcome.code(), Some(0), "{outcome}");
 }
 
-/// Runs `up` with the `mount` call held up for a while, in which `meanwhile` happens.
+/// Runs `up`; when it is about to mount, `meanwhile` happens.
 fn up_while(example: &Example<'_>, meanwhile: &str) -> Outcome {
-    let world = example.world;
-    let traced: Run<'_> = example.command("up").under([
-        "strace",
-        "--output=/run/trace",
-        "--trace=mount",
-        "--inject=mount:delay_enter=2000000:when=1",
-    ]);
-    let child = traced.spawn();
+    let up = example.command("up").held_at_mount();
     // The record is written right before, with no mount in it yet.
-    let patience = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    while std::fs::read_dir(world.path("/run/overstore")).map_or(0, Iterator::count) == 0 {
-        assert!(
-            std::time::Instant::now() < patience,
-            "up did not come that far"
-        );
-        std::thread::sleep(std::time::Duration::from_millis(5));
-    }
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    world.ok(["sh", "-c", meanwhile]);
-    Outcome::of(child)
+    assert_eq!(example.world.list("/run/overstore").len(), 1);
+    example.world.ok(["sh", "-c", meanwhile]);
+    up.go_on()
 }
 
 #[test]

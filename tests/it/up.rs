@@ -1,8 +1,9 @@
 //! `overstore up`, on the real kernel and with real Nix.
 
+use std::io::{BufRead, BufReader};
 use std::os::unix::net::UnixDatagram;
 
-use crate::support::{Example, Snapshot, World};
+use crate::support::{Example, Outcome, Snapshot, World, wait_until};
 
 #[test]
 fn nix_opens_what_up_made_with_its_mount_check_on() {
@@ -313,11 +314,11 @@ fn an_upper_layer_in_use_by_another_overlay_is_refused() {
     // In another mount namespace first, then in this one.
     let mut other = world
         .command(["unshare", "--mount", "--propagation=private", "sh", "-c"])
-        .args([format!("{mount} && touch /run/mounted && exec sleep 60")])
+        .args([format!(
+            "{mount} && touch /run/mounted && exec sleep infinity"
+        )])
         .spawn();
-    while !world.path("/run/mounted").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    wait_until("it is mounted", || world.path("/run/mounted").exists());
     let refused = || {
         let outcome = example.run("up");
         assert_eq!(outcome.code(), Some(1), "{outcome}");
@@ -347,11 +348,9 @@ fn an_upper_layer_that_a_process_has_locked_is_refused() {
             "sh",
             "-c",
         ])
-        .args(["touch /run/locked; exec sleep 60"])
+        .args(["touch /run/locked; exec sleep infinity"])
         .spawn();
-    while !world.path("/run/locked").exists() {
-        std::thread::sleep(std::time::Duration::from_millis(10));
-    }
+    wait_until("it is locked", || world.path("/run/locked").exists());
     let outcome = example.run("up");
     assert_eq!(outcome.code(), Some(1), "{outcome}");
     assert!(outcome.stdout().contains("[upper-in-use]"), "{outcome}");
@@ -541,24 +540,21 @@ fn who_waits_for_another_set_up_says_for_whom() {
             "waiting for Nix",
         ),
     ] {
-        let holder = world
-            .command([
-                "flock",
-                "--no-fork",
-                kind,
-                &path,
-                "sh",
-                "-c",
-                "touch /run/locked; exec sleep 2",
-            ])
+        let mut holder = world
+            .command(["flock", "--no-fork", kind, &path, "sh", "-c"])
+            .args(["touch /run/locked; exec sleep infinity"])
             .spawn();
-        while !world.path("/run/locked").exists() {
-            std::thread::sleep(std::time::Duration::from_millis(5));
-        }
-        let outcome = example.run("up");
+        wait_until("it is locked", || world.path("/run/locked").exists());
+        let mut up = example.command("up").spawn();
+        let mut said = String::new();
+        BufReader::new(up.stderr.take().unwrap())
+            .read_line(&mut said)
+            .unwrap();
+        assert!(said.starts_with(whom), "{said}");
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        let outcome = Outcome::of(up);
         assert_eq!(outcome.code(), Some(0), "{outcome}");
-        assert!(outcome.stderr().starts_with(whom), "{outcome}");
-        drop(crate::support::Outcome::of(holder));
         world.ok(["rm", "/run/locked"]);
         example.command("down").ok();
         world.ok(["rm", &format!("{}/db/schema", Example::STATE)]);

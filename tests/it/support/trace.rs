@@ -1,13 +1,15 @@
-//! System-call traces of commands in a World, and kills at any of their system calls. Neither needs
-//! hooks in the program.
+//! System-call traces of commands in a World, and commands that are killed at any of their system
+//! calls, or held there for a while. None of it needs hooks in the program.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
+use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
+use std::process::Child;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Outcome, Run};
+use super::{Outcome, Run, World, wait_until};
 
 /// Calls that change what their path arguments name, with the position of the first of these; all
 /// strings from there on are paths, except where [`Syscall::changes`] says otherwise.
@@ -201,6 +203,74 @@ impl Run<'_> {
             &format!("--inject={call}:signal=SIGKILL:when={nth}"),
         ])
         .run()
+    }
+}
+
+/// The number of `mount` on x86-64.
+const MOUNT: &str = "165";
+
+/// A command that is held where it enters its first `mount`.
+pub struct Held<'w> {
+    world: &'w World,
+    child: Child,
+    tracer: String,
+}
+
+impl<'w> Run<'w> {
+    /// Starts it, and comes back when its main thread has entered its first `mount`, which is not
+    /// carried out before [`Held::go_on`]. Nothing else in the World may be traced meanwhile.
+    pub fn held_at_mount(self) -> Held<'w> {
+        let world = self.world();
+        let mut child = self
+            .under([
+                "strace",
+                // The command stays the child, and strace is beside it.
+                "--daemonize",
+                "--output=/dev/null",
+                "--quiet=all",
+                "--trace=mount",
+                "--inject=mount:delay_enter=86400s:when=1",
+            ])
+            .spawn();
+        let mut tracer = None;
+        wait_until("the command mounts", || {
+            if let Some(status) = child.try_wait().expect("a child of this test") {
+                panic!("it ended before it mounted anything: {status}");
+            }
+            tracer = tracer_at_mount(world);
+            tracer.is_some()
+        });
+        Held {
+            world,
+            child,
+            tracer: tracer.expect("there is one now"),
+        }
+    }
+}
+
+/// The process in the World that traces another, which has entered `mount`.
+fn tracer_at_mount(world: &World) -> Option<String> {
+    let processes = world.list("/proc").into_iter();
+    processes
+        .filter_map(|name| {
+            // It may have ended, and what is no process has neither file.
+            let directory = world.path("/proc").join(name);
+            let status = fs::read_to_string(directory.join("status")).ok()?;
+            let mut fields = status.lines().filter_map(|line| line.split_once(':'));
+            let (_, tracer) = fields.find(|(field, _)| *field == "TracerPid")?;
+            let call = fs::read_to_string(directory.join("syscall")).ok()?;
+            let held = tracer.trim() != "0" && call.split(' ').next() == Some(MOUNT);
+            held.then(|| tracer.trim().to_owned())
+        })
+        .next()
+}
+
+impl Held<'_> {
+    /// Lets it go on, to its end.
+    pub fn go_on(self) -> Outcome {
+        // Told to end, strace would first wait until its delay is over.
+        self.world.ok(["sh", "-c", "kill -KILL $0", &self.tracer]);
+        Outcome::of(self.child)
     }
 }
 
