@@ -176,8 +176,13 @@ pub struct Plan {
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    #[command(flatten)]
-    pub store: StoreArgument,
+    /// A name (read from /etc/overstore/NAME.toml) or a path to a TOML file.
+    #[arg(value_name = "STORE", required_unless_present = "list")]
+    pub store: Option<OsString>,
+    /// Print everything that can be found, with its severity, its part of the store, and whether it
+    /// stops `up`. Looks at no store.
+    #[arg(long, conflicts_with_all = ["store", "root", "lower", "contents", "nix"])]
+    pub list: bool,
     #[command(flatten)]
     pub root: RootArgument,
     /// Also look at every name in the lower store directory. Costs what the lower store holds.
@@ -438,6 +443,8 @@ pub enum SchemaName {
     Url,
     /// The output of `status`.
     Status,
+    /// The output of `check --list`.
+    Codes,
     /// The output of `warm`.
     Warm,
     /// The output of `gc`.

@@ -16,7 +16,7 @@ use crate::escape::{show, show_path};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::overlayfs::mountinfo::{MountInfo, stack_at};
-use crate::plan::StepReport;
+use crate::plan::{StepKind, StepReport};
 use crate::records::Memory;
 use crate::records::mount_record::{MountIdentity, Record};
 
@@ -156,7 +156,7 @@ impl TakeDown<'_> {
         let shown = show_path(&self.store.real.value).into_owned();
         let how = if self.lazy { "detach" } else { "unmount" };
         StepReport {
-            step: "unmount",
+            step: StepKind::Unmount,
             text: format!("{how} the overlay at {shown}"),
             subject: shown,
         }

@@ -1,10 +1,15 @@
-//! The stable names of findings.
+//! The findings there are: each declared once, with all that does not depend on the store at hand.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::{Part, Severity};
+
+/// Makes a row of the table below: the name of the code in Rust, its stable name, the severities
+/// and the parts it can have (the usual one first), whether it stops `up`, and its meaning.
 macro_rules! codes {
-    ($($(#[doc = $doc:literal])+ $name:ident = $text:literal,)+) => {
+    ($($(#[doc = $doc:literal])+
+       $name:ident($text:literal, [$($severity:ident),+], [$($part:ident),+], $stops_up:ident);)+) => {
         /// What a finding is. Every code has a section of its own in `docs/findings.md`.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, JsonSchema)]
         pub enum Code {
@@ -15,6 +20,19 @@ macro_rules! codes {
             /// All codes, in the order of the manual.
             pub const ALL: &[Code] = &[$(Code::$name),+];
 
+            /// What is declared of the code.
+            pub(crate) fn declaration(self) -> Declaration {
+                match self {
+                    $(Code::$name => Declaration {
+                        code: self,
+                        severities: &[$(Severity::$severity),+],
+                        parts: &[$(Part::$part),+],
+                        stops_up: StopsUp::$stops_up,
+                        meaning: concat!($($doc),+).trim_ascii_start(),
+                    },)+
+                }
+            }
+
             /// The stable name, such as `mount-missing`.
             pub fn as_str(self) -> &'static str {
                 match self { $(Code::$name => $text),+ }
@@ -23,149 +41,160 @@ macro_rules! codes {
     };
 }
 
+/// What is declared of a code.
+#[derive(Debug, Clone, Copy, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Declaration {
+    /// The code.
+    pub code: Code,
+    /// The severities that it can have, the usual one first.
+    pub severities: &'static [Severity],
+    /// The parts of the store that it can be about, the usual one first.
+    pub parts: &'static [Part],
+    /// Whether `up` does nothing while it is found.
+    pub stops_up: StopsUp,
+    /// What it means, in a sentence.
+    pub meaning: &'static str,
+}
+
+/// Whether `up` does nothing while something is found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StopsUp {
+    /// No: `up` does its steps all the same; some of them may be what mends it.
+    Never,
+    /// Where `up` cannot make what is missing: something else is there, or an overlay is mounted
+    /// that has another.
+    UnlessMade,
+    /// Yes: nothing may be mounted over it, and no step mends it.
+    Always,
+}
+
 codes! {
     /// The lower store directory is missing, is not a directory or cannot be reached.
-    LowerMissing = "lower-missing",
+    LowerMissing("lower-missing", [Error], [LowerStore], Always);
     /// The lower store's database is missing or cannot be read.
-    LowerDatabaseMissing = "lower-database-missing",
+    LowerDatabaseMissing("lower-database-missing", [Error], [LowerStore], Never);
     /// The lower store's schema is newer than overstore and Nix know, or is no schema.
-    LowerSchemaUnknown = "lower-schema-unknown",
+    LowerSchemaUnknown("lower-schema-unknown", [Error], [LowerStore], Never);
     /// Rows of a lower store read as read-only are still in its write-ahead log: Nix cannot see
     /// them.
-    LowerWalPending = "lower-wal-pending",
+    LowerWalPending("lower-wal-pending", [Error], [LowerStore], Never);
     /// A directory that Nix wants to find on a read-only lower store is missing.
-    LowerDirectoryMissing = "lower-directory-missing",
+    LowerDirectoryMissing("lower-directory-missing", [Warning, Error], [LowerStore], Never);
     /// The lower store is on a read-only mount and is not described as read-only.
-    LowerNotDescribedReadOnly = "lower-not-described-read-only",
+    LowerNotDescribedReadOnly("lower-not-described-read-only", [Error], [LowerStore], Never);
     /// Nix itself would open the lower store for writing.
-    LowerWrittenByNix = "lower-written-by-nix",
+    LowerWrittenByNix("lower-written-by-nix", [Warning], [LowerStore], Never);
     /// The lower store's daemon does not answer.
-    LowerDaemonSilent = "lower-daemon-silent",
+    LowerDaemonSilent("lower-daemon-silent", [Error], [LowerStore], Never);
     /// The lower store is not the one that the upper database was made for.
-    LowerStoreChanged = "lower-store-changed",
+    LowerStoreChanged("lower-store-changed", [Warning], [LowerStore], Never);
     /// A name in the lower store directory at which Nix's collector stops.
-    LowerStranger = "lower-stranger",
+    LowerStranger("lower-stranger", [Warning], [LowerStore], Never);
     /// A finding of the nested lower store's own mount.
-    LowerMountWrong = "lower-mount-wrong",
+    LowerMountWrong("lower-mount-wrong", [Error], [LowerStore], Always);
     /// The overlay would be stacked too deep for the kernel.
-    StackingTooDeep = "stacking-too-deep",
+    StackingTooDeep("stacking-too-deep", [Error], [Mount], Always);
     /// The upper layer is missing or is not a directory.
-    UpperMissing = "upper-missing",
+    UpperMissing("upper-missing", [Error], [UpperLayer], UnlessMade);
     /// The upper layer's file system cannot be an upper layer.
-    UpperFileSystemUnfit = "upper-file-system-unfit",
+    UpperFileSystemUnfit("upper-file-system-unfit", [Error], [UpperLayer], Always);
     /// Another overlay uses the upper layer.
-    UpperInUse = "upper-in-use",
+    UpperInUse("upper-in-use", [Error], [UpperLayer], Always);
     /// The upper layer's owner or mode is not what Nix would make it.
-    UpperPermissions = "upper-permissions",
+    UpperPermissions("upper-permissions", [Warning], [UpperLayer], Never);
     /// A name in the upper layer at which Nix's collector stops.
-    UpperStranger = "upper-stranger",
+    UpperStranger("upper-stranger", [Warning], [UpperLayer], Never);
     /// `.links` in the upper layer is not an opaque directory: the collector fills it with
     /// whiteouts.
-    LinksNotOpaque = "links-not-opaque",
+    LinksNotOpaque("links-not-opaque", [Warning], [UpperLayer], Never);
     /// The work directory is missing or is not a directory.
-    WorkdirMissing = "workdir-missing",
+    WorkdirMissing("workdir-missing", [Error], [WorkDirectory], UnlessMade);
     /// The work directory and the upper layer are not on the same mount.
-    WorkdirElsewhere = "workdir-elsewhere",
+    WorkdirElsewhere("workdir-elsewhere", [Error], [WorkDirectory], Always);
     /// A path can be replaced by somebody else, or leads through a symbolic link.
-    PathUnsafe = "path-unsafe",
+    PathUnsafe("path-unsafe", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
     /// A directory that should be there cannot be reached.
-    PathUnreachable = "path-unreachable",
+    PathUnreachable("path-unreachable", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
     /// Nothing is mounted at the merged store directory.
-    MountMissing = "mount-missing",
+    MountMissing("mount-missing", [Error], [Mount], UnlessMade);
     /// Something that is not an overlay is mounted at the merged store directory.
-    MountForeign = "mount-foreign",
+    MountForeign("mount-foreign", [Error], [Mount], Always);
     /// Something is mounted on top of the overlay that hides it.
-    MountHidden = "mount-hidden",
+    MountHidden("mount-hidden", [Error], [Mount], Always);
     /// The overlay shows another lower store directory than described.
-    LowerdirDiffers = "lowerdir-differs",
+    LowerdirDiffers("lowerdir-differs", [Error], [Mount], Always);
     /// The overlay writes to another upper layer than described.
-    UpperdirDiffers = "upperdir-differs",
+    UpperdirDiffers("upperdir-differs", [Error], [Mount], Always);
     /// The overlay's work directory is another than described.
-    WorkdirDiffers = "workdir-differs",
+    WorkdirDiffers("workdir-differs", [Error], [Mount], Always);
     /// The lower store directory is not the one that was there when the overlay was mounted.
-    LowerReplaced = "lower-replaced",
+    LowerReplaced("lower-replaced", [Error], [Mount], Always);
     /// The overlay's options are not those described.
-    MountOptionsDiffer = "mount-options-differ",
+    MountOptionsDiffer("mount-options-differ", [Warning], [Mount], Never);
     /// An option of the overlay that risks the data.
-    MountOptionRisky = "mount-option-risky",
+    MountOptionRisky("mount-option-risky", [Warning], [Mount], Never);
     /// The overlay is read-only.
-    MountReadOnly = "mount-read-only",
+    MountReadOnly("mount-read-only", [Error], [Mount], Never);
     /// The kernel has no OverlayFS.
-    OverlayUnsupported = "overlay-unsupported",
+    OverlayUnsupported("overlay-unsupported", [Warning], [Mount], Never);
     /// A state directory is missing or is not a directory.
-    StateMissing = "state-missing",
+    StateMissing("state-missing", [Warning, Error], [State], UnlessMade);
     /// A state directory's owner or mode is not what Nix would make it.
-    StatePermissions = "state-permissions",
+    StatePermissions("state-permissions", [Error], [State], Never);
     /// There is no upper database.
-    DatabaseMissing = "database-missing",
+    DatabaseMissing("database-missing", [Error], [UpperDatabase], Never);
     /// The upper database cannot be read.
-    DatabaseUnreadable = "database-unreadable",
+    DatabaseUnreadable("database-unreadable", [Error], [UpperDatabase], Always);
     /// The upper database's schema is newer than known.
-    SchemaUnknown = "schema-unknown",
+    SchemaUnknown("schema-unknown", [Error], [UpperDatabase], Always);
     /// The upper database lacks something that Nix makes.
-    SchemaIncomplete = "schema-incomplete",
+    SchemaIncomplete("schema-incomplete", [Error], [UpperDatabase], Never);
     /// The upper database has something that Nix does not make.
-    SchemaForeign = "schema-foreign",
+    SchemaForeign("schema-foreign", [Warning, Note], [UpperDatabase], Never);
     /// SQLite finds the upper database damaged.
-    DatabaseDamaged = "database-damaged",
+    DatabaseDamaged("database-damaged", [Error], [UpperDatabase], Never);
     /// A row of the upper database refers to one that is not there.
-    ForeignKeyViolated = "foreign-key-violated",
+    ForeignKeyViolated("foreign-key-violated", [Error], [UpperDatabase], Never);
     /// The upper database's journal mode is not the one described.
-    JournalModeDiffers = "journal-mode-differs",
+    JournalModeDiffers("journal-mode-differs", [Warning], [UpperDatabase], Never);
     /// The owner or the mode of the upper database's files is not what Nix would make it.
-    DatabasePermissions = "database-permissions",
+    DatabasePermissions("database-permissions", [Error], [UpperDatabase], Never);
     /// A row of the upper database whose object is in neither layer.
-    RowWithoutObject = "row-without-object",
+    RowWithoutObject("row-without-object", [Error], [UpperDatabase], Never);
     /// An object in the upper layer that no database knows.
-    ObjectWithoutRow = "object-without-row",
+    ObjectWithoutRow("object-without-row", [Warning], [UpperLayer], Never);
     /// A whiteout or an opaque directory in the upper layer hides a valid object of the lower store.
-    LowerObjectHidden = "lower-object-hidden",
+    LowerObjectHidden("lower-object-hidden", [Error], [UpperLayer], Never);
     /// An object is in both layers.
-    ObjectInBothLayers = "object-in-both-layers",
+    ObjectInBothLayers("object-in-both-layers", [Note], [UpperLayer], Never);
     /// The metadata of an object differ between the upper database and the lower store.
-    MetadataDiffers = "metadata-differs",
+    MetadataDiffers("metadata-differs", [Error], [UpperDatabase], Never);
     /// An object is not what its metadata says.
-    ObjectDamaged = "object-damaged",
+    ObjectDamaged("object-damaged", [Error], [UpperLayer, LowerStore], Never);
     /// Metadata that the description wants copied up was not.
-    WarmFailed = "warm-failed",
+    WarmFailed("warm-failed", [Warning], [UpperDatabase], Never);
     /// The layers cannot be compared.
-    LayersUnreadable = "layers-unreadable",
+    LayersUnreadable("layers-unreadable", [Warning], [UpperDatabase], Never);
     /// The remount hook is missing or cannot be run.
-    RemountHookMissing = "remount-hook-missing",
+    RemountHookMissing("remount-hook-missing", [Error], [Nix], Never);
     /// Nix's own mount check cannot pass with these paths.
-    MountCheckImpossible = "mount-check-impossible",
+    MountCheckImpossible("mount-check-impossible", [Warning, Error], [Nix], Never);
     /// Nix's own mount check will not pass.
-    MountCheckFails = "mount-check-fails",
+    MountCheckFails("mount-check-fails", [Error], [Nix], Never);
     /// The store URL has to be written differently for different versions of Nix.
-    UrlDependsOnVersion = "url-depends-on-version",
+    UrlDependsOnVersion("url-depends-on-version", [Warning], [Nix], Never);
     /// Nix did not open the store.
-    NixRefuses = "nix-refuses",
-    /// Something that this user may not look at was not checked.
-    NotChecked = "not-checked",
+    NixRefuses("nix-refuses", [Error], [Nix], Never);
     /// The build users' group does not exist.
-    BuildUsersGroupMissing = "build-users-group-missing",
+    BuildUsersGroupMissing("build-users-group-missing", [Note], [Nix], Never);
+    /// Something that this user may not look at was not checked.
+    NotChecked("not-checked", [Note], [LowerStore, UpperLayer, WorkDirectory, Mount, State, UpperDatabase], Never);
 }
 
 impl std::fmt::Display for Code {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(self.as_str())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::Code;
-    use std::collections::BTreeSet;
-
-    #[test]
-    fn every_code_has_a_section_in_the_manual_and_every_section_a_code() {
-        let manual = include_str!("../../docs/findings.md");
-        let sections: Vec<&str> = manual
-            .lines()
-            .filter_map(|line| line.strip_prefix("### "))
-            .collect();
-        let codes: BTreeSet<&str> = Code::ALL.iter().map(|code| code.as_str()).collect();
-        assert_eq!(sections.len(), codes.len());
-        assert_eq!(sections.into_iter().collect::<BTreeSet<_>>(), codes);
     }
 }

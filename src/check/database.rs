@@ -2,7 +2,7 @@
 
 use super::{Code, Finding, Part, Severity, path, up};
 use crate::config::Store;
-use crate::escape::{shell_quote, show, show_path};
+use crate::escape::{shell_quote, show};
 use crate::nix::schema::{VERSION, Verdict};
 use crate::observe::{DatabaseContent, FileFacts, Observed};
 
@@ -11,13 +11,12 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let rule = Rule { store };
     let facts = &observed.database;
     let missing = |actual: &str| {
-        vec![rule.finding(
-            Code::DatabaseMissing,
-            Severity::Error,
-            "the upper database",
-            actual.to_owned(),
-            up(store),
-        )]
+        vec![
+            rule.finding(Code::DatabaseMissing)
+                .expected("the upper database")
+                .found(actual)
+                .remedy(up(store)),
+        ]
     };
     match &facts.file {
         FileFacts::File { size: 0, .. } => return missing("an empty file"),
@@ -51,23 +50,9 @@ struct Rule<'a> {
 }
 
 impl Rule<'_> {
-    fn finding(
-        &self,
-        code: Code,
-        severity: Severity,
-        expected: &str,
-        actual: String,
-        remedy: String,
-    ) -> Finding {
-        Finding {
-            code,
-            severity,
-            part: Part::UpperDatabase,
-            subject: show_path(&self.store.database()).into_owned(),
-            expected: expected.to_owned(),
-            actual,
-            remedy,
-        }
+    /// A finding about the database file.
+    fn finding(&self, code: Code) -> Finding {
+        Finding::at(code, &self.store.database())
     }
 
     /// A command line of the `sqlite3` program.
@@ -84,13 +69,10 @@ impl Rule<'_> {
     }
 
     fn unreadable(&self, actual: String) -> Finding {
-        self.finding(
-            Code::DatabaseUnreadable,
-            Severity::Error,
-            "a database that SQLite can read",
-            actual,
-            self.restore(),
-        )
+        self.finding(Code::DatabaseUnreadable)
+            .expected("a database that SQLite can read")
+            .found(actual)
+            .remedy(self.restore())
     }
 
     fn version(&self, schema: Option<&str>) -> Option<Finding> {
@@ -116,13 +98,14 @@ impl Rule<'_> {
             Some(_) => Code::SchemaUnknown,
             None => Code::SchemaIncomplete,
         };
-        Some(self.finding(
-            code,
-            Severity::Error,
-            &format!("schema version {VERSION} in the file `schema` beside it"),
-            actual,
-            remedy,
-        ))
+        Some(
+            self.finding(code)
+                .expected(format!(
+                    "schema version {VERSION} in the file `schema` beside it"
+                ))
+                .found(actual)
+                .remedy(remedy),
+        )
     }
 
     fn permissions(&self, observed: &Observed) -> Vec<Finding> {
@@ -142,20 +125,14 @@ impl Rule<'_> {
         wrong
             .map(|(name, uid, mode)| {
                 let path = self.store.state.join("db").join(name);
-                Finding {
-                    subject: show_path(&path).into_owned(),
-                    ..self.finding(
-                        Code::DatabasePermissions,
-                        Severity::Error,
-                        "a file that only its owner, who runs the store, can write to",
-                        format!("owner {uid}, mode {mode:04o}"),
-                        format!(
-                            "chown {} {1} && chmod go-w {1}",
-                            observed.machine.uid,
-                            shell_quote(&path)
-                        ),
-                    )
-                }
+                Finding::at(Code::DatabasePermissions, &path)
+                    .expected("a file that only its owner, who runs the store, can write to")
+                    .found(format!("owner {uid}, mode {mode:04o}"))
+                    .remedy(format!(
+                        "chown {} {1} && chmod go-w {1}",
+                        observed.machine.uid,
+                        shell_quote(&path)
+                    ))
             })
             .collect()
     }
@@ -163,29 +140,31 @@ impl Rule<'_> {
     fn content(&self, content: &DatabaseContent) -> Vec<Finding> {
         let mut findings = self.schema(&content.schema);
         if let Some(first) = content.quick_check.first() {
-            findings.push(self.finding(
-                Code::DatabaseDamaged,
-                Severity::Error,
-                "`ok` from SQLite's quick_check",
-                format!("{}{}", show(first.as_bytes()), more(&content.quick_check)),
-                self.restore(),
-            ));
+            findings.push(
+                self.finding(Code::DatabaseDamaged)
+                    .expected("`ok` from SQLite's quick_check")
+                    .found(format!(
+                        "{}{}",
+                        show(first.as_bytes()),
+                        more(&content.quick_check)
+                    ))
+                    .remedy(self.restore()),
+            );
         }
         if let Some(first) = content.foreign_keys.first() {
-            findings.push(self.finding(
-                Code::ForeignKeyViolated,
-                Severity::Error,
-                "rows that refer only to rows that are there",
-                format!("{first}{}", more(&content.foreign_keys)),
-                format!(
-                    "with the store down and the database saved, delete those rows: {}",
-                    self.sqlite(
-                        "delete from Refs where referrer not in (select id from ValidPaths) or \
-                         reference not in (select id from ValidPaths); delete from \
-                         DerivationOutputs where drv not in (select id from ValidPaths)"
-                    )
-                ),
-            ));
+            findings.push(
+                self.finding(Code::ForeignKeyViolated)
+                    .expected("rows that refer only to rows that are there")
+                    .found(format!("{first}{}", more(&content.foreign_keys)))
+                    .remedy(format!(
+                        "with the store down and the database saved, delete those rows: {}",
+                        self.sqlite(
+                            "delete from Refs where referrer not in (select id from ValidPaths) or \
+                             reference not in (select id from ValidPaths); delete from \
+                             DerivationOutputs where drv not in (select id from ValidPaths)"
+                        )
+                    )),
+            );
         }
         if content.wal != self.store.use_sqlite_wal {
             let mode = |wal| match wal {
@@ -193,26 +172,22 @@ impl Rule<'_> {
                 false => "truncate",
             };
             findings.push(
-                self.finding(
-                    Code::JournalModeDiffers,
-                    Severity::Warning,
-                    match self.store.use_sqlite_wal {
+                self.finding(Code::JournalModeDiffers)
+                    .expected(match self.store.use_sqlite_wal {
                         true => "a write-ahead log (`use-sqlite-wal` is true)",
                         false => "no write-ahead log (`use-sqlite-wal` is false)",
-                    },
-                    match content.wal {
+                    })
+                    .found(match content.wal {
                         true => "a database in WAL mode",
                         false => "a database that is not in WAL mode",
-                    }
-                    .to_owned(),
-                    format!(
+                    })
+                    .remedy(format!(
                         "set `use-sqlite-wal` alike in nix.conf and under `[database]`, then {}",
                         self.sqlite(&format!(
                             "pragma journal_mode = {}",
                             mode(self.store.use_sqlite_wal)
                         ))
-                    ),
-                ),
+                    )),
             );
         }
         findings
@@ -226,34 +201,32 @@ impl Rule<'_> {
             .cloned()
             .collect();
         if !lacking.is_empty() {
-            findings.push(self.finding(
-                Code::SchemaIncomplete,
-                Severity::Error,
-                "everything that Nix makes in its database, as Nix makes it",
-                format!(
-                    "missing or different: {}",
-                    show(lacking.join(", ").as_bytes())
-                ),
-                self.restore(),
-            ));
+            findings.push(
+                self.finding(Code::SchemaIncomplete)
+                    .expected("everything that Nix makes in its database, as Nix makes it")
+                    .found(format!(
+                        "missing or different: {}",
+                        show(lacking.join(", ").as_bytes())
+                    ))
+                    .remedy(self.restore()),
+            );
         }
         if !verdict.foreign.is_empty() {
-            findings.push(self.finding(
-                Code::SchemaForeign,
-                Severity::Warning,
-                "nothing but what Nix makes in its database",
-                show(verdict.foreign.join(", ").as_bytes()).into_owned(),
-                format!("see what it is: {}", self.sqlite(".schema")),
-            ));
+            findings.push(
+                self.finding(Code::SchemaForeign)
+                    .expected("nothing but what Nix makes in its database")
+                    .found(show(verdict.foreign.join(", ").as_bytes()))
+                    .remedy(format!("see what it is: {}", self.sqlite(".schema"))),
+            );
         }
         if !verdict.unknown_migrations.is_empty() {
-            findings.push(self.finding(
-                Code::SchemaForeign,
-                Severity::Note,
-                "migrations that overstore knows",
-                show(verdict.unknown_migrations.join(", ").as_bytes()).into_owned(),
-                "use a newer overstore to have them checked".to_owned(),
-            ));
+            findings.push(
+                self.finding(Code::SchemaForeign)
+                    .severity(Severity::Note)
+                    .expected("migrations that overstore knows")
+                    .found(show(verdict.unknown_migrations.join(", ").as_bytes()))
+                    .remedy("use a newer overstore to have them checked"),
+            );
         }
         findings
     }

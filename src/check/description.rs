@@ -1,8 +1,7 @@
 //! What can be said of a store from its description alone.
 
-use super::{Code, Finding, Part, Severity};
+use super::{Code, Finding, Severity};
 use crate::config::Store;
-use crate::escape::show_path;
 use crate::nix::mount_check::Unmatchable;
 use std::path::Path;
 
@@ -53,21 +52,22 @@ fn mount_check_impossible(store: &Store) -> Vec<Finding> {
     }
     let asked_for = store.check_mount.value;
     let finding = |(key, path, why): (&str, &Path, Unmatchable)| {
-        Finding {
-        code: Code::MountCheckImpossible,
-        severity: if asked_for { Severity::Error } else { Severity::Warning },
-        part: Part::Nix,
-        subject: show_path(path).into_owned(),
-        expected: format!("a path for `{key}` that Nix's own mount check can match"),
-        actual: format!("Nix's check never passes with this path: {why}"),
-        remedy: if asked_for {
-            "remove `check-mount = true`, or use a path of letters, digits, `/`, `-`, `_` and `.`"
-        } else {
-            "none is needed: the store URL says `check-mount=false`, and overstore's own check covers \
-             the mount; for Nix's check as well, use a path of letters, digits, `/`, `-`, `_` and `.`"
+        let finding = Finding::at(Code::MountCheckImpossible, path)
+            .expected(format!(
+                "a path for `{key}` that Nix's own mount check can match"
+            ))
+            .found(format!("Nix's check never passes with this path: {why}"));
+        match asked_for {
+            true => finding.severity(Severity::Error).remedy(
+                "remove `check-mount = true`, or use a path of letters, digits, `/`, `-`, `_` and \
+                 `.`",
+            ),
+            false => finding.remedy(
+                "none is needed: the store URL says `check-mount=false`, and overstore's own check \
+                 covers the mount; for Nix's check as well, use a path of letters, digits, `/`, `-`, \
+                 `_` and `.`",
+            ),
         }
-        .to_owned(),
-    }
     };
     store.unmatchable_paths().into_iter().map(finding).collect()
 }
@@ -75,22 +75,19 @@ fn mount_check_impossible(store: &Store) -> Vec<Finding> {
 /// The URL cannot be written in one way for all versions of Nix.
 fn url_depends_on_version(store: &Store) -> Option<Finding> {
     let texts = store.reference().render_for_all().err()?;
-    Some(Finding {
-        code: Code::UrlDependsOnVersion,
-        severity: Severity::Warning,
-        part: Part::Nix,
-        subject: "lower-store".to_owned(),
-        expected: "one store URL that every version of Nix reads alike".to_owned(),
-        actual: format!(
-            "Nix 2.33 and before need {}, Nix 2.34 and later {}",
-            texts.before_2_34, texts.since_2_34
-        ),
-        remedy: format!(
-            "use `overstore url --nix-version VERSION {}` wherever the URL goes, or name the lower \
-             store without `%`, `&`, `#`, `?` and characters outside ASCII",
-            store.arguments
-        ),
-    })
+    Some(
+        Finding::new(Code::UrlDependsOnVersion, "lower-store")
+            .expected("one store URL that every version of Nix reads alike")
+            .found(format!(
+                "Nix 2.33 and before need {}, Nix 2.34 and later {}",
+                texts.before_2_34, texts.since_2_34
+            ))
+            .remedy(format!(
+                "use `overstore url --nix-version VERSION {}` wherever the URL goes, or name the \
+                 lower store without `%`, `&`, `#`, `?` and characters outside ASCII",
+                store.arguments
+            )),
+    )
 }
 
 /// Mount options that risk the data.
@@ -99,14 +96,13 @@ fn risky_options(store: &Store) -> impl Iterator<Item = Finding> {
         let (_, _, why) = RISKY.iter().find(|(name, value, _)| {
             *name == option.name && value.is_none_or(|value| option.value.as_deref() == Some(value))
         })?;
-        Some(Finding {
-            code: Code::MountOptionRisky,
-            severity: Severity::Warning,
-            part: Part::Mount,
-            subject: option.to_string(),
-            expected: "mount options that keep the upper layer safe and whole by itself".to_owned(),
-            actual: (*why).to_owned(),
-            remedy: format!("remove \"{option}\" from `mount.options`, and mount the store again"),
-        })
+        Some(
+            Finding::new(Code::MountOptionRisky, option.to_string())
+                .expected("mount options that keep the upper layer safe and whole by itself")
+                .found(*why)
+                .remedy(format!(
+                    "remove \"{option}\" from `mount.options`, and mount the store again"
+                )),
+        )
     })
 }

@@ -3,9 +3,14 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Code;
+use std::path::Path;
 
-/// Something that is not as it should be.
+use super::Code;
+use super::code::StopsUp;
+use crate::escape::show_path;
+
+/// Something that is not as it should be. Made with [`Finding::new`] or [`Finding::at`] and what is
+/// particular: the rest comes from the code.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Finding {
@@ -23,6 +28,66 @@ pub struct Finding {
     pub actual: String,
     /// What mends it: a command or a setting.
     pub remedy: String,
+    /// Whether `up` does nothing while this is so.
+    pub stops_up: bool,
+}
+
+impl Finding {
+    /// A finding about something that has a name.
+    pub(crate) fn new(code: Code, subject: impl Into<String>) -> Finding {
+        let declared = code.declaration();
+        Finding {
+            code,
+            severity: declared.severities[0],
+            part: declared.parts[0],
+            subject: subject.into(),
+            expected: String::new(),
+            actual: String::new(),
+            remedy: String::new(),
+            stops_up: declared.stops_up == StopsUp::Always,
+        }
+    }
+
+    /// A finding about a path.
+    pub(crate) fn at(code: Code, path: &Path) -> Finding {
+        Finding::new(code, show_path(path))
+    }
+
+    /// Gives it another severity than the usual one.
+    pub(crate) fn severity(self, severity: Severity) -> Finding {
+        Finding { severity, ..self }
+    }
+
+    /// Gives it another part than the usual one.
+    pub(crate) fn part(self, part: Part) -> Finding {
+        Finding { part, ..self }
+    }
+
+    /// What should be there.
+    pub(crate) fn expected(self, expected: impl Into<String>) -> Finding {
+        let expected = expected.into();
+        Finding { expected, ..self }
+    }
+
+    /// What is there.
+    pub(crate) fn found(self, actual: impl Into<String>) -> Finding {
+        let actual = actual.into();
+        Finding { actual, ..self }
+    }
+
+    /// What mends it.
+    pub(crate) fn remedy(self, remedy: impl Into<String>) -> Finding {
+        let remedy = remedy.into();
+        Finding { remedy, ..self }
+    }
+
+    /// `up` cannot make what is missing: for codes that stop `up` only then.
+    pub(crate) fn not_made_by_up(self) -> Finding {
+        Finding {
+            stops_up: self.code.declaration().stops_up != StopsUp::Never,
+            ..self
+        }
+    }
 }
 
 /// How bad a finding is. Ordered from the least to the worst.
@@ -55,4 +120,30 @@ pub enum Part {
     UpperDatabase,
     /// The store URL and what Nix makes of it.
     Nix,
+}
+
+impl Severity {
+    /// As people and JSON read it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Severity::Error => "error",
+            Severity::Warning => "warning",
+            Severity::Note => "note",
+        }
+    }
+}
+
+impl Part {
+    /// As people read it.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Part::LowerStore => "lower store",
+            Part::UpperLayer => "upper layer",
+            Part::WorkDirectory => "work directory",
+            Part::Mount => "mount",
+            Part::State => "state",
+            Part::UpperDatabase => "upper database",
+            Part::Nix => "Nix",
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! The upper layer and the work directory.
 
 use super::path::{self, Named};
-use super::{Code, Finding, Part, Severity, down_up, fix_permissions, up};
+use super::{Code, Finding, Part, down_up, fix_permissions, up};
 use crate::config::Store;
 use crate::escape::{shell_quote, show, show_path};
 use crate::nix::layout;
@@ -10,22 +10,25 @@ use crate::observe::{Found, Links, Machine, Observed, Stat, Usage};
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
     // A new directory would not be the one that the overlay has.
-    let make = match observed.mount.overlay {
-        Some(_) => down_up(store),
-        None => up(store),
+    let mounted = observed.mount.overlay.is_some();
+    let make = match mounted {
+        true => down_up(store),
+        false => up(store),
     };
     let upper = Named {
         part: Part::UpperLayer,
         what: "the upper layer",
         key: "upper-layer",
-        missing: (Code::UpperMissing, Severity::Error),
+        missing: Code::UpperMissing,
+        made_by_up: !mounted,
         remedy: make.clone(),
     };
     let workdir = Named {
         part: Part::WorkDirectory,
         what: "the work directory",
         key: "workdir",
-        missing: (Code::WorkdirMissing, Severity::Error),
+        missing: Code::WorkdirMissing,
+        made_by_up: !mounted,
         remedy: make,
     };
     let machine = &observed.machine;
@@ -45,29 +48,15 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     findings
 }
 
-fn upper(store: &Store, code: Code, severity: Severity, expected: &str) -> Finding {
-    Finding {
-        code,
-        severity,
-        part: Part::UpperLayer,
-        subject: show_path(&store.upper_layer).into_owned(),
-        expected: expected.to_owned(),
-        actual: String::new(),
-        remedy: String::new(),
-    }
-}
-
 fn too_deep(store: &Store, observed: &Observed) -> Option<Finding> {
-    (observed.overlays_below > 1).then(|| Finding {
-        code: Code::StackingTooDeep,
-        severity: Severity::Error,
-        part: Part::Mount,
-        subject: show_path(&store.real).into_owned(),
-        expected: "at most one overlay below this one: the kernel stacks two".to_owned(),
-        actual: format!("{} overlays below it", observed.overlays_below),
-        remedy: "put the upper layer and the lower store directory on file systems that are not \
-                 overlays"
-            .to_owned(),
+    (observed.overlays_below > 1).then(|| {
+        Finding::at(Code::StackingTooDeep, &store.real)
+            .expected("at most one overlay below this one: the kernel stacks two")
+            .found(format!("{} overlays below it", observed.overlays_below))
+            .remedy(
+                "put the upper layer and the lower store directory on file systems that are not \
+                 overlays",
+            )
     })
 }
 
@@ -82,23 +71,23 @@ fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
     } else {
         return None;
     };
-    Some(Finding {
-        actual,
-        remedy: match stat.fs.read_only {
-            true => format!(
-                "see why it is, then make it writable: findmnt --target {}",
-                shell_quote(&store.upper_layer)
-            ),
-            false => "put `upper-layer` and `workdir` on ext4, xfs (with ftype=1), btrfs or tmpfs"
-                .to_owned(),
-        },
-        ..upper(
-            store,
-            Code::UpperFileSystemUnfit,
-            Severity::Error,
-            "a writable file system with extended attributes that tells the type of entries",
-        )
-    })
+    Some(
+        Finding::at(Code::UpperFileSystemUnfit, &store.upper_layer)
+            .expected(
+                "a writable file system with extended attributes that tells the type of entries",
+            )
+            .found(actual)
+            .remedy(match stat.fs.read_only {
+                true => format!(
+                    "see why it is, then make it writable: findmnt --target {}",
+                    shell_quote(&store.upper_layer)
+                ),
+                false => {
+                    "put `upper-layer` and `workdir` on ext4, xfs (with ftype=1), btrfs or tmpfs"
+                        .to_owned()
+                }
+            }),
+    )
 }
 
 fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
@@ -133,16 +122,12 @@ fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
             ),
         ),
     };
-    Some(Finding {
-        actual,
-        remedy,
-        ..upper(
-            store,
-            Code::UpperInUse,
-            Severity::Error,
-            "an upper layer that no other overlay uses",
-        )
-    })
+    Some(
+        Finding::at(Code::UpperInUse, &store.upper_layer)
+            .expected("an upper layer that no other overlay uses")
+            .found(actual)
+            .remedy(remedy),
+    )
 }
 
 fn permissions(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding> {
@@ -155,21 +140,17 @@ fn permissions(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding>
             Some(gid) => stat.gid == gid && stat.mode == mode,
             None => stat.mode & 0o002 == 0,
         };
-    (!fits).then(|| Finding {
-        actual: format!(
-            "owner {}, group {}, mode {:04o}",
-            stat.uid, stat.gid, stat.mode
-        ),
-        remedy: fix_permissions(store),
-        ..upper(
-            store,
-            Code::UpperPermissions,
-            Severity::Warning,
-            &match group {
+    (!fits).then(|| {
+        Finding::at(Code::UpperPermissions, &store.upper_layer)
+            .expected(match group {
                 Some(gid) => format!("owner 0, group {gid}, mode {mode:04o}, as Nix makes it"),
                 None => format!("its owner's alone to write to (mode {mode:04o})"),
-            },
-        )
+            })
+            .found(format!(
+                "owner {}, group {}, mode {:04o}",
+                stat.uid, stat.gid, stat.mode
+            ))
+            .remedy(fix_permissions(store))
     })
 }
 
@@ -180,64 +161,59 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
         Links::Transparent => "it is not opaque, so that the lower store's entries show",
         Links::Other => "it is not a directory",
     };
-    Some(Finding {
-        code: Code::LinksNotOpaque,
-        severity: Severity::Warning,
-        part: Part::UpperLayer,
-        subject: show_path(&store.upper_layer.join(".links")).into_owned(),
-        expected: "an opaque directory, so that the garbage collector leaves no whiteouts"
-            .to_owned(),
-        actual: actual.to_owned(),
-        remedy: match (observed.mount.overlay.is_some(), observed.upper_layer.links) {
-            (_, Links::Other) => format!(
-                "remove it while the store is down: overstore down {0} && rm {1} && {2}",
-                store.arguments,
-                shell_quote(&store.upper_layer.join(".links")),
-                up(store)
+    Some(
+        Finding::at(Code::LinksNotOpaque, &store.upper_layer.join(".links"))
+            .expected("an opaque directory, so that the garbage collector leaves no whiteouts")
+            .found(actual)
+            .remedy(
+                match (observed.mount.overlay.is_some(), observed.upper_layer.links) {
+                    (_, Links::Other) => format!(
+                        "remove it while the store is down: overstore down {0} && rm {1} && {2}",
+                        store.arguments,
+                        shell_quote(&store.upper_layer.join(".links")),
+                        up(store)
+                    ),
+                    (true, _) => down_up(store),
+                    (false, _) => up(store),
+                },
             ),
-            (true, _) => down_up(store),
-            (false, _) => up(store),
-        },
-    })
+    )
 }
 
 fn strangers(store: &Store, observed: &Observed) -> Vec<Finding> {
     let names = observed.upper_layer.strangers.iter().flatten();
     let mounted = observed.mount.overlay.is_some();
     names
-        .map(|name| Finding {
-            code: Code::UpperStranger,
-            severity: Severity::Warning,
-            part: Part::UpperLayer,
-            subject: show_path(&store.upper_layer.join(name)).into_owned(),
-            expected: "names of store paths only".to_owned(),
-            actual: format!(
-                "{}, at which Nix's garbage collector stops",
-                show(name.as_encoded_bytes())
-            ),
-            remedy: match (name == "lost+found", mounted) {
-                (true, _) => {
-                    "use a directory of that file system as `upper-layer`, not its root".to_owned()
-                }
-                // Through the mount: a layer must not change below it.
-                (false, true) => format!("rm -r {}", shell_quote(&store.real.join(name))),
-                (false, false) => format!("rm -r {}", shell_quote(&store.upper_layer.join(name))),
-            },
+        .map(|name| {
+            Finding::at(Code::UpperStranger, &store.upper_layer.join(name))
+                .expected("names of store paths only")
+                .found(format!(
+                    "{}, at which Nix's garbage collector stops",
+                    show(name.as_encoded_bytes())
+                ))
+                .remedy(match (name == "lost+found", mounted) {
+                    (true, _) => {
+                        "use a directory of that file system as `upper-layer`, not its root"
+                            .to_owned()
+                    }
+                    // Through the mount: a layer must not change below it.
+                    (false, true) => format!("rm -r {}", shell_quote(&store.real.join(name))),
+                    (false, false) => {
+                        format!("rm -r {}", shell_quote(&store.upper_layer.join(name)))
+                    }
+                })
         })
         .collect()
 }
 
 fn elsewhere(store: &Store, upper: &Stat, work: &Stat) -> Option<Finding> {
-    (upper.fs.mount_id != work.fs.mount_id).then(|| Finding {
-        code: Code::WorkdirElsewhere,
-        severity: Severity::Error,
-        part: Part::WorkDirectory,
-        subject: show_path(&store.workdir).into_owned(),
-        expected: format!(
-            "a directory on the mount of {}",
-            show_path(&store.upper_layer)
-        ),
-        actual: "it is on another mount, which OverlayFS refuses".to_owned(),
-        remedy: "set `workdir` to a directory beside the upper layer".to_owned(),
+    (upper.fs.mount_id != work.fs.mount_id).then(|| {
+        Finding::at(Code::WorkdirElsewhere, &store.workdir)
+            .expected(format!(
+                "a directory on the mount of {}",
+                show_path(&store.upper_layer)
+            ))
+            .found("it is on another mount, which OverlayFS refuses")
+            .remedy("set `workdir` to a directory beside the upper layer")
     })
 }

@@ -40,7 +40,8 @@ impl Looked<'_> {
             part: Part::LowerStore,
             what: "the lower store directory",
             key: "lower.real",
-            missing: (Code::LowerMissing, Severity::Error),
+            missing: Code::LowerMissing,
+            made_by_up: false,
             remedy: self.missing(),
         };
         findings.extend(path::finding(&self.facts.directory, &named, self.machine));
@@ -164,79 +165,62 @@ impl Looked<'_> {
                 error.to_string()
             }
         };
-        Some(Finding {
-            code: Code::LowerDatabaseMissing,
-            severity: Severity::Error,
-            part: Part::LowerStore,
-            subject: show_path(path).into_owned(),
-            expected: "the lower store's database".to_owned(),
-            actual,
-            remedy: "name the lower store's state directory with `state` under `[lower]`; objects that \
-                     came without a database get one with `nix-store --store ROOT --load-db <REGISTRATION`"
-                .to_owned(),
-        })
+        Some(
+            Finding::at(Code::LowerDatabaseMissing, path)
+                .expected("the lower store's database")
+                .found(actual)
+                .remedy(
+                    "name the lower store's state directory with `state` under `[lower]`; objects \
+                     that came without a database get one with \
+                     `nix-store --store ROOT --load-db <REGISTRATION`",
+                ),
+        )
     }
 
     /// Nix would write to the lower store, or fail to.
     fn written(&self, read_only_mount: bool) -> Finding {
         let nested = matches!(self.lower.source, MetadataSource::Overlay { .. });
         let remedy = match nested {
-            true => "serve the nested store with a daemon, and name its socket: \
-                     `lower-store = \"unix://SOCKET\"` with `real` under `[lower]`"
-                .to_owned(),
+            true => {
+                "serve the nested store with a daemon, and name its socket: \
+                 `lower-store = \"unix://SOCKET\"` with `real` under `[lower]`"
+            }
             false => {
                 "set `read-only = true` under `[lower]`; whoever publishes the store then runs \
-                      `pragma wal_checkpoint(truncate)` after each change"
-                    .to_owned()
+                 `pragma wal_checkpoint(truncate)` after each change"
             }
         };
-        let subject = show_path(&self.lower.real).into_owned();
-        let expected = "a lower store that Nix leaves alone".to_owned();
         match read_only_mount {
-            true => Finding {
-                code: Code::LowerNotDescribedReadOnly,
-                severity: Severity::Error,
-                part: Part::LowerStore,
-                subject,
-                expected: "a lower store on a read-only mount described as read-only".to_owned(),
-                actual: "it is not, so Nix tries to make it writable, and fails".to_owned(),
-                remedy,
-            },
-            false => Finding {
-                code: Code::LowerWrittenByNix,
-                severity: Severity::Warning,
-                part: Part::LowerStore,
-                subject,
-                expected,
-                actual: match nested {
+            true => Finding::at(Code::LowerNotDescribedReadOnly, &self.lower.real)
+                .expected("a lower store on a read-only mount described as read-only")
+                .found("it is not, so Nix tries to make it writable, and fails"),
+            false => Finding::at(Code::LowerWrittenByNix, &self.lower.real)
+                .expected("a lower store that Nix leaves alone")
+                .found(match nested {
                     true => "Nix copies metadata into the nested store's own upper database",
                     false => {
                         "Nix opens its database for writing, and may change the owner of its \
-                              directory"
+                         directory"
                     }
-                }
-                .to_owned(),
-                remedy,
-            },
+                }),
         }
+        .remedy(remedy)
     }
 
     fn strangers(&self) -> impl Iterator<Item = Finding> {
         let names = self.facts.strangers.iter().flatten();
-        names.map(|name| Finding {
-            code: Code::LowerStranger,
-            severity: Severity::Warning,
-            part: Part::LowerStore,
-            subject: show_path(&self.lower.real.join(name)).into_owned(),
-            expected: "names of store paths only".to_owned(),
-            actual: format!(
-                "{}, at which Nix's garbage collector stops",
-                show(name.as_encoded_bytes())
-            ),
-            remedy: format!(
-                "hide it with a whiteout in the upper layer; the lower store stays as it is: rm -r {}",
-                shell_quote(&self.store.real.join(name))
-            ),
+        names.map(|name| {
+            Finding::at(Code::LowerStranger, &self.lower.real.join(name))
+                .expected("names of store paths only")
+                .found(format!(
+                    "{}, at which Nix's garbage collector stops",
+                    show(name.as_encoded_bytes())
+                ))
+                .remedy(format!(
+                    "hide it with a whiteout in the upper layer; the lower store stays as it is: \
+                     rm -r {}",
+                    shell_quote(&self.store.real.join(name))
+                ))
         })
     }
 
@@ -246,12 +230,11 @@ impl Looked<'_> {
             "set the nested lower store up first, with its own description: overstore up STORE";
         mount::wrong(&self.lower.real, below, facts, remedy)
             .into_iter()
-            .map(|finding| Finding {
-                code: Code::LowerMountWrong,
-                severity: Severity::Error,
-                part: Part::LowerStore,
-                remedy: remedy.to_owned(),
-                ..finding
+            .map(|finding| {
+                Finding::new(Code::LowerMountWrong, finding.subject)
+                    .expected(finding.expected)
+                    .found(finding.actual)
+                    .remedy(remedy)
             })
             .collect()
     }
@@ -267,21 +250,16 @@ fn root_of(store_directory: &Path) -> Option<&Path> {
 
 fn silent(socket: &Path, why: &str) -> Finding {
     let system = Path::new("/nix/var/nix/daemon-socket/socket");
-    Finding {
-        code: Code::LowerDaemonSilent,
-        severity: Severity::Error,
-        part: Part::LowerStore,
-        subject: show_path(socket).into_owned(),
-        expected: "the answer of a Nix daemon".to_owned(),
-        actual: why.to_owned(),
-        remedy: match socket == system {
+    Finding::at(Code::LowerDaemonSilent, socket)
+        .expected("the answer of a Nix daemon")
+        .found(why)
+        .remedy(match socket == system {
             true => "systemctl start nix-daemon.socket".to_owned(),
             false => format!(
                 "start the daemon of the lower store on it: systemctl list-sockets {}",
                 shell_quote(socket)
             ),
-        },
-    }
+        })
 }
 
 fn schema_unknown(path: &Path, schema: &Option<String>, read_only: bool) -> Option<Finding> {
@@ -310,35 +288,30 @@ fn schema_unknown(path: &Path, schema: &Option<String>, read_only: bool) -> Opti
             "copy the file `schema` beside the database too when publishing the store",
         ),
     };
-    Some(Finding {
-        code: Code::LowerSchemaUnknown,
-        severity: Severity::Error,
-        part: Part::LowerStore,
-        subject: show_path(path).into_owned(),
-        expected: format!("schema version {SCHEMA_VERSION}"),
-        actual,
-        remedy: remedy.to_owned(),
-    })
+    Some(
+        Finding::at(Code::LowerSchemaUnknown, path)
+            .expected(format!("schema version {SCHEMA_VERSION}"))
+            .found(actual)
+            .remedy(remedy),
+    )
 }
 
 fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
     match log? {
         LogFacts::Empty => None,
-        LogFacts::Pending(pages) => Some(Finding {
-            code: Code::LowerWalPending,
-            severity: Severity::Error,
-            part: Part::LowerStore,
-            subject: show_path(path).into_owned(),
-            expected:
-                "everything in the database itself, since Nix reads a read-only store without \
-                       its write-ahead log"
-                    .to_owned(),
-            actual: format!("{pages} pages that only the write-ahead log has"),
-            remedy: format!(
-                "where the lower store is published: sqlite3 {} 'pragma wal_checkpoint(truncate)'",
-                shell_quote(path)
-            ),
-        }),
+        LogFacts::Pending(pages) => Some(
+            Finding::at(Code::LowerWalPending, path)
+                .expected(
+                    "everything in the database itself, since Nix reads a read-only store without \
+                     its write-ahead log",
+                )
+                .found(format!("{pages} pages that only the write-ahead log has"))
+                .remedy(format!(
+                    "where the lower store is published: \
+                     sqlite3 {} 'pragma wal_checkpoint(truncate)'",
+                    shell_quote(path)
+                )),
+        ),
         LogFacts::Unreadable(errno) => Some(path::not_checked(
             Part::LowerStore,
             path,
@@ -351,39 +324,28 @@ fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
 }
 
 fn reserved_missing(path: &Path) -> Finding {
-    Finding {
-        code: Code::LowerWrittenByNix,
-        severity: Severity::Warning,
-        part: Part::LowerStore,
-        subject: show_path(path).into_owned(),
-        expected: "a file of 8 MiB, which Nix makes where it can, also in a read-only store"
-            .to_owned(),
-        actual: "nothing, so Nix makes it, in the lower store".to_owned(),
-        remedy: format!(
+    Finding::at(Code::LowerWrittenByNix, path)
+        .expected("a file of 8 MiB, which Nix makes where it can, also in a read-only store")
+        .found("nothing, so Nix makes it, in the lower store")
+        .remedy(format!(
             "where the lower store is published: (umask 077 && fallocate -l 8M {})",
             shell_quote(path)
-        ),
-    }
+        ))
 }
 
 fn directory_missing(path: &Path, read_only_mount: bool) -> Finding {
-    Finding {
-        code: Code::LowerDirectoryMissing,
-        severity: match read_only_mount {
+    Finding::at(Code::LowerDirectoryMissing, path)
+        .severity(match read_only_mount {
             true => Severity::Error,
             false => Severity::Warning,
-        },
-        part: Part::LowerStore,
-        subject: show_path(path).into_owned(),
-        expected: "a directory, which Nix wants to find although the store is read-only".to_owned(),
-        actual: match read_only_mount {
+        })
+        .expected("a directory, which Nix wants to find although the store is read-only")
+        .found(match read_only_mount {
             true => "nothing, and Nix cannot make it on a read-only mount",
             false => "nothing, so Nix makes it, in the lower store",
-        }
-        .to_owned(),
-        remedy: format!(
+        })
+        .remedy(format!(
             "where the lower store is published: mkdir -p {}",
             shell_quote(path)
-        ),
-    }
+        ))
 }

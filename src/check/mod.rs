@@ -18,6 +18,7 @@ mod state;
 mod tests;
 
 pub use code::Code;
+pub(crate) use code::{Declaration, StopsUp};
 pub use finding::Severity;
 pub(crate) use finding::{Finding, Part};
 

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::path::{self, Named};
-use super::{Code, Finding, Part, Severity, down_up, up};
+use super::{Code, Finding, Part, down_up, up};
 use crate::config::Store;
 use crate::escape::{shell_quote, show, show_path};
 use crate::nix::mount_check::{self, CheckedPath, Verdict};
@@ -18,7 +18,8 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         part: Part::Mount,
         what: "the merged store directory",
         key: "real",
-        missing: (Code::MountMissing, Severity::Error),
+        missing: Code::MountMissing,
+        made_by_up: true,
         remedy: up(store),
     };
     if let Some(finding) = path::finding(&facts.place, &named, &observed.machine) {
@@ -41,85 +42,64 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
 
 /// What is wrong with a mount whatever its layers should be; as it applies to a nested store too.
 pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> Vec<Finding> {
-    let finding = |code, expected: &str, actual: String, remedy: String| Finding {
-        code,
-        severity: Severity::Error,
-        part: Part::Mount,
-        subject: show_path(real).into_owned(),
-        expected: expected.to_owned(),
-        actual,
-        remedy,
-    };
     let Some(overlay) = &facts.overlay else {
-        let buried = facts.buried.first();
-        return vec![match facts.stack.first() {
-            None if buried.is_some() => finding(
-                Code::MountHidden,
-                "the overlay, with nothing mounted over it or over a directory above it",
-                "an overlay that nobody sees: something is mounted over a directory above it"
-                    .to_owned(),
-                format!(
-                    "see what it is, and unmount it: findmnt --target {}",
-                    shell_quote(real)
-                ),
-            ),
-            None => finding(
-                Code::MountMissing,
-                "an overlay",
-                "nothing is mounted there".to_owned(),
-                up.to_owned(),
-            ),
-            Some(top) => {
-                let kind = show(top.fs_type.as_bytes()).into_owned();
-                let below = facts.stack.iter().skip(1);
-                match below.into_iter().any(|mount| mount.fs_type == "overlay") {
-                    true => finding(
-                        Code::MountHidden,
-                        "the overlay as the topmost mount, or under a bind mount of itself",
-                        format!("a mount of type {kind} on top of it"),
-                        format!("umount {}", shell_quote(real)),
-                    ),
-                    false => finding(
-                        Code::MountForeign,
-                        "an overlay",
-                        format!("a mount of type {kind}"),
-                        format!(
-                            "unmount it if nobody needs it, then mount the store: umount {} && {up}",
-                            shell_quote(real)
-                        ),
-                    ),
-                }
-            }
-        }];
+        return vec![no_overlay(real, facts, up)];
     };
     let mut findings = Vec::new();
     if overlay.info.super_option("ro") {
-        findings.push(finding(
-            Code::MountReadOnly,
-            "an overlay that can be written to",
-            "its file system is read-only".to_owned(),
-            format!(
-                "LIBMOUNT_FORCE_MOUNT2=always mount -o remount,rw {}",
-                shell_quote(real)
-            ),
-        ));
+        findings.push(
+            Finding::at(Code::MountReadOnly, real)
+                .expected("an overlay that can be written to")
+                .found("its file system is read-only")
+                .remedy(format!(
+                    "LIBMOUNT_FORCE_MOUNT2=always mount -o remount,rw {}",
+                    shell_quote(real)
+                )),
+        );
     }
     findings.extend(layers(real, lower, overlay, up));
     findings
 }
 
+/// Why there is no overlay in effect at a merged store directory.
+fn no_overlay(real: &Path, facts: &MountFacts, up: &str) -> Finding {
+    let Some(top) = facts.stack.first() else {
+        return match facts.buried.first() {
+            Some(_) => Finding::at(Code::MountHidden, real)
+                .expected("the overlay, with nothing mounted over it or over a directory above it")
+                .found(
+                    "an overlay that nobody sees: something is mounted over a directory above it",
+                )
+                .remedy(format!(
+                    "see what it is, and unmount it: findmnt --target {}",
+                    shell_quote(real)
+                )),
+            None => Finding::at(Code::MountMissing, real)
+                .expected("an overlay")
+                .found("nothing is mounted there")
+                .remedy(up),
+        };
+    };
+    let kind = show(top.fs_type.as_bytes());
+    let mut below = facts.stack.iter().skip(1);
+    match below.any(|mount| mount.fs_type == "overlay") {
+        true => Finding::at(Code::MountHidden, real)
+            .expected("the overlay as the topmost mount, or under a bind mount of itself")
+            .found(format!("a mount of type {kind} on top of it"))
+            .remedy(format!("umount {}", shell_quote(real))),
+        false => Finding::at(Code::MountForeign, real)
+            .expected("an overlay")
+            .found(format!("a mount of type {kind}"))
+            .remedy(format!(
+                "unmount it if nobody needs it, then mount the store: umount {} && {up}",
+                shell_quote(real)
+            )),
+    }
+}
+
 /// An overlay whose layers are not those described.
 fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Finding> {
     let options = SuperOptions::parse(&overlay.info.super_options);
-    let finding = |code, expected: &str, actual: &str, remedy: String| Finding {
-        code,
-        severity: Severity::Error,
-        part: Part::Mount,
-        subject: show_path(real).into_owned(),
-        expected: expected.to_owned(),
-        actual: actual.to_owned(),
-        remedy,
-    };
     let again = format!("umount {} && {up}", shell_quote(real));
     let mut findings = Vec::new();
     let replaced = match (&overlay.lower, &overlay.recorded) {
@@ -129,35 +109,33 @@ fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Fi
     if let Some(how) = replaced {
         // The option text is what was asked for when it was mounted.
         findings.push(match options.lower == [lower] {
-            true => finding(
-                Code::LowerReplaced,
-                "the lower store directory that was there when the overlay was mounted",
-                how,
-                format!("put it back, or mount the store again over the new one: {again}"),
-            ),
-            false => finding(
-                Code::LowerdirDiffers,
-                "an overlay over the lower store directory described, and nothing else",
-                how,
-                again.clone(),
-            ),
+            true => Finding::at(Code::LowerReplaced, real)
+                .expected("the lower store directory that was there when the overlay was mounted")
+                .found(how)
+                .remedy(format!(
+                    "put it back, or mount the store again over the new one: {again}"
+                )),
+            false => Finding::at(Code::LowerdirDiffers, real)
+                .expected("an overlay over the lower store directory described, and nothing else")
+                .found(how)
+                .remedy(&again),
         });
     }
     if let Identity::Different(how) = &overlay.upper {
-        findings.push(finding(
-            Code::UpperdirDiffers,
-            "an overlay that writes to the upper layer described",
-            how,
-            again.clone(),
-        ));
+        findings.push(
+            Finding::at(Code::UpperdirDiffers, real)
+                .expected("an overlay that writes to the upper layer described")
+                .found(how)
+                .remedy(&again),
+        );
     }
     if let Identity::Different(how) = &overlay.workdir {
-        findings.push(finding(
-            Code::WorkdirDiffers,
-            "an overlay with the work directory described",
-            how,
-            again,
-        ));
+        findings.push(
+            Finding::at(Code::WorkdirDiffers, real)
+                .expected("an overlay with the work directory described")
+                .found(how)
+                .remedy(&again),
+        );
     }
     findings
 }
@@ -172,15 +150,12 @@ fn differing_options(store: &Store, observed: &Observed, shown: &SuperOptions) -
     };
     let differing = store.mount_options.iter().filter_map(|option| {
         let actual = found.instead_of(option)?;
-        Some(Finding {
-            code: Code::MountOptionsDiffer,
-            severity: Severity::Warning,
-            part: Part::Mount,
-            subject: show_path(&store.real).into_owned(),
-            expected: format!("an overlay mounted with {option}"),
-            actual,
-            remedy: down_up(store),
-        })
+        Some(
+            Finding::at(Code::MountOptionsDiffer, &store.real)
+                .expected(format!("an overlay mounted with {option}"))
+                .found(actual)
+                .remedy(down_up(store)),
+        )
     });
     differing.collect()
 }
@@ -238,15 +213,12 @@ fn risky(store: &Store, options: &SuperOptions) -> Option<Finding> {
     if !options.is_volatile() || store.mount_options.iter().any(described) {
         return None;
     }
-    Some(Finding {
-        code: Code::MountOptionRisky,
-        severity: Severity::Warning,
-        part: Part::Mount,
-        subject: show_path(&store.real).into_owned(),
-        expected: "mount options that keep the upper layer safe".to_owned(),
-        actual: "it is mounted with `volatile`: nothing in the upper layer is synced".to_owned(),
-        remedy: down_up(store),
-    })
+    Some(
+        Finding::at(Code::MountOptionRisky, &store.real)
+            .expected("mount options that keep the upper layer safe")
+            .found("it is mounted with `volatile`: nothing in the upper layer is synced")
+            .remedy(down_up(store)),
+    )
 }
 
 /// Nix's own check will not pass, although the paths allow it.
@@ -271,32 +243,32 @@ fn nix_check(store: &Store, facts: &MountFacts) -> Option<Finding> {
         Verdict::LowerDiffers { line } | Verdict::UpperDiffers { line } => show(line).into_owned(),
         _ => "no line for an overlay whose source is called `overlay`".to_owned(),
     };
-    Some(Finding {
-        code: Code::MountCheckFails,
-        severity: Severity::Error,
-        part: Part::Nix,
-        subject: show_path(&store.real).into_owned(),
-        expected: format!(
-            "in /proc/self/mounts, the source `overlay`, lowerdir={} and upperdir={}, which is what \
-             Nix looks for",
-            show_path(&store.lower.real),
-            show_path(&store.upper_layer)
-        ),
-        actual,
-        remedy: format!("umount {} && {}", shell_quote(&store.real), up(store)),
-    })
+    Some(
+        Finding::at(Code::MountCheckFails, &store.real)
+            .expected(format!(
+                "in /proc/self/mounts, the source `overlay`, lowerdir={} and upperdir={}, which is \
+                 what Nix looks for",
+                show_path(&store.lower.real),
+                show_path(&store.upper_layer)
+            ))
+            .found(actual)
+            .remedy(format!(
+                "umount {} && {}",
+                shell_quote(&store.real),
+                up(store)
+            )),
+    )
 }
 
 /// No sign of OverlayFS in the kernel.
 fn unsupported(observed: &Observed) -> Option<Finding> {
-    (!observed.machine.overlay_loaded).then(|| Finding {
-        code: Code::OverlayUnsupported,
-        // Where modules can be loaded, mounting loads it.
-        severity: Severity::Warning,
-        part: Part::Mount,
-        subject: format!("Linux {}", observed.machine.kernel),
-        expected: "`overlay` in /proc/filesystems".to_owned(),
-        actual: "it is not there (mounting may still load the module)".to_owned(),
-        remedy: "modprobe overlay".to_owned(),
+    (!observed.machine.overlay_loaded).then(|| {
+        Finding::new(
+            Code::OverlayUnsupported,
+            format!("Linux {}", observed.machine.kernel),
+        )
+        .expected("`overlay` in /proc/filesystems")
+        .found("it is not there (mounting may still load the module)")
+        .remedy("modprobe overlay")
     })
 }

@@ -15,52 +15,49 @@ pub(super) struct Named<'a> {
     pub what: &'a str,
     /// The key that sets it.
     pub key: &'a str,
-    /// The code and severity of its absence.
-    pub missing: (Code, Severity),
+    /// The code of its absence.
+    pub missing: Code,
+    /// Whether `up` makes it where it is missing.
+    pub made_by_up: bool,
     /// What makes it.
     pub remedy: String,
 }
 
 /// What keeps a path from being the directory it should be.
 pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Option<Finding> {
-    let finding = |(code, severity): (Code, Severity), subject: &Path, actual, remedy| Finding {
-        code,
-        severity,
-        part: named.part,
-        subject: show_path(subject).into_owned(),
-        expected: named.what.to_owned(),
-        actual,
-        remedy,
+    let finding = |code| {
+        Finding::at(code, &place.path)
+            .part(named.part)
+            .expected(named.what)
     };
-    let path_unsafe = (Code::PathUnsafe, Severity::Error);
     Some(match &place.found {
         Found::Directory(_) => return None,
-        Found::Missing { nearest } => finding(
-            named.missing,
-            &place.path,
-            format!(
-                "nothing: {} is the last directory of the path that exists",
-                show_path(nearest)
-            ),
-            named.remedy.clone(),
-        ),
-        Found::Other(kind) => finding(
-            (named.missing.0, Severity::Error),
-            &place.path,
-            (*kind).to_owned(),
-            format!(
+        Found::Missing { nearest } => {
+            let finding = finding(named.missing)
+                .found(format!(
+                    "nothing: {} is the last directory of the path that exists",
+                    show_path(nearest)
+                ))
+                .remedy(named.remedy.clone());
+            match named.made_by_up {
+                true => finding,
+                false => finding.not_made_by_up(),
+            }
+        }
+        Found::Other(kind) => finding(named.missing)
+            .severity(Severity::Error)
+            .not_made_by_up()
+            .found(*kind)
+            .remedy(format!(
                 "name another path with `{}`, or move what is there away",
                 named.key
-            ),
-        ),
+            )),
         Found::Symlink {
             component,
             resolved,
-        } => finding(
-            path_unsafe,
-            &place.path,
-            format!("{} is a symbolic link", show_path(component)),
-            match resolved {
+        } => finding(Code::PathUnsafe)
+            .found(format!("{} is a symbolic link", show_path(component)))
+            .remedy(match resolved {
                 Some(resolved) => format!(
                     "name it by its own path: `{} = \"{}\"`",
                     named.key,
@@ -70,17 +67,11 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
                     "remove the link, which leads nowhere: rm {}",
                     shell_quote(component)
                 ),
-            },
-        ),
-        Found::Unsafe { component, why } => finding(
-            path_unsafe,
-            &place.path,
-            format!("{} {why}", show_path(component)),
-            secure(component, *why),
-        ),
-        Found::Unreachable { component, errno } => {
-            return Some(unreachable(component, *errno, named, machine));
-        }
+            }),
+        Found::Unsafe { component, why } => finding(Code::PathUnsafe)
+            .found(format!("{} {why}", show_path(component)))
+            .remedy(secure(component, *why)),
+        Found::Unreachable { component, errno } => unreachable(component, *errno, named, machine),
     })
 }
 
@@ -104,33 +95,24 @@ fn unreachable(component: &Path, errno: i32, named: &Named<'_>, machine: &Machin
     if denied && machine.uid != 0 {
         return not_checked(named.part, component, &error.to_string());
     }
-    Finding {
-        code: Code::PathUnreachable,
-        severity: Severity::Error,
-        part: named.part,
-        subject: show_path(component).into_owned(),
-        expected: format!("{}, or the way to it", named.what),
-        actual: error.to_string(),
-        remedy: match errno {
-            // ENOTCONN, ESTALE, EIO, EHOSTDOWN, ETIMEDOUT: the file system is gone.
+    Finding::at(Code::PathUnreachable, component)
+        .part(named.part)
+        .expected(format!("{}, or the way to it", named.what))
+        .found(error.to_string())
+        .remedy(match errno {
             107 | 116 | 5 | 112 | 110 => format!(
                 "see which file system it is on, and mount that again: findmnt --target {}",
                 shell_quote(component)
             ),
             _ => format!("see what is there: namei -l {}", shell_quote(component)),
-        },
-    }
+        })
 }
 
 /// Something that this user may not look at.
 pub(super) fn not_checked(part: Part, subject: &Path, why: &str) -> Finding {
-    Finding {
-        code: Code::NotChecked,
-        severity: Severity::Note,
-        part,
-        subject: show_path(subject).into_owned(),
-        expected: "leave to look at it".to_owned(),
-        actual: why.to_owned(),
-        remedy: "run this check as root".to_owned(),
-    }
+    Finding::at(Code::NotChecked, subject)
+        .part(part)
+        .expected("leave to look at it")
+        .found(why)
+        .remedy("run this check as root")
 }

@@ -1,9 +1,8 @@
 //! The state directory and those in it.
 
 use super::path::{self, Named};
-use super::{Code, Finding, Part, Severity, fix_permissions, up};
+use super::{Code, Finding, Part, fix_permissions, up};
 use crate::config::Store;
-use crate::escape::show_path;
 use crate::observe::{Found, Machine, Observed, Place, Stat};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
@@ -22,7 +21,8 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
             what: "a directory for the store's state",
             key: "state",
             // Nix makes those that it misses.
-            missing: (Code::StateMissing, Severity::Warning),
+            missing: Code::StateMissing,
+            made_by_up: true,
             remedy: up(store),
         };
         findings.extend(path::finding(place, &named, &observed.machine));
@@ -37,13 +37,10 @@ fn permissions(store: &Store, place: &Place, stat: &Stat, machine: &Machine) -> 
     // Older versions of Nix made the directories for users writable to everybody, with a sticky bit.
     let open = stat.mode & 0o022 != 0 && stat.mode & 0o1000 == 0;
     let foreign = stat.uid != 0 && stat.uid != machine.uid;
-    (open || foreign).then(|| Finding {
-        code: Code::StatePermissions,
-        severity: Severity::Error,
-        part: Part::State,
-        subject: show_path(&place.path).into_owned(),
-        expected: "a directory that only its owner, who runs the store, can write to".to_owned(),
-        actual: format!("owner {}, mode {:04o}", stat.uid, stat.mode),
-        remedy: fix_permissions(store),
+    (open || foreign).then(|| {
+        Finding::at(Code::StatePermissions, &place.path)
+            .expected("a directory that only its owner, who runs the store, can write to")
+            .found(format!("owner {}, mode {:04o}", stat.uid, stat.mode))
+            .remedy(fix_permissions(store))
     })
 }

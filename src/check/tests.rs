@@ -4,20 +4,45 @@
 use std::path::PathBuf;
 
 use super::fixture::{self, DESCRIPTION, directory, file, overlay, place, show_options, unmounted};
-use super::{Finding, check};
+use super::{Finding, Severity, StopsUp, check};
 use crate::config::Store;
 use crate::linux::safe_path::Danger;
 use crate::nix::mount_check::Verdict;
 use crate::observe::*;
-use crate::report::Report;
+use crate::report::{self, Report};
 
-/// The codes found, and the report as people read it.
+/// The codes found, and the report as people read it. Each finding is one that its code declares.
 pub(super) fn told(findings: Vec<Finding>) -> (Vec<&'static str>, String) {
+    for finding in &findings {
+        let declared = finding.code.declaration();
+        assert!(
+            declared.severities.contains(&finding.severity),
+            "{finding:?}"
+        );
+        assert!(declared.parts.contains(&finding.part), "{finding:?}");
+        let stops_up = match declared.stops_up {
+            StopsUp::Never => !finding.stops_up,
+            StopsUp::UnlessMade => true,
+            StopsUp::Always => finding.stops_up,
+        };
+        assert!(stops_up, "{finding:?}");
+        assert!(
+            !finding.stops_up || finding.severity == Severity::Error,
+            "{finding:?}"
+        );
+        let words = [
+            &finding.subject,
+            &finding.expected,
+            &finding.actual,
+            &finding.remedy,
+        ];
+        assert!(words.iter().all(|text| !text.is_empty()), "{finding:?}");
+    }
     let codes = findings
         .iter()
         .map(|finding| finding.code.as_str())
         .collect();
-    let mut report = Report::new("check", "example");
+    let mut report = Report::new(report::Command::Check, "example");
     report.add_findings(findings);
     (codes, report.text())
 }

@@ -17,13 +17,19 @@ use crate::compare;
 use crate::compare::Identity;
 use crate::compare::Progress;
 use crate::config::{MetadataSource, Store};
-use crate::escape::{show, show_path};
+use crate::escape::show;
 use crate::nix::path_set::PathSet;
 use crate::observe::{self, Depth};
 use crate::records::Memory;
-use crate::report::{Outcome, Report};
+use crate::report::{self, CodesReport, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failure> {
+    let Some(store) = arguments.store.clone() else {
+        // `--list`: the command line demands one of the two.
+        CodesReport::new().print(json)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let store = cli::StoreArgument { store };
     if arguments.nix && arguments.root.root.is_some() {
         return Err(Failure::Refused(
             "--nix and --root exclude each other: Nix would open the store of the system to be \
@@ -32,13 +38,13 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
                 .to_owned(),
         ));
     }
-    let super::Loaded { store, system } = description::load(&arguments.store, &arguments.root)?;
+    let super::Loaded { store, system } = description::load(&store, &arguments.root)?;
     let depth = Depth::Check {
         lower_names: arguments.lower,
     };
     let observed = observe::observe(&system, &store, depth)
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
-    let mut report = Report::new("check", &store.name);
+    let mut report = Report::new(report::Command::Check, &store.name);
     report.add_findings(check::check(&store, &observed));
     report.add_findings(across(&store, &observed, &report.findings));
     if let Err(failure) = look_closer(arguments, &store, &mut report) {
@@ -81,17 +87,15 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
         }
         // What is in the way was found already.
         Err(_) if known.iter().any(in_the_way) => Vec::new(),
-        Err(error) => vec![Finding {
-            code: Code::LayersUnreadable,
-            severity: Severity::Warning,
-            part: Part::UpperDatabase,
-            subject: show_path(&store.database()).into_owned(),
-            expected: "layers and databases that can be compared".to_owned(),
-            actual: error.to_string(),
-            remedy: "mend what is reported of the lower store and the upper database, then check \
-                     again"
-                .to_owned(),
-        }],
+        Err(error) => vec![
+            Finding::at(Code::LayersUnreadable, &store.database())
+                .expected("layers and databases that can be compared")
+                .found(error.to_string())
+                .remedy(
+                    "mend what is reported of the lower store and the upper database, then check \
+                     again",
+                ),
+        ],
     }
 }
 

@@ -8,7 +8,7 @@ use crate::apply::{Holder, TakeDown, TakenDown};
 use crate::cli;
 use crate::config::Store;
 use crate::escape::show_path;
-use crate::report::{Outcome, Report};
+use crate::report::{self, Outcome, Report};
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure> {
@@ -19,7 +19,7 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
         system: &loaded.system,
         lazy: arguments.lazy,
     };
-    let mut report = Report::new("down", &loaded.store.name);
+    let mut report = Report::new(report::Command::Down, &loaded.store.name);
     match take_down.run(&mut |progress| tell(&progress, &manager)) {
         Ok(TakenDown::NotMounted) => {}
         Ok(TakenDown::Unmounted(step)) => {

@@ -6,13 +6,13 @@ use super::{Failure, load};
 use crate::cli;
 use crate::observe::{self, Depth};
 use crate::plan::{self, Step, StepReport};
-use crate::report::{Outcome, Report};
+use crate::report::{self, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &arguments.root)?;
     let observed = observe::observe(&loaded.system, &loaded.store, Depth::Up)
         .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
-    let mut report = Report::new("plan", &loaded.store.name);
+    let mut report = Report::new(report::Command::Plan, &loaded.store.name);
     match plan::plan(&loaded.store, &observed, arguments.fix_permissions) {
         Ok(plan) => {
             report.steps = plan.steps.iter().map(Step::report).collect();

@@ -1,6 +1,5 @@
 //! `overstore schema`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use schemars::{Schema, schema_for};
@@ -9,13 +8,12 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    ErrorReport, GcReport, Report, StatusReport, UrlReport, WarmReport, WhyReport,
+    self, CodesReport, ErrorReport, GcReport, Report, StatusReport, UrlReport, WarmReport,
+    WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
-    let text =
-        serde_json::to_string_pretty(&schema(arguments.name)).map_err(std::io::Error::from)?;
-    writeln!(std::io::stdout(), "{text}")?;
+    report::print(&schema(arguments.name), true, |_| Ok(()))?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -25,6 +23,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Report => schema_for!(Report),
         SchemaName::Url => schema_for!(UrlReport),
         SchemaName::Status => schema_for!(StatusReport),
+        SchemaName::Codes => schema_for!(CodesReport),
         SchemaName::Warm => schema_for!(WarmReport),
         SchemaName::Gc => schema_for!(GcReport),
         SchemaName::Why => schema_for!(WhyReport),
@@ -41,6 +40,7 @@ mod tests {
         insta::assert_json_snapshot!("configuration", schema(SchemaName::Configuration));
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
         insta::assert_json_snapshot!("status", schema(SchemaName::Status));
+        insta::assert_json_snapshot!("codes", schema(SchemaName::Codes));
         insta::assert_json_snapshot!("warm", schema(SchemaName::Warm));
         insta::assert_json_snapshot!("gc", schema(SchemaName::Gc));
         insta::assert_json_snapshot!("why", schema(SchemaName::Why));

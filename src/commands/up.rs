@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use super::status::mounted_since;
 use super::{Failure, Loaded, load, tell};
 use crate::apply::{End, Progress, SetUp};
-use crate::check::{self, Code, Finding, Part, Severity};
+use crate::check::{self, Code, Finding};
 use crate::cli;
 use crate::config::{Store, WarmAtUp};
-use crate::escape::{shell_quote, show_path};
+use crate::escape::shell_quote;
 use crate::plan::StepReport;
 use crate::records::Memory;
-use crate::report::{Outcome, Report, WarmReport};
+use crate::report::{self, Outcome, Report, WarmReport};
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> {
@@ -25,7 +25,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         remember: true,
     };
     let ended = set_up.run(&mut |progress| tell(&progress, &manager));
-    let mut report = Report::new("up", &loaded.store.name);
+    let mut report = Report::new(report::Command::Up, &loaded.store.name);
     if !ended.steps.is_empty() {
         report.outcome = Outcome::Done;
     }
@@ -84,18 +84,15 @@ fn warm(
                 report.outcome = Outcome::Done;
             }
         }
-        Err(failure) => report.add_findings(vec![Finding {
-            code: Code::WarmFailed,
-            severity: Severity::Warning,
-            part: Part::UpperDatabase,
-            subject: show_path(&store.database()).into_owned(),
-            expected: "the metadata that `warm` in the configuration names, copied up".to_owned(),
-            actual: failure.to_string(),
-            remedy: format!(
-                "correct `[warm]` in the configuration, or mend it and run it by hand: {}",
-                by_hand(store, wanted)
-            ),
-        }]),
+        Err(failure) => report.add_findings(vec![
+            Finding::at(Code::WarmFailed, &store.database())
+                .expected("the metadata that `warm` in the configuration names, copied up")
+                .found(failure.to_string())
+                .remedy(format!(
+                    "correct `[warm]` in the configuration, or mend it and run it by hand: {}",
+                    by_hand(store, wanted)
+                )),
+        ]),
     }
 }
 

@@ -1,6 +1,5 @@
 //! `overstore url`.
 
-use std::io::Write;
 use std::process::ExitCode;
 
 use super::Failure;
@@ -48,15 +47,13 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
         report::warn(&report.findings);
     }
     let text = match format {
-        UrlFormat::Url => format!("{}\n", report.url),
         UrlFormat::Env => format!("{VARIABLE}={}\n", environment_value(&report.url)),
         UrlFormat::NixConf => nix_conf(&store, &report, arguments.client),
-        UrlFormat::Json => format!(
-            "{}\n",
-            serde_json::to_string_pretty(&report).map_err(std::io::Error::from)?
-        ),
+        UrlFormat::Url | UrlFormat::Json => format!("{}\n", report.url),
     };
-    std::io::stdout().write_all(text.as_bytes())?;
+    report::print(&report, format == UrlFormat::Json, |out| {
+        out.write_all(text.as_bytes())
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -9,7 +9,7 @@ pub use overlay::Overlay;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::check::{self, Code, Finding, Severity};
+use crate::check::{self, Finding};
 use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::nix::layout;
@@ -79,27 +79,48 @@ pub(crate) enum Step {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct StepReport {
-    /// What kind of step: `make-directory`, `mount`, ...
-    pub step: &'static str,
+    /// What kind of step.
+    pub step: StepKind,
     /// The path it is about, escaped where it cannot be printed.
     pub subject: String,
     /// The step in words, as one would say it to a person.
     pub text: String,
 }
 
-/// What a step that mounts the overlay is called.
-const MOUNT: &str = "mount";
+/// The kinds of steps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum StepKind {
+    /// Make a directory.
+    MakeDirectory,
+    /// Give a directory its owner and mode.
+    FixPermissions,
+    /// Make `.links` in the upper layer.
+    MakeLinksOpaque,
+    /// Make what Nix needs in the state directory.
+    MakeState,
+    /// Make the upper database.
+    MakeDatabase,
+    /// Mount the overlay.
+    Mount,
+    /// Record a mount that an interrupted run made.
+    Record,
+    /// Copy metadata from the lower store.
+    Warm,
+    /// Unmount the overlay.
+    Unmount,
+}
 
 impl StepReport {
     /// Whether the step mounts the overlay.
     pub(crate) fn is_mount(&self) -> bool {
-        self.step == MOUNT
+        self.step == StepKind::Mount
     }
 
     /// The step after the last one where the description has a `warm`: metadata is copied up.
     pub(crate) fn warm(store: &Store) -> StepReport {
         StepReport {
-            step: "warm",
+            step: StepKind::Warm,
             subject: show_path(&store.database()).into_owned(),
             text: "copy metadata up from the lower store".to_owned(),
         }
@@ -117,7 +138,7 @@ pub(crate) fn plan(
 ) -> Result<Plan, Vec<Finding>> {
     let obstacles: Vec<Finding> = check::check(store, observed)
         .into_iter()
-        .filter(|finding| finding.severity == Severity::Error && is_obstacle(finding, observed))
+        .filter(|finding| finding.stops_up)
         .collect();
     if !obstacles.is_empty() {
         return Err(obstacles);
@@ -128,43 +149,6 @@ pub(crate) fn plan(
         steps: Vec::new(),
     };
     Ok(planning.run(store))
-}
-
-/// Whether a finding makes it wrong to begin: nothing may be mounted over it, and no step mends it.
-fn is_obstacle(finding: &Finding, observed: &Observed) -> bool {
-    let missing = |place: &Place| matches!(place.found, Found::Missing { .. });
-    let mounted = observed.mount.overlay.is_some();
-    match finding.code {
-        Code::LowerMissing
-        | Code::LowerMountWrong
-        | Code::StackingTooDeep
-        | Code::UpperFileSystemUnfit
-        | Code::UpperInUse
-        | Code::WorkdirElsewhere
-        | Code::PathUnsafe
-        | Code::PathUnreachable
-        | Code::MountForeign
-        | Code::MountHidden
-        | Code::LowerdirDiffers
-        | Code::UpperdirDiffers
-        | Code::WorkdirDiffers
-        | Code::LowerReplaced
-        | Code::OverlayUnsupported
-        | Code::SchemaUnknown
-        | Code::DatabaseUnreadable => true,
-        // Missing, they are made, but not for an overlay that has others already; what else is there
-        // is not ours to remove.
-        Code::UpperMissing => mounted || !missing(&observed.upper_layer.place),
-        Code::WorkdirMissing => mounted || !missing(&observed.workdir.place),
-        Code::MountMissing => {
-            !missing(&observed.mount.place) && observed.mount.place.found.directory().is_none()
-        }
-        Code::StateMissing => !observed
-            .state
-            .iter()
-            .all(|place| missing(place) || place.found.directory().is_some()),
-        _ => false,
-    }
 }
 
 /// A plan in the making.
@@ -273,7 +257,7 @@ impl Step {
                 let shown = show_path(path);
                 let group = gid.map(|gid| format!(", group {gid}")).unwrap_or_default();
                 let text = format!("make the directory {shown} (mode {mode:04o}{group})");
-                ("make-directory", path, text)
+                (StepKind::MakeDirectory, path, text)
             }
             Step::FixPermissions {
                 path,
@@ -283,17 +267,17 @@ impl Step {
             } => {
                 let shown = show_path(path);
                 let text = format!("give {shown} the owner {uid}:{gid} and the mode {mode:04o}");
-                ("fix-permissions", path, text)
+                (StepKind::FixPermissions, path, text)
             }
             Step::MakeLinksOpaque { upper_layer, .. } => {
                 let links = show_path(upper_layer);
                 let text = format!("make {links}/.links, opaque, to hide the lower store's");
-                ("make-links-opaque", upper_layer, text)
+                (StepKind::MakeLinksOpaque, upper_layer, text)
             }
             Step::MakeState { state, .. } => {
                 let shown = show_path(state);
                 let text = format!("make what Nix needs in the state directory {shown}");
-                ("make-state", state, text)
+                (StepKind::MakeState, state, text)
             }
             Step::MakeDatabase { state, wal } => {
                 let journal = if *wal {
@@ -303,18 +287,18 @@ impl Step {
                 };
                 let shown = show_path(state);
                 let text = format!("make the upper database {shown}/db/db.sqlite{journal}");
-                ("make-database", state, text)
+                (StepKind::MakeDatabase, state, text)
             }
             Step::Mount(overlay) => {
                 let options = overlay.options.text().unwrap_or_default();
                 let (real, text) = (show_path(&overlay.real), show(&options));
                 let text = format!("mount the overlay at {real} with {text}");
-                (MOUNT, &overlay.real, text)
+                (StepKind::Mount, &overlay.real, text)
             }
             Step::Record(overlay) => {
                 let real = show_path(&overlay.real);
                 let text = format!("record the mount at {real}, which an interrupted run made");
-                ("record", &overlay.real, text)
+                (StepKind::Record, &overlay.real, text)
             }
         };
         StepReport {

@@ -1,7 +1,5 @@
 //! What a command tells that came to no result.
 
-use std::io::Write;
-
 use schemars::JsonSchema;
 use serde::Serialize;
 
@@ -29,9 +27,6 @@ impl ErrorReport {
     /// # Errors
     /// When standard output cannot be written to.
     pub(crate) fn print(&self) -> std::io::Result<()> {
-        let mut out = std::io::stdout().lock();
-        serde_json::to_writer_pretty(&mut out, self)?;
-        writeln!(out)?;
-        out.flush()
+        super::print(self, true, |_| Ok(()))
     }
 }

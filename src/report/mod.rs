@@ -1,5 +1,6 @@
 //! What a command tells: text for people, JSON for scripts.
 
+mod codes;
 mod error;
 mod gc;
 mod journal;
@@ -7,6 +8,8 @@ mod status;
 mod text;
 mod url;
 mod warm;
+
+use std::io::{self, Write};
 
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -16,6 +19,7 @@ use crate::check::{Finding, Severity};
 use crate::plan::StepReport;
 use crate::systemd::journal::Journal;
 
+pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
 pub(crate) use status::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
@@ -28,8 +32,8 @@ pub(crate) use warm::WarmReport;
 pub(crate) struct Report {
     /// The version of this format: 1.
     pub version: u32,
-    /// The command: `up`, `down`, `plan` or `check`.
-    pub command: &'static str,
+    /// The command.
+    pub command: Command,
     /// The store's name.
     pub store: String,
     /// How it went.
@@ -44,6 +48,20 @@ pub(crate) struct Report {
     /// Why the command stopped, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+}
+
+/// The commands whose result is a [`Report`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) enum Command {
+    /// `overstore up`.
+    Up,
+    /// `overstore down`.
+    Down,
+    /// `overstore plan`.
+    Plan,
+    /// `overstore check`.
+    Check,
 }
 
 /// How a command went.
@@ -76,7 +94,7 @@ impl Outcome {
 
 impl Report {
     /// A report of nothing so far.
-    pub(crate) fn new(command: &'static str, store: &str) -> Report {
+    pub(crate) fn new(command: Command, store: &str) -> Report {
         Report {
             version: 1,
             command,
@@ -129,20 +147,31 @@ impl Report {
     ///
     /// # Errors
     /// When standard output cannot be written to.
-    pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
-        use std::io::Write;
+    pub(crate) fn print(&self, json: bool) -> io::Result<()> {
         if !json && let Some(journal) = Journal::behind_standard_output() {
             return journal::send(&journal, self);
         }
-        let mut out = anstream::stdout().lock();
-        if json {
-            serde_json::to_writer_pretty(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            text::write(&mut out, self)?;
-        }
-        out.flush()
+        print(self, json, |out| text::write(out, self))
     }
+}
+
+/// Prints a result to standard output: as JSON, or as the text that is written for people.
+///
+/// # Errors
+/// When standard output cannot be written to.
+pub(crate) fn print<T: Serialize>(
+    result: &T,
+    json: bool,
+    text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+) -> io::Result<()> {
+    let mut out = anstream::stdout().lock();
+    if json {
+        serde_json::to_writer_pretty(&mut out, result)?;
+        writeln!(out)?;
+    } else {
+        text(&mut out)?;
+    }
+    out.flush()
 }
 
 /// Prints findings to standard error: for commands whose result is something else.

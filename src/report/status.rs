@@ -114,17 +114,10 @@ impl StatusReport {
     /// # Errors
     /// When standard output cannot be written to.
     pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
-        let mut out = anstream::stdout().lock();
-        if json {
-            serde_json::to_writer_pretty(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.write(&mut out)?;
-        }
-        out.flush()
+        super::print(self, json, |out| self.write(out))
     }
 
-    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let mut line = |name: &str, value: &str| writeln!(out, "{name:<22}{value}");
         line("store", &self.store)?;
         let mounted = match (self.mounted, self.mounted_since) {

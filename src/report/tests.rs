@@ -16,7 +16,7 @@ fn full() -> Report {
     observed.upper_layer.strangers = Some(vec!["a\x1b[31m\u{202e}b".into()]);
     observed.machine.build_users_gid = None;
     fixture::directory(&mut observed.upper_layer.place).mode = 0o755;
-    let mut report = Report::new("down", &store.name);
+    let mut report = Report::new(Command::Down, &store.name);
     report.add_findings(check(&store, &observed));
     let steps = plan(&store, &fixture::untouched(&store), false).unwrap();
     report.steps = steps.steps.iter().map(|step| step.report()).collect();
@@ -41,7 +41,7 @@ fn json_has_everything() {
 
 #[test]
 fn what_is_absent_is_left_out() {
-    insta::assert_json_snapshot!("json_of_nothing", Report::new("check", "example"));
+    insta::assert_json_snapshot!("json_of_nothing", Report::new(Command::Check, "example"));
 }
 
 /// Every line of a report is one: nothing in a name breaks out of it, or colours it.
@@ -62,12 +62,13 @@ fn every_outcome_has_its_line_and_exit_code() {
         Outcome::Failed,
     ];
     let mut lines = Vec::new();
-    for command in ["up", "down", "plan", "check"] {
+    for command in [Command::Up, Command::Down, Command::Plan, Command::Check] {
         for outcome in outcomes {
             let mut report = Report::new(command, "example");
             report.outcome = outcome;
             lines.push(format!(
-                "{command}, {}: {}",
+                "{}, {}: {}",
+                format!("{command:?}").to_lowercase(),
                 outcome.exit_code(),
                 report.summary()
             ));
@@ -80,7 +81,7 @@ fn every_outcome_has_its_line_and_exit_code() {
 fn an_error_outweighs_everything_but_a_failure() {
     let store = fixture::store(fixture::DESCRIPTION);
     let mut observed = fixture::observed(&store);
-    let mut report = Report::new("up", "example");
+    let mut report = Report::new(Command::Up, "example");
     report.outcome = Outcome::Done;
     report.add_findings(check(&store, &observed));
     assert_eq!(report.outcome, Outcome::Done);

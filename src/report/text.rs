@@ -4,33 +4,37 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
-use super::{Outcome, Report};
-use crate::check::{Finding, Part, Severity};
+use super::{Command, Outcome, Report};
+use crate::check::{Finding, Severity};
 
 /// Writes a report for people. Styles are written as ANSI sequences; the stream strips them where
 /// they are not wanted.
-pub(super) fn write(out: &mut impl Write, report: &Report) -> io::Result<()> {
+pub(super) fn write(out: &mut (impl Write + ?Sized), report: &Report) -> io::Result<()> {
     for step in &report.steps {
-        let mark = if report.command == "plan" { "-" } else { "+" };
+        let mark = if report.command == Command::Plan {
+            "-"
+        } else {
+            "+"
+        };
         writeln!(out, "{mark} {}", step.text)?;
     }
     let mut part = None;
     for finding in &report.findings {
         if part != Some(finding.part) {
             part = Some(finding.part);
-            writeln!(out, "{}", bold(part_name(finding.part)))?;
+            writeln!(out, "{}", bold(finding.part.as_str()))?;
         }
         write_finding(out, finding)?;
     }
     writeln!(out, "{}", summary(report))
 }
 
-pub(super) fn write_finding(out: &mut impl Write, finding: &Finding) -> io::Result<()> {
+pub(super) fn write_finding(out: &mut (impl Write + ?Sized), finding: &Finding) -> io::Result<()> {
     let style = severity_style(finding.severity);
     writeln!(
         out,
         "  {style}{}{style:#} [{}] {}",
-        severity_name(finding.severity),
+        finding.severity.as_str(),
         finding.code,
         finding.subject
     )?;
@@ -64,13 +68,13 @@ pub(super) fn summary(report: &Report) -> String {
         (_, Outcome::NotAsDescribed) => format!("{store}: not as described{counts}"),
         (_, Outcome::Refused) => format!("{store}: refused{counts}"),
         (_, Outcome::Failed) => format!("{store}: failed{counts}"),
-        ("plan", Outcome::Unchanged) => format!("{store}: nothing to do{counts}"),
-        ("plan", Outcome::Done) => {
+        (Command::Plan, Outcome::Unchanged) => format!("{store}: nothing to do{counts}"),
+        (Command::Plan, Outcome::Done) => {
             format!("{store}: {}{counts}", plural(report.steps.len(), "step"))
         }
-        ("check", _) => format!("{store}: as described{counts}"),
-        ("down", Outcome::Unchanged) => format!("{store}: was not mounted{counts}"),
-        ("down", Outcome::Done) => format!("{store}: unmounted{counts}"),
+        (Command::Check, _) => format!("{store}: as described{counts}"),
+        (Command::Down, Outcome::Unchanged) => format!("{store}: was not mounted{counts}"),
+        (Command::Down, Outcome::Done) => format!("{store}: unmounted{counts}"),
         (_, Outcome::Unchanged) => format!("{store}: is up, nothing changed{counts}"),
         (_, Outcome::Done) => format!("{store}: is up{counts}"),
     }
@@ -80,26 +84,6 @@ fn plural(count: usize, noun: &str) -> String {
     match count {
         1 => format!("1 {noun}"),
         _ => format!("{count} {noun}s"),
-    }
-}
-
-fn part_name(part: Part) -> &'static str {
-    match part {
-        Part::LowerStore => "lower store",
-        Part::UpperLayer => "upper layer",
-        Part::WorkDirectory => "work directory",
-        Part::Mount => "mount",
-        Part::State => "state",
-        Part::UpperDatabase => "upper database",
-        Part::Nix => "Nix",
-    }
-}
-
-fn severity_name(severity: Severity) -> &'static str {
-    match severity {
-        Severity::Error => "error",
-        Severity::Warning => "warning",
-        Severity::Note => "note",
     }
 }
 

@@ -61,15 +61,7 @@ impl WarmReport {
     /// # Errors
     /// When standard output cannot be written to.
     pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
-        use std::io::Write;
-        let mut out = anstream::stdout().lock();
-        if json {
-            serde_json::to_writer_pretty(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.write(&mut out)?;
-        }
-        out.flush()
+        super::print(self, json, |out| self.write(out))
     }
 
     /// What was copied, in words.
@@ -87,7 +79,7 @@ impl WarmReport {
         )
     }
 
-    fn write(&self, out: &mut impl std::io::Write) -> std::io::Result<()> {
+    fn write(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
         if self.forgets {
             return writeln!(out, "{} roots removed", self.forgotten);
         }

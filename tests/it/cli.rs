@@ -213,8 +213,39 @@ fn the_starter_file_is_a_description() {
 }
 
 #[test]
+fn check_lists_what_it_can_find() {
+    let json = printed(EXAMPLE, &["check", "--list", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let codes = json["codes"].as_array().unwrap();
+    let missing = codes.iter().find(|it| it["code"] == "upper-missing");
+    assert_eq!(
+        *missing.unwrap(),
+        serde_json::json!({
+            "code": "upper-missing",
+            "severities": ["error"],
+            "parts": ["upper-layer"],
+            "stops-up": "unless-made",
+            "meaning": "The upper layer is missing or is not a directory."
+        })
+    );
+    // It is about no store, and the check of one is about one.
+    refused(EXAMPLE, &["check", "--list", "example.toml"]);
+    refused(EXAMPLE, &["check", "--list", "--contents"]);
+    refused(EXAMPLE, &["check"]);
+}
+
+#[test]
 fn schemas_are_json() {
-    for name in ["configuration", "report", "url", "status", "warm", "error"] {
+    let names = [
+        "configuration",
+        "report",
+        "codes",
+        "url",
+        "status",
+        "warm",
+        "error",
+    ];
+    for name in names {
         let schema: serde_json::Value =
             serde_json::from_str(&printed("", &["schema", name])).unwrap();
         assert!(schema["properties"].is_object(), "{name}");

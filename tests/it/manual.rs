@@ -1,6 +1,7 @@
 //! The manual says what the program does.
 
 use std::path::Path;
+use std::process::Command;
 
 use crate::support::World;
 use overstore::testing::config;
@@ -71,6 +72,44 @@ fn every_key_is_in_the_table() {
             );
         }
     }
+}
+
+/// Each code has a section, in the order of `overstore check --list`, which begins with what that
+/// says of it.
+#[test]
+fn the_sections_of_findings_are_those_of_check_list() {
+    let output = Command::new(env!("CARGO_BIN_EXE_overstore"))
+        .args(["check", "--list"])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let listed = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = listed.lines().collect();
+    let listed: Vec<String> = lines
+        .chunks(2)
+        .map(|finding| {
+            let (code, kind) = finding[0]
+                .strip_suffix(')')
+                .unwrap()
+                .split_once(" (")
+                .unwrap();
+            assert!(finding[1].starts_with("    "), "{}", finding[1]);
+            format!("{code}: {kind}")
+        })
+        .collect();
+    assert!(listed.len() > 50);
+    let sections: Vec<String> = include_str!("../../docs/findings.md")
+        .split("\n### ")
+        .skip(1)
+        .map(|section| {
+            let mut lines = section.lines();
+            let code = lines.next().unwrap();
+            let kind = lines.next().unwrap().strip_prefix('*').unwrap();
+            let kind = kind.strip_suffix(".*").unwrap();
+            format!("{code}: {}{}", kind[..1].to_lowercase(), &kind[1..])
+        })
+        .collect();
+    assert_eq!(sections, listed);
 }
 
 /// The table of forms is about `lower-store` values that are taken.
