@@ -86,14 +86,7 @@ impl GcReport {
     /// # Errors
     /// When standard output cannot be written to.
     pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
-        let mut out = anstream::stdout().lock();
-        if json {
-            serde_json::to_writer_pretty(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.write(&mut out)?;
-        }
-        out.flush()
+        super::print(self, json, |out| self.write(out))
     }
 
     /// What it comes to, in one line.
@@ -114,7 +107,7 @@ impl GcReport {
         )
     }
 
-    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         if self.dry_run {
             for object in &self.objects {
                 writeln!(out, "{}  {}", object.path, BinaryBytes(object.bytes))?;
@@ -215,17 +208,10 @@ impl WhyReport {
     /// # Errors
     /// When standard output cannot be written to.
     pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
-        let mut out = anstream::stdout().lock();
-        if json {
-            serde_json::to_writer_pretty(&mut out, self)?;
-            writeln!(out)?;
-        } else {
-            self.write(&mut out)?;
-        }
-        out.flush()
+        super::print(self, json, |out| self.write(out))
     }
 
-    fn write(&self, out: &mut impl Write) -> std::io::Result<()> {
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         if !self.alive {
             return writeln!(out, "{}: nothing keeps it", self.path);
         }
