@@ -1,4 +1,4 @@
-.PHONY: help demo test bench lint fuzz install vm-test
+.PHONY: help demo test soak bench lint fuzz install vm-test
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
@@ -16,6 +16,10 @@ test: ## Installs what the tests need (as root), and runs them all, in virtual m
 	tests/setup
 	cargo test --workspace --no-fail-fast
 	$(MAKE) vm-test
+
+soak: ## Runs the tests that take longer (as root)
+	tests/setup
+	cargo test --test it -- --ignored soak_
 
 bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as root)
 	tests/setup

@@ -404,6 +404,10 @@ fn leftovers_go_only_when_nobody_uses_them() {
         let unknown = format!("{}-half", hash('c'));
         world.mkdir(real(&unknown) + "/bin");
         world.write(real("stranger"), "of somebody");
+        // Nix deletes what has no row although a root names it.
+        let rooted = format!("{}-rooted", hash('f'));
+        world.write(real(&rooted), "");
+        store.root("without-row", &format!("/nix/store/{rooted}"));
         // A whiteout over nothing: as a deletion leaves it whose lower object went later.
         let whiteouts = [
             format!("{}-gone", hash('d')),
@@ -452,7 +456,9 @@ fn leftovers_go_only_when_nobody_uses_them() {
             assert_eq!(world.list(Example::UPPER), expected);
         };
         let kept = name(&kept);
-        let stay = [".links", "tmp-1-0", &locks[0], "stranger", kept, &hidden];
+        let stay = [
+            ".links", "tmp-1-0", &locks[0], "stranger", kept, &hidden, &rooted,
+        ];
         there(&[&stay[..], &[&unknown]].concat());
         let report = store.gc_json(&["--leftovers"]);
         assert_eq!(names(&objects(&report)), ["half"]);

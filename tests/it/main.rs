@@ -17,6 +17,7 @@ mod exec;
 mod file_systems;
 mod full_disk;
 mod gc;
+mod gc_like_nix;
 mod generator;
 mod hostile_upper;
 mod install;
