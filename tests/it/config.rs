@@ -1,6 +1,5 @@
 //! Descriptions: what is wrong with one, and what becomes of a right one.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use overstore::testing::check::{Code, Severity, description};
@@ -8,6 +7,8 @@ use overstore::testing::config;
 use overstore::testing::config::{Auto, Environment, Errors, MetadataSource, Store};
 use overstore::testing::nix::url::{StoreReference, UrlRules};
 use proptest::prelude::*;
+
+use crate::support::{Content, Files, assert_expected, data, files};
 
 fn environment() -> Environment {
     Environment {
@@ -40,24 +41,25 @@ fn hookless(lower_store: &str, further: &str) -> String {
     over(lower_store, &format!("remount-hook = false\n{further}"))
 }
 
-/// Every file of fixtures/config is wrong; what is said about it is in tests/snapshots.
+/// Every description in `tests/config/mistakes/input` is wrong; what is said of it is in `expected`.
 #[test]
 fn mistakes_are_pointed_at() {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/config");
-    let mut files: Vec<_> = fs::read_dir(directory)
-        .unwrap()
-        .map(|entry| entry.unwrap().path())
-        .collect();
-    files.sort();
-    assert!(files.len() > 50);
-    for file in files {
+    let case = data("config/mistakes");
+    let mut said = Files::new();
+    for (file, text) in files(&case.join("input")) {
+        let Content::Text(text) = text else {
+            panic!("{file:?} is no file")
+        };
         let name = file.file_stem().unwrap().to_str().unwrap();
-        let text = fs::read_to_string(&file).unwrap();
-        match config::parse(name, &format!("{name}.toml"), &text, &environment()) {
-            Err(errors) => insta::assert_snapshot!(name, errors),
-            Ok(_) => panic!("{name} is taken for right"),
-        }
+        match config::parse(name, file.to_str().unwrap(), &text, &environment()) {
+            Err(errors) => said.insert(
+                file.with_extension("txt"),
+                Content::Text(format!("{errors}\n")),
+            ),
+            Ok(_) => panic!("{file:?} is taken for right"),
+        };
     }
+    assert_expected(&case.join("expected"), &said);
 }
 
 #[test]

@@ -44,11 +44,16 @@ pub fn files(directory: &Path) -> Files {
     found
 }
 
-/// The cases of an area: the directories in `tests/AREA`, sorted. There are some.
-pub fn cases(area: &str) -> Vec<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR"))
+/// The directory of an area's data: `tests/AREA`.
+pub fn data(area: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
         .join("tests")
-        .join(area);
+        .join(area)
+}
+
+/// The cases of an area: the directories in its own, sorted. There are some.
+pub fn cases(area: &str) -> Vec<PathBuf> {
+    let directory = data(area);
     let mut cases: Vec<PathBuf> = fs::read_dir(&directory)
         .unwrap_or_else(|error| panic!("{directory:?}: {error}"))
         .map(|entry| entry.expect("the directory can be read").path())

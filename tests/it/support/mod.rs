@@ -23,7 +23,7 @@ mod wait;
 mod world;
 
 pub use example::Example;
-pub use expected::{Content, Files, assert_expected, cases, files};
+pub use expected::{Content, Files, assert_expected, cases, data, files};
 pub use lower::LowerStore;
 pub use skip::skip;
 pub use snapshot::Snapshot;
