@@ -57,6 +57,27 @@ pub(crate) fn shell_quote(path: &Path) -> String {
     }
 }
 
+/// Bytes as part of a URI: all but unreserved characters and slashes as `%XX` (RFC 3986).
+pub(crate) fn percent_encode(bytes: &[u8]) -> String {
+    percent_encode_unless(bytes, |byte| {
+        byte.is_ascii_alphanumeric() || b"/-._~".contains(&byte)
+    })
+}
+
+/// The same with another choice of the bytes that stand for themselves.
+pub(crate) fn percent_encode_unless(bytes: &[u8], keeps: impl Fn(u8) -> bool) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for &byte in bytes {
+        if keeps(byte) {
+            text.push(char::from(byte));
+        } else {
+            // Writing to a String cannot fail.
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
 fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 8);
     for chunk in bytes.utf8_chunks() {

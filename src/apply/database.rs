@@ -11,19 +11,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::Connection;
 use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 
 use super::error::{Doing, Error, walked};
 use crate::linux::safe_path::{self, Symlinks};
-use crate::nix::layout::RESERVED_SIZE;
+use crate::nix::layout::{self, DATABASE_FILE, RESERVED_SIZE};
 use crate::nix::schema;
 use crate::records::atomic_file;
-use crate::sqlite::hardening::{distrust, expect_files};
+use crate::sqlite::hardening::expect_files;
+use crate::sqlite::{header, open};
 
 /// How long to wait for `big-lock` before saying so.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long a Nix that has the database open may keep it locked.
+const BUSY: Duration = Duration::from_secs(60);
 
 /// How long to wait between attempts.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -34,7 +38,7 @@ const PAUSE: Duration = Duration::from_millis(10);
 /// # Errors
 /// When the machine would not do it.
 pub(super) fn make(state: &Path, wal: bool, waiting: &mut dyn FnMut(&str)) -> Result<(), Error> {
-    let path = state.join("db");
+    let path = state.join(layout::DATABASE_DIRECTORY);
     let directory = walked(&path, safe_path::directory(&path, Symlinks::Refuse))?
         .open()
         .doing("open", &path)?;
@@ -87,10 +91,10 @@ impl Making {
 
     /// Whether both files are there that Nix needs to open it.
     fn is_made(&self) -> Result<bool, Error> {
-        let Some(database) = self.open("db.sqlite")? else {
+        let Some(database) = self.open(DATABASE_FILE)? else {
             return Ok(false);
         };
-        let path = self.path.join("db.sqlite");
+        let path = self.path.join(DATABASE_FILE);
         let empty = rustix::fs::fstat(&database).doing("look at", path)?.st_size == 0;
         Ok(!empty && self.open("schema")?.is_some())
     }
@@ -108,17 +112,17 @@ impl Making {
 
     /// Makes `db.sqlite`, or completes one that a Nix began.
     fn database(&self) -> Result<(), Error> {
-        let path = self.path.join("db.sqlite");
+        let path = self.path.join(DATABASE_FILE);
         let failed = |source| Error::Database {
             path: path.clone(),
             source,
         };
         let image = image(self.wal).map_err(failed)?;
-        match self.open("db.sqlite")? {
-            None => self.write("db.sqlite", &image),
+        match self.open(DATABASE_FILE)? {
+            None => self.write(DATABASE_FILE, &image),
             Some(file) if is_image(&file, &image).doing("read", &path)? => Ok(()),
             Some(_) => {
-                expect_files(&self.directory, "db.sqlite").doing("use", &path)?;
+                expect_files(&self.directory, DATABASE_FILE).doing("use", &path)?;
                 complete(&path, self.wal).map_err(failed)
             }
         }
@@ -169,10 +173,12 @@ fn image(wal: bool) -> rusqlite::Result<Vec<u8>> {
     connection.execute_batch("pragma page_size = 4096")?;
     connection.execute_batch(schema::SQL)?;
     let mut image = connection.serialize("main")?.to_vec();
-    // The read and write versions of SQLite's file format: 2 stands for a write-ahead log, which a
-    // database in memory cannot have (https://www.sqlite.org/fileformat2.html, 1.3.3).
-    if let Some(versions) = image.get_mut(18..20) {
-        versions.fill(if wal { 2 } else { 1 });
+    // A database in memory cannot have a write-ahead log.
+    if let Some(versions) = image.get_mut(header::FORMAT_VERSIONS) {
+        versions.fill(match wal {
+            true => header::WRITE_AHEAD_LOG,
+            false => header::ROLLBACK_JOURNAL,
+        });
     }
     Ok(image)
 }
@@ -189,16 +195,7 @@ fn is_image(file: impl AsFd, image: &[u8]) -> std::io::Result<bool> {
 /// Does to a database what Nix does to a new one: every statement of the schema leaves alone what is
 /// there.
 fn complete(path: &Path, wal: bool) -> rusqlite::Result<()> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = if wal {
-        Connection::open_with_flags(path, flags)?
-    } else {
-        Connection::open_with_flags_and_vfs(path, flags, "unix-dotfile")?
-    };
-    connection.busy_timeout(Duration::from_secs(60))?;
-    distrust(&connection)?;
+    let connection = open::to_write(path, wal, BUSY)?;
     let journal_mode = if wal { "wal" } else { "truncate" };
     connection.pragma_update(None, "journal_mode", journal_mode)?;
     connection.pragma_update(None, "synchronous", "full")?;

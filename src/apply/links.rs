@@ -6,12 +6,11 @@
 
 use std::path::Path;
 
-use rustix::fs::{XattrFlags, fsetxattr};
-
 use super::directory;
 use super::durable::Unsynced;
 use super::error::{Doing, Error};
 use crate::nix::layout;
+use crate::overlayfs::markers::{self, Marks};
 
 /// Makes the directory, if it is missing, and makes it opaque. The upper layer must not be mounted.
 pub(super) fn make_opaque(
@@ -21,13 +20,8 @@ pub(super) fn make_opaque(
 ) -> Result<(), Error> {
     let path = upper_layer.join(layout::LINKS);
     let links = directory::make(&path, layout::DIRECTORY_MODE, None, unsynced)?;
-    let name = if userxattr {
-        "user.overlay.opaque"
-    } else {
-        "trusted.overlay.opaque"
-    };
     let file = links.open().doing("open", &path)?;
-    fsetxattr(&file, name, b"y", XattrFlags::empty())
+    markers::make_opaque(&file, Marks::with_userxattr(userxattr))
         .doing("set the extended attribute that makes opaque of", &path)?;
     unsynced.add(&file, &path)
 }

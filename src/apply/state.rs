@@ -22,7 +22,7 @@ pub(super) fn make(state: &Path, new: bool, unsynced: &mut Unsynced) -> Result<(
         return Ok(());
     }
     let top = walked(state, safe_path::directory(state, Symlinks::Refuse))?;
-    match rustix::fs::symlinkat(state.join("profiles"), &top, layout::PROFILES_LINK) {
+    match rustix::fs::symlinkat(state.join(layout::PROFILES), &top, layout::PROFILES_LINK) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(errno).doing("make the link", state.join(layout::PROFILES_LINK)),
     }

@@ -3,6 +3,7 @@
 use super::{Code, Finding, Part, Severity, path, up};
 use crate::config::Store;
 use crate::escape::{shell_quote, show};
+use crate::nix::layout;
 use crate::nix::schema::{VERSION, Verdict};
 use crate::observe::{DatabaseContent, FileFacts, Observed};
 
@@ -111,7 +112,7 @@ impl Rule<'_> {
     fn permissions(&self, observed: &Observed) -> Vec<Finding> {
         let facts = &observed.database;
         let files = [
-            ("db.sqlite", &facts.file),
+            (layout::DATABASE_FILE, &facts.file),
             ("big-lock", &facts.big_lock),
             ("reserved", &facts.reserved),
         ];
@@ -124,7 +125,7 @@ impl Rule<'_> {
         });
         wrong
             .map(|(name, uid, mode)| {
-                let path = self.store.state.join("db").join(name);
+                let path = self.store.state.join(layout::DATABASE_DIRECTORY).join(name);
                 Finding::at(Code::DatabasePermissions, &path)
                     .expected("a file that only its owner, who runs the store, can write to")
                     .found(format!("owner {uid}, mode {mode:04o}"))

@@ -162,7 +162,7 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
         Links::Other => "it is not a directory",
     };
     Some(
-        Finding::at(Code::LinksNotOpaque, &store.upper_layer.join(".links"))
+        Finding::at(Code::LinksNotOpaque, &store.upper_layer.join(layout::LINKS))
             .expected("an opaque directory, so that the garbage collector leaves no whiteouts")
             .found(actual)
             .remedy(
@@ -170,7 +170,7 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
                     (_, Links::Other) => format!(
                         "remove it while the store is down: overstore down {0} && rm {1} && {2}",
                         store.arguments,
-                        shell_quote(&store.upper_layer.join(".links")),
+                        shell_quote(&store.upper_layer.join(layout::LINKS)),
                         up(store)
                     ),
                     (true, _) => down_up(store),

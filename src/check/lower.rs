@@ -118,7 +118,7 @@ impl Looked<'_> {
         else {
             return;
         };
-        let path = state.join("db/db.sqlite");
+        let path = layout::database(state);
         if let Some(finding) = self.database(&path, database) {
             findings.push(finding);
             return;

@@ -14,6 +14,7 @@ use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
 use crate::linux::namespaces;
 use crate::linux::root::System;
+use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
 use crate::report;
@@ -54,7 +55,7 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
         }
         MetadataSource::Daemon { .. } | MetadataSource::Ssh { .. } => return Ok(()),
     };
-    let database = state.join("db");
+    let database = state.join(layout::DATABASE_DIRECTORY);
     // Its absence is a finding of its own.
     let Ok(metadata) = std::fs::metadata(&database) else {
         return Ok(());

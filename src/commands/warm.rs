@@ -10,6 +10,7 @@ use crate::cli;
 use crate::config::{Store, WarmAtUp};
 use crate::escape::show_path;
 use crate::linux::root::System;
+use crate::nix::layout;
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -63,7 +64,7 @@ pub(super) fn copy(
     for root in &wanted.roots {
         found.extend(warm::find_roots(root, &directory).map_err(failure)?);
     }
-    let database = store.state.join("db");
+    let database = store.state.join(layout::DATABASE_DIRECTORY);
     let warm = Warm {
         store: &directory,
         source: &store.lower.source,

@@ -14,6 +14,7 @@ use crate::lower::daemon::DaemonSource;
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{LowerError, Source, retry};
 use crate::nix::hash::render_sha256;
+use crate::nix::layout;
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -106,7 +107,7 @@ impl Identity {
         let MetadataSource::Database { state, .. } = &bottom.source else {
             return Ok(None);
         };
-        let path = state.join("db/db.sqlite");
+        let path = layout::database(state);
         let oldest = retry(
             || SqliteSource::open(&path, directory(store)).map(Box::new),
             |source| -> Result<_, LowerError> {

@@ -20,6 +20,7 @@ use crate::nix::path_info::PathInfo;
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::{Entry, StorePath};
+use crate::overlayfs::markers::{self, Marks};
 
 /// How many of each a finding can use; more are only counted.
 const MAXIMUM: usize = 100;
@@ -344,7 +345,7 @@ impl Layer {
             Err(error) => return Err(self.error(error)),
         };
         Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
-            FileType::CharacterDevice if stat.st_rdev == 0 => Kind::Whiteout,
+            _ if markers::is_whiteout_stat(&stat) => Kind::Whiteout,
             FileType::Directory if self.is_opaque(name)? => Kind::Opaque,
             _ => Kind::Object,
         }))
@@ -354,11 +355,10 @@ impl Layer {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let directory = rustix::fs::openat(&self.directory, name, flags, Mode::empty());
         let directory = directory.map_err(|error| self.error(error))?;
-        for attribute in [c"trusted.overlay.opaque", c"user.overlay.opaque"] {
-            let mut value = [0_u8; 2];
-            match rustix::fs::fgetxattr(&directory, attribute, &mut value[..]) {
-                Ok(1) if value[0] == b'y' => return Ok(true),
-                Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE | Errno::PERM) => {}
+        for marks in [Marks::Trusted, Marks::User] {
+            match markers::is_opaque(&directory, marks) {
+                Ok(true) => return Ok(true),
+                Ok(false) | Err(Errno::PERM) => {}
                 Err(error) => return Err(self.error(error)),
             }
         }

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use super::problem::{Problem, Span};
 use super::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
+use crate::nix::layout;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,9 +54,6 @@ pub(super) struct Places {
     pub(super) lower_state: Option<Span>,
     pub(super) socket: Option<Span>,
 }
-
-/// Names below the state directory that Nix or overstore keeps something in.
-const STATE_CONTENT: &[&str] = &["db", "gcroots", "profiles", "temproots", "overstore"];
 
 /// Finds parts that are on the same path, or inside one another where that is wrong.
 pub(super) fn check(store: &Store, places: &Places, problems: &mut Vec<Problem>) {
@@ -115,7 +113,9 @@ fn parts(store: &Store, places: &Places) -> Vec<Part> {
             places.log.as_ref(),
         ),
     ];
-    parts.extend(STATE_CONTENT.iter().map(|name| {
+    // Names below the state directory that Nix or overstore keeps something in.
+    let names = layout::STATE_TOP.iter().chain(&["overstore"]);
+    parts.extend(names.map(|name| {
         let words = format!("`{name}` in the state directory");
         part(
             Role::StateContent,

@@ -6,6 +6,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::nix::layout;
 use crate::nix::mount_check::{self, CheckedPath, Unmatchable};
 use crate::nix::url::StoreReference;
 use crate::overlayfs::options::MountOption;
@@ -159,7 +160,7 @@ impl Store {
 
     /// The upper database's file.
     pub fn database(&self) -> PathBuf {
-        self.state.join("db").join("db.sqlite")
+        layout::database(&self.state)
     }
 
     /// The directory of overstore's own memory of this store.

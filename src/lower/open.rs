@@ -5,6 +5,7 @@ use super::daemon::DaemonSource;
 use super::sqlite::SqliteSource;
 use super::{LowerError, OverlaySource, Source};
 use crate::config::MetadataSource;
+use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 
 /// How often a source is read again after it changed meanwhile.
@@ -23,13 +24,12 @@ pub(crate) fn open(
     store: &StoreDirectory,
 ) -> Result<Box<dyn Source>, LowerError> {
     Ok(match source {
-        MetadataSource::Database { state, .. } => Box::new(SqliteSource::open(
-            &state.join("db/db.sqlite"),
-            store.clone(),
-        )?),
+        MetadataSource::Database { state, .. } => {
+            Box::new(SqliteSource::open(&layout::database(state), store.clone())?)
+        }
         MetadataSource::Daemon { socket } => Box::new(DaemonSource::open(socket, store.clone())?),
         MetadataSource::Overlay { state, lower, .. } => Box::new(OverlaySource::new(
-            SqliteSource::open(&state.join("db/db.sqlite"), store.clone())?,
+            SqliteSource::open(&layout::database(state), store.clone())?,
             open(&lower.source, store)?,
         )),
         MetadataSource::Ssh { authority } => {

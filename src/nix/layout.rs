@@ -3,6 +3,8 @@
 //! Source: the constructor of Nix's `LocalStore`, 2.26 to 2.36; modes as seen with 2.26.3 and
 //! 2.34.8. Names are relative to the state directory unless it is said otherwise.
 
+use std::path::{Path, PathBuf};
+
 /// Mode of every directory of the state. Nix leaves it to the umask, except for the two `per-user`,
 /// whose mode it sets to this each time.
 pub const DIRECTORY_MODE: u32 = 0o755;
@@ -16,6 +18,32 @@ pub const STATE_DIRECTORIES: &[&str] = &[
     "profiles/per-user",
     "gcroots/per-user",
 ];
+
+/// The database's directory.
+pub const DATABASE_DIRECTORY: &str = "db";
+
+/// The database's file, in its directory.
+pub const DATABASE_FILE: &str = "db.sqlite";
+
+/// The directory of the collector's roots.
+pub const ROOTS: &str = "gcroots";
+
+/// The profiles.
+pub const PROFILES: &str = "profiles";
+
+/// Within [`ROOTS`] and [`PROFILES`], the directory with one for each user.
+pub const PER_USER: &str = "per-user";
+
+/// Where running processes say what they use.
+pub const TEMPORARY_ROOTS: &str = "temproots";
+
+/// What is at the top of a state directory.
+pub const STATE_TOP: &[&str] = &[DATABASE_DIRECTORY, ROOTS, PROFILES, TEMPORARY_ROOTS];
+
+/// Where the database of a store with this state directory is.
+pub fn database(state: &Path) -> PathBuf {
+    state.join(DATABASE_DIRECTORY).join(DATABASE_FILE)
+}
 
 /// A link to `profiles`, by its absolute path. Nix makes it together with `gcroots`, up to 2.29 but
 /// not in 2.28.5. It says nothing: the collector looks for roots in `profiles` anyway.

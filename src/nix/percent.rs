@@ -3,7 +3,7 @@
 //! Nix up to 2.30 matches URLs with a regular expression of its own, from 2.31 with Boost.URL; the
 //! sets here are what both take as it is and without changing it.
 
-use std::fmt::Write as _;
+use crate::escape::percent_encode_unless;
 
 /// Where in a URL a text stands, which decides the bytes that need no encoding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,16 +36,7 @@ impl Place {
 
 /// Percent-encodes the bytes that cannot stand for themselves at `place`.
 pub(super) fn encode(bytes: &[u8], place: Place) -> String {
-    let mut text = String::with_capacity(bytes.len());
-    for &byte in bytes {
-        if place.keeps(byte) {
-            text.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(text, "%{byte:02X}");
-        }
-    }
-    text
+    percent_encode_unless(bytes, |byte| place.keeps(byte))
 }
 
 /// Decodes every `%XX`; the error is the place of a `%` that no two hexadecimal digits follow.

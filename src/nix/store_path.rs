@@ -6,6 +6,7 @@
 use std::fmt;
 
 use super::hash::base32_prefix;
+use super::layout;
 use crate::escape::show;
 
 /// Characters of the hash part: 160 bits in Nix's base 32.
@@ -147,7 +148,7 @@ pub(crate) enum Entry {
 impl Entry {
     /// What a name in a store directory is.
     pub(crate) fn of(name: &[u8]) -> Self {
-        if name == b".links" {
+        if name == layout::LINKS.as_bytes() {
             return Self::Links;
         }
         match StorePath::parse(name) {

@@ -1,7 +1,5 @@
 //! The upper layer and the work directory.
 
-use std::ffi::CStr;
-
 use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -10,6 +8,8 @@ use super::mounts::Mounts;
 use super::path::{self, Visited};
 use super::{Depth, LayerFacts, Links, Machine, Usage, names};
 use crate::linux::safe_path::{Reached, Symlinks};
+use crate::nix::layout;
+use crate::overlayfs::markers::{self, Marks};
 
 /// File systems known to store the extended attributes that OverlayFS needs, `trusted.*` and
 /// `user.*` alike.
@@ -79,23 +79,19 @@ fn tells_types(directory: &Reached) -> Option<bool> {
 
 fn links(upper_layer: &Reached, machine: &Machine) -> Links {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let links = match rustix::fs::openat(upper_layer, ".links", flags, Mode::empty()) {
+    let links = match rustix::fs::openat(upper_layer, layout::LINKS, flags, Mode::empty()) {
         Ok(links) => links,
         Err(Errno::NOENT) => return Links::Missing,
         Err(Errno::NOTDIR | Errno::LOOP) => return Links::Other,
         Err(_) => return Links::Unknown,
     };
     // Only `user.*` can be set in a user namespace, where overstore mounts with `userxattr`.
-    let name: &CStr = match machine.user_namespace {
-        true => c"user.overlay.opaque",
-        false => c"trusted.overlay.opaque",
-    };
-    let mut value = [0; 16];
-    match rustix::fs::fgetxattr(&links, name, &mut value) {
-        Ok(1) if value[0] == b'y' => Links::Opaque,
+    let marks = Marks::with_userxattr(machine.user_namespace);
+    match markers::is_opaque(&links, marks) {
+        Ok(true) => Links::Opaque,
         // The kernel hides `trusted.*` from those who may not read it, as if it were not there.
-        Err(Errno::NODATA) if !machine.user_namespace && !machine.can_mount => Links::Unknown,
-        Ok(_) | Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Links::Transparent,
+        Ok(false) if marks == Marks::Trusted && !machine.can_mount => Links::Unknown,
+        Ok(false) => Links::Transparent,
         Err(_) => Links::Unknown,
     }
 }

@@ -22,9 +22,6 @@ use crate::sqlite::pending;
 /// How long a daemon may take to answer: it opens its store first.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The database, in a state directory.
-const DATABASE: &str = "db/db.sqlite";
-
 /// More than any `schema` file has.
 const MAXIMUM_SCHEMA_SIZE: u64 = 64;
 
@@ -99,6 +96,15 @@ fn ask(socket: &Path) -> Result<String, String> {
     }
 }
 
+/// The database, or a file that SQLite keeps beside it, below a state directory.
+fn database_name(suffix: &str) -> String {
+    format!(
+        "{}/{}{suffix}",
+        layout::DATABASE_DIRECTORY,
+        layout::DATABASE_FILE
+    )
+}
+
 fn database(
     mounts: &Mounts,
     real: &Visited,
@@ -107,7 +113,7 @@ fn database(
     depth: Depth,
 ) -> SourceFacts {
     let state = path::visit(state, Symlinks::Follow, mounts);
-    let (database, file) = match open(&state, DATABASE) {
+    let (database, file) = match open(&state, &database_name("")) {
         Ok(file) => (file_facts(&file), Some(file)),
         Err(Unopened::Other(kind)) => (FileFacts::Other(kind), None),
         Err(Unopened::Errno(Errno::NOENT | Errno::NOTDIR)) => (FileFacts::Missing, None),
@@ -127,7 +133,7 @@ fn database(
 
 /// What the log beside a database that is read as read-only has that the database has not.
 fn log_facts(database: &File, state: &Visited, depth: Depth) -> Option<LogFacts> {
-    let beside = |suffix: &str| match open(state, &format!("{DATABASE}{suffix}")) {
+    let beside = |suffix: &str| match open(state, &database_name(suffix)) {
         Ok(file) => Ok(Some(file)),
         Err(Unopened::Errno(Errno::NOENT)) => Ok(None),
         Err(Unopened::Errno(errno)) => Err(io::Error::from(errno)),
@@ -178,7 +184,7 @@ fn missing(real: &Visited, state: &Visited) -> Vec<PathBuf> {
 
 /// The file of reserved space, if it is missing and we, as Nix, could make it.
 fn reserved(state: &Visited) -> Option<PathBuf> {
-    let directory = walk(state, "db").ok()?;
+    let directory = walk(state, layout::DATABASE_DIRECTORY).ok()?;
     let (access, flags) = (Access::WRITE_OK, AtFlags::EACCESS);
     rustix::fs::accessat(CWD, directory.path(), access, flags).ok()?;
     match walk(state, layout::RESERVED) {

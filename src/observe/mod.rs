@@ -23,6 +23,8 @@ pub(crate) use facts::*;
 use crate::config::Store;
 use crate::linux::root::System;
 use crate::linux::safe_path::Symlinks;
+use crate::nix::layout;
+use crate::overlayfs::markers;
 use mounts::{Expected, Mounts};
 use path::Visited;
 
@@ -72,7 +74,7 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
         .max();
     let mut lower_facts = lower::observe(system, &mounts, &store.lower, &lower, depth);
     if let (Some(names), Some(upper)) = (&mut lower_facts.strangers, &upper.reached) {
-        names.retain(|name| !names::is_whiteout(upper, name));
+        names.retain(|name| !markers::is_whiteout(upper, name).unwrap_or(false));
     }
     Ok(Observed {
         lower: lower_facts,
@@ -106,14 +108,14 @@ impl State {
 
 fn visit_state(state: &Path, mounts: &Mounts) -> State {
     let top = path::visit(state, Symlinks::Refuse, mounts);
-    let db = path::visit_below(&top, "db", mounts);
+    let db = path::visit_below(&top, layout::DATABASE_DIRECTORY, mounts);
     let mut others = Vec::new();
-    for name in ["gcroots", "profiles"] {
+    for name in [layout::ROOTS, layout::PROFILES] {
         let directory = path::visit_below(&top, name, mounts);
-        let per_user = path::visit_below(&directory, "per-user", mounts);
+        let per_user = path::visit_below(&directory, layout::PER_USER, mounts);
         others.extend([directory, per_user]);
     }
-    others.push(path::visit_below(&top, "temproots", mounts));
+    others.push(path::visit_below(&top, layout::TEMPORARY_ROOTS, mounts));
     State { top, db, others }
 }
 

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{AtFlags, FileType, RawDir, statat};
+use rustix::fs::{FileType, RawDir};
 use rustix::io::Errno;
 
 use crate::linux::safe_path::Reached;
@@ -41,13 +41,6 @@ pub(super) fn strangers(directory: &Reached) -> Result<Vec<OsString>, Errno> {
     })?;
     strangers.sort();
     Ok(strangers)
-}
-
-/// Whether a name in an upper layer is a whiteout: what is below does not show.
-pub(super) fn is_whiteout(upper_layer: &Reached, name: &OsStr) -> bool {
-    statat(upper_layer, name, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
-    })
 }
 
 /// The first names that a directory lists, at most `count` of those that `wanted` takes, from the

@@ -13,6 +13,7 @@ use rustix::io::Errno;
 
 use crate::escape::{show, show_path};
 use crate::linux::safe_path::{Reached, Status};
+use crate::nix::layout;
 use crate::observe::{Found, Identity, Place, names, upper_usage};
 use std::os::unix::ffi::OsStrExt;
 
@@ -70,7 +71,7 @@ fn status(path: &Path) -> Option<Status> {
 fn by_samples(merged: &Reached, lower: &Reached, upper: Option<&Reached>) -> Identity {
     // What the upper layer has too, whiteouts included, shows from there.
     let only_below = |name: &OsStr| {
-        name != ".links"
+        name != layout::LINKS
             && upper.is_none_or(|upper| attributes(upper, name).err() == Some(Errno::NOENT))
     };
     let samples = lower

@@ -1,19 +1,20 @@
 //! The upper database. It belongs to this store, so SQLite may lock it; nothing is written to it.
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::{Connection, ErrorCode, OpenFlags, Row};
+use rusqlite::{Connection, ErrorCode, Row};
 use rustix::fs::{Mode, OFlags};
 
+use crate::nix::layout::DATABASE_FILE;
 use crate::nix::schema::{self, SchemaObject};
 use crate::observe::path::{self, Visited};
 use crate::observe::{DatabaseContent, DatabaseFacts, Depth, FileFacts};
-use crate::sqlite::hardening::{distrust, expect_files, is_ordinary_table};
-use crate::sqlite::pending;
+use crate::sqlite::hardening::{expect_files, is_ordinary_table};
+use crate::sqlite::header;
+use crate::sqlite::open::{self, OpenError};
 
 /// How long somebody who writes may keep us waiting.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
@@ -37,7 +38,7 @@ pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> Datab
             content: None,
         };
     };
-    let file = path::file(directory, "db.sqlite");
+    let file = path::file(directory, DATABASE_FILE);
     let look_inside = matches!(depth, Depth::Check { .. })
         && matches!(&file, FileFacts::File { size, .. } if *size > 0);
     DatabaseFacts {
@@ -45,9 +46,9 @@ pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> Datab
         big_lock: path::file(directory, "big-lock"),
         reserved: path::file(directory, "reserved"),
         content: look_inside.then(|| {
-            expect_files(directory, "db.sqlite")
-                .map_err(Unreadable::from)
-                .and_then(|()| content(&directory.path().join("db.sqlite"), use_sqlite_wal))
+            expect_files(directory, DATABASE_FILE)
+                .map_err(OpenError::from)
+                .and_then(|()| content(&directory.path().join(DATABASE_FILE), use_sqlite_wal))
                 .map_err(|error| error.to_string())
         }),
         file,
@@ -62,20 +63,9 @@ fn read_small(directory: impl std::os::fd::AsFd, name: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-/// Why a database could not be looked into.
-#[derive(Debug, thiserror::Error)]
-enum Unreadable {
-    #[error("{0}")]
-    Io(#[from] io::Error),
-    #[error("{0}")]
-    Sqlite(#[from] rusqlite::Error),
-}
-
-fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, Unreadable> {
-    let wal = is_wal(path)?;
-    let connection = open(path, wal, use_sqlite_wal)?;
-    connection.busy_timeout(BUSY_TIMEOUT)?;
-    distrust(&connection)?;
+fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, OpenError> {
+    let wal = header::has_write_ahead_log(&File::open(path)?)?;
+    let connection = open::to_read(path, use_sqlite_wal, BUSY_TIMEOUT)?;
     let quick_check = quick_check(&connection)?;
     let schema = judge_schema(&connection)?;
     Ok(DatabaseContent {
@@ -118,65 +108,6 @@ fn judge_schema(connection: &Connection) -> rusqlite::Result<schema::Verdict> {
             .collect::<rusqlite::Result<Vec<_>>>()?,
     };
     Ok(schema::judge(&objects, &migrations))
-}
-
-/// Whether the header says that the database has a write-ahead log.
-/// <https://sqlite.org/fileformat2.html#the_database_header>, offset 18.
-fn is_wal(path: &Path) -> io::Result<bool> {
-    let mut header = [0; 20];
-    File::open(path)?.read_exact(&mut header)?;
-    Ok(header[18] == 2)
-}
-
-/// Opens the database for reading, in the way that leaves the fewest traces.
-fn open(path: &Path, wal: bool, use_sqlite_wal: bool) -> Result<Connection, Unreadable> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
-        | OpenFlags::SQLITE_OPEN_NOFOLLOW
-        | OpenFlags::SQLITE_OPEN_NO_MUTEX
-        | OpenFlags::SQLITE_OPEN_URI;
-    let mut uri = b"file:".to_vec();
-    percent_encode(path.as_os_str().as_bytes(), &mut uri);
-    let name = String::from_utf8_lossy(&uri).into_owned();
-    if wal && is_at_rest(path)? {
-        // Nobody has it open, and SQLite would make a log and its index just for us.
-        let name = format!("{name}?immutable=1");
-        return Ok(Connection::open_with_flags(name, flags)?);
-    }
-    // As Nix opens it: the locks of one way do not hold against those of the other.
-    Ok(match use_sqlite_wal {
-        true => Connection::open_with_flags(name, flags)?,
-        false => Connection::open_with_flags_and_vfs(name, flags, c"unix-dotfile")?,
-    })
-}
-
-/// Whether a database in WAL mode has neither content in its log nor the index that a process makes
-/// that opens it.
-fn is_at_rest(path: &Path) -> io::Result<bool> {
-    let beside = |suffix: &str| {
-        let mut path = path.as_os_str().to_owned();
-        path.push(suffix);
-        match File::open(&path) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    };
-    if beside("-shm")?.is_some() {
-        return Ok(false);
-    }
-    let log = beside("-wal")?;
-    let pending = pending::pages(&File::open(path)?, log.as_ref(), None, true)?;
-    Ok(pending == Some(0))
-}
-
-/// Writes a path into a `file:` URI.
-fn percent_encode(path: &[u8], uri: &mut Vec<u8>) {
-    for &byte in path {
-        match byte {
-            b'/' | b'.' | b'-' | b'_' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z' => uri.push(byte),
-            _ => uri.extend(format!("%{byte:02x}").into_bytes()),
-        }
-    }
 }
 
 fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {

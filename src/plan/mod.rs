@@ -285,8 +285,9 @@ impl Step {
                 } else {
                     " (without a write-ahead log)"
                 };
-                let shown = show_path(state);
-                let text = format!("make the upper database {shown}/db/db.sqlite{journal}");
+                let shown = layout::database(state);
+                let shown = show_path(&shown);
+                let text = format!("make the upper database {shown}{journal}");
                 (StepKind::MakeDatabase, state, text)
             }
             Step::Mount(overlay) => {

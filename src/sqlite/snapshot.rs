@@ -10,13 +10,9 @@ use std::time::{Duration, SystemTime};
 
 use rustix::fs::{Mode, OFlags};
 
+use super::header;
 use crate::sqlite::wal::{HEADER as LOG_HEADER, Log, read_full};
 
-/// Bytes of a database's header.
-const HEADER: usize = 100;
-/// Where the header says which version of the format is needed for writing and for reading:
-/// 1 for a rollback journal, 2 for a write-ahead log.
-const FORMAT_VERSIONS: std::ops::Range<u64> = 18..20;
 /// Longer than the clock that file systems take modification times from stands still (10 ms at
 /// most): a change after a file has not changed for this long shows in its time.
 const SETTLED: Duration = Duration::from_millis(20);
@@ -90,7 +86,7 @@ pub(crate) struct Snapshot {
 struct Mark {
     database: Identity,
     /// Includes the change counter.
-    header: [u8; HEADER],
+    header: [u8; header::SIZE],
     /// Identity and header (with the salts of this round) of the log; none when it is empty.
     log: Option<(u64, u64, [u8; LOG_HEADER])>,
 }
@@ -209,11 +205,12 @@ impl Snapshot {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             for (position, byte) in (at..).zip(part) {
-                if position >= FORMAT_VERSIONS.end {
+                if position >= header::FORMAT_VERSIONS.end as u64 {
                     break;
                 }
-                if FORMAT_VERSIONS.contains(&position) && *byte == 2 {
-                    *byte = 1;
+                let is_version = position >= header::FORMAT_VERSIONS.start as u64;
+                if is_version && *byte == header::WRITE_AHEAD_LOG {
+                    *byte = header::ROLLBACK_JOURNAL;
                 }
             }
             filled += wanted as usize;
@@ -275,7 +272,7 @@ impl Mark {
         }
         let database = open(path).map_err(io(path))?;
         let metadata = database.metadata().map_err(io(path))?;
-        let mut header = [0; HEADER];
+        let mut header = [0; header::SIZE];
         read_full(&database, &mut header, 0).map_err(io(path))?;
         let mark = Self {
             database: Identity {
@@ -345,7 +342,7 @@ pub(crate) fn beside(path: &Path, suffix: &str) -> PathBuf {
     name.into()
 }
 
-fn page_size(header: &[u8; HEADER]) -> Option<u64> {
+fn page_size(header: &[u8; header::SIZE]) -> Option<u64> {
     if !header.starts_with(b"SQLite format 3\0") {
         return None;
     }

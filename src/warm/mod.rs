@@ -27,6 +27,7 @@ use std::path::Path;
 
 use crate::config::MetadataSource;
 use crate::lower;
+use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use outputs::Objects;
@@ -109,7 +110,7 @@ impl Warm<'_> {
         let objects = Objects::open(self.objects)?;
         match self.source {
             MetadataSource::Database { state, .. } => {
-                let path = state.join("db/db.sqlite");
+                let path = layout::database(state);
                 lower::retry(
                     || Ok(Box::new(lower::database::Database::open(&path)?)),
                     |lower| copy_attached::copy(&upper, lower, self.store, &objects, wanted),

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::WarmError;
+use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 
@@ -26,7 +27,7 @@ impl Roots {
     /// Those of the store with this state directory.
     pub(crate) fn of(state: &Path) -> Self {
         Self {
-            gcroots: state.join("gcroots"),
+            gcroots: state.join(layout::ROOTS),
         }
     }
 

@@ -3,16 +3,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{CachedStatement, Connection, OpenFlags, OptionalExtension, Transaction};
+use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use crate::escape::show;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::hash::render_sha256;
+use crate::nix::layout::DATABASE_FILE;
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
-use crate::sqlite::hardening::{distrust, expect_files, is_ordinary_table};
+use crate::sqlite::hardening::{expect_files, is_ordinary_table};
+use crate::sqlite::open;
 use crate::warm::WarmError;
 use crate::warm::outputs::Objects;
 use crate::warm::reader::runs;
@@ -49,21 +51,10 @@ impl Upper {
             .map_err(|obstacle| unusable(directory)(io::Error::other(obstacle)))?;
         let big_lock =
             lock(&walked).map_err(|error| unusable(&directory.join("big-lock"))(error.into()))?;
-        let path = walked.path().join("db.sqlite");
-        expect_files(&walked, "db.sqlite").map_err(unusable(&path))?;
-        let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
-            | OpenFlags::SQLITE_OPEN_NOFOLLOW
-            | OpenFlags::SQLITE_OPEN_URI
-            | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+        let path = walked.path().join(DATABASE_FILE);
+        expect_files(&walked, DATABASE_FILE).map_err(unusable(&path))?;
         let open = || {
-            let connection = if use_sqlite_wal {
-                Connection::open_with_flags(&path, flags)?
-            } else {
-                // As Nix does it, for file systems whose locks cannot be relied on.
-                Connection::open_with_flags_and_vfs(&path, flags, c"unix-dotfile")?
-            };
-            connection.busy_timeout(BUSY)?;
-            distrust(&connection)?;
+            let connection = open::to_write(&path, use_sqlite_wal, BUSY)?;
             connection.pragma_update(None, "foreign_keys", false)?;
             // What is reported as done survives a power cut.
             connection.pragma_update(None, "synchronous", "full")?;

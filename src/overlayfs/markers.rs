@@ -1,0 +1,69 @@
+//! What OverlayFS leaves in an upper layer: whiteouts, and the mark of an opaque directory.
+//! Source: "whiteouts and opaque directories" in the kernel's `Documentation/filesystems/overlayfs.rst`.
+
+use std::ffi::{CStr, OsStr};
+use std::os::fd::AsFd;
+
+use rustix::fs::{AtFlags, FileType, Stat, XattrFlags, fgetxattr, fsetxattr, statat};
+use rustix::io::Errno;
+
+/// Whose extended attributes an overlay keeps its marks in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Marks {
+    /// `trusted.overlay.*`: what only root can set or see.
+    Trusted,
+    /// `user.overlay.*`: with the mount option `userxattr`, which an overlay in a user namespace has.
+    User,
+}
+
+impl Marks {
+    /// Those of an overlay that is mounted with `userxattr`, or without.
+    pub(crate) fn with_userxattr(userxattr: bool) -> Marks {
+        match userxattr {
+            true => Marks::User,
+            false => Marks::Trusted,
+        }
+    }
+
+    fn opaque(self) -> &'static CStr {
+        match self {
+            Marks::Trusted => c"trusted.overlay.opaque",
+            Marks::User => c"user.overlay.opaque",
+        }
+    }
+}
+
+/// Whether a directory of an upper layer is opaque: the directory of the same name below it does not
+/// show. The kernel hides `trusted.*` from those who may not read it, as if it were not there.
+///
+/// # Errors
+/// Those of fgetxattr(2), but for an attribute that is missing.
+pub(crate) fn is_opaque(directory: impl AsFd, marks: Marks) -> Result<bool, Errno> {
+    let mut value = [0_u8; 16];
+    match fgetxattr(directory, marks.opaque(), &mut value[..]) {
+        Ok(length) => Ok(value[..length] == *b"y"),
+        Err(Errno::NODATA | Errno::OPNOTSUPP | Errno::RANGE) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
+/// Makes a directory of an upper layer opaque. The layer must not be mounted.
+///
+/// # Errors
+/// Those of fsetxattr(2).
+pub(crate) fn make_opaque(directory: impl AsFd, marks: Marks) -> Result<(), Errno> {
+    fsetxattr(directory, marks.opaque(), b"y", XattrFlags::empty())
+}
+
+/// Whether a name in an upper layer is a whiteout: what is below does not show.
+///
+/// # Errors
+/// Those of statat(2).
+pub(crate) fn is_whiteout(upper_layer: impl AsFd, name: &OsStr) -> Result<bool, Errno> {
+    statat(upper_layer, name, AtFlags::SYMLINK_NOFOLLOW).map(|stat| is_whiteout_stat(&stat))
+}
+
+/// The same for what was looked at already: a character device with the number 0:0.
+pub(crate) fn is_whiteout_stat(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
+}
