@@ -22,6 +22,7 @@ use std::process::ExitCode;
 use crate::apply::Progress;
 use crate::cli::{Cli, Command};
 use crate::report::{ErrorReport, Outcome, Report};
+use crate::systemd::journal::{Journal, Priority};
 use crate::systemd::notify::ServiceManager;
 
 use description::{Loaded, load};
@@ -129,13 +130,26 @@ pub use remount::hook as remount_hook;
 fn finish(report: &Report, json: bool) -> Result<ExitCode, Failure> {
     report.print(json)?;
     if let Some(why) = &report.failure {
-        print_error(why);
+        print_error_of(Some(&report.store), why);
     }
     Ok(ExitCode::from(report.outcome.exit_code()))
 }
 
-/// Prints an error to standard error.
+/// Prints an error to standard error; where that is the journal, as an entry.
 fn print_error(text: &str) {
+    print_error_of(None, text);
+}
+
+/// Prints an error, of a store if that is known, for the entry's field.
+fn print_error_of(store: Option<&str>, text: &str) {
+    let fields = store.map(|name| ("OVERSTORE_STORE", name));
+    if let Some(journal) = Journal::behind(std::io::stderr())
+        && journal
+            .send(Priority::Error, text, fields.as_slice())
+            .is_ok()
+    {
+        return;
+    }
     let style = anstyle::AnsiColor::Red.on_default().bold();
     // Nothing is left to tell it to if standard error cannot be written to.
     let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {text}");
@@ -172,7 +186,8 @@ impl Failure {
             return ExitCode::SUCCESS;
         }
         match &self {
-            Failure::Configuration(errors) => {
+            // The journal takes no colours.
+            Failure::Configuration(errors) if Journal::behind(std::io::stderr()).is_none() => {
                 // Nothing is left to tell it to if standard error cannot be written to.
                 let _ = writeln!(anstream::stderr(), "{}", errors.styled());
             }

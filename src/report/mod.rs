@@ -148,7 +148,7 @@ impl Report {
     /// # Errors
     /// When standard output cannot be written to.
     pub(crate) fn print(&self, json: bool) -> io::Result<()> {
-        if !json && let Some(journal) = Journal::behind_standard_output() {
+        if !json && let Some(journal) = Journal::behind(io::stdout()) {
             return journal::send(&journal, self);
         }
         print(self, json, |out| text::write(out, self))

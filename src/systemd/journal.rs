@@ -30,12 +30,16 @@ pub(crate) struct Journal {
 }
 
 impl Journal {
-    /// The journal, if that is where standard output goes: `JOURNAL_STREAM` names its device and
-    /// inode (systemd.exec(5)).
-    pub(crate) fn behind_standard_output() -> Option<Journal> {
+    /// The journal, if that is where a stream (standard output or error) goes: `JOURNAL_STREAM` names
+    /// its device and inode (systemd.exec(5)).
+    ///
+    /// What is written to the stream itself just before the end can lose its unit: the journal looks
+    /// up whose line it is when it comes to read it, and on a busy machine the process is gone by
+    /// then.
+    pub(crate) fn behind(stream: impl AsFd) -> Option<Journal> {
         let named = std::env::var("JOURNAL_STREAM").ok()?;
-        let out = File::from(io::stdout().as_fd().try_clone_to_owned().ok()?);
-        let status = out.metadata().ok()?;
+        let stream = File::from(stream.as_fd().try_clone_to_owned().ok()?);
+        let status = stream.metadata().ok()?;
         if named != format!("{}:{}", status.dev(), status.ino()) {
             return None;
         }
@@ -46,6 +50,13 @@ impl Journal {
             socket,
             unit: unit(&cgroup),
         })
+    }
+
+    /// A journal at the other end of a socket, for an entry's test.
+    #[cfg(test)]
+    pub(crate) fn over(socket: UnixDatagram, unit: Option<&str>) -> Journal {
+        let unit = unit.map(str::to_owned);
+        Journal { socket, unit }
     }
 
     /// Sends an entry: a message, its priority, and further fields.
@@ -109,10 +120,7 @@ mod tests {
     #[test]
     fn values_of_several_lines_have_their_length() {
         let (here, there) = UnixDatagram::pair().unwrap();
-        let journal = Journal {
-            socket: here,
-            unit: unit("0::/system.slice/overstore-a.service\n"),
-        };
+        let journal = Journal::over(here, Some("overstore-a.service"));
         let fields = [("CODE", "mount-missing"), ("MORE", "a\nb")];
         journal.send(Priority::Error, "one", &fields).unwrap();
         let mut buffer = [0; 200];
