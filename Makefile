@@ -50,9 +50,10 @@ install: ## Builds the program, and installs it with all that belongs to it (PRE
 	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	$(PROGRAM) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/overstore.fish
 
-vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only these)
+vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only those with one of these in GUEST/SCENARIO)
 	rm -rf target/vm-program
-	$(MAKE) install DESTDIR=target/vm-program PREFIX=/usr
+	cargo build --profile vm
+	$(MAKE) install PROGRAM=target/vm/overstore DESTDIR=target/vm-program PREFIX=/usr
 	if vm-tests/setup; then \
 	    cargo run -q -p vm-tests -- --program target/vm-program $(SCENARIO); \
 	else \

@@ -1,7 +1,6 @@
 //! A virtual machine as scenarios see it.
 
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -11,6 +10,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde_json::json;
 
+use crate::HANG;
 use crate::accelerator::Accelerator;
 use crate::image::Boot;
 use crate::qemu::{self, Qemu, Start};
@@ -21,11 +21,8 @@ pub const PAYLOAD: &str = "/run/overstore-test/payload";
 
 /// The shell command that mounts it.
 pub const MOUNT_PAYLOAD: &str = "mkdir -p /run/overstore-test/payload && \
-    udevadm wait --timeout=30 /dev/disk/by-id/virtio-payload && \
+    udevadm wait --timeout=900 /dev/disk/by-id/virtio-payload && \
     mount -o ro,noload /dev/disk/by-id/virtio-payload /run/overstore-test/payload";
-
-/// What a guest takes at most from its first instruction to a live agent.
-const BOOT_LIMIT: Duration = Duration::from_secs(180);
 
 /// What all machines of a guest start from.
 #[derive(Clone)]
@@ -168,7 +165,7 @@ impl<'a> Machine<'a> {
             qemu.plug_cable(&cable.socket, cable.listens, &cable.address)?;
         }
         qemu.resume()?;
-        qemu.agent.synchronise(BOOT_LIMIT)?;
+        qemu.agent.synchronise()?;
         self.qemu = Some(qemu);
         Ok(())
     }
@@ -212,15 +209,15 @@ impl<'a> Machine<'a> {
     /// Waits until systemd has finished booting, whether or not a unit failed. The agent may be
     /// started again on the way, and then knows nothing of what it was asked: it is asked again.
     fn wait_until_booted(&mut self) -> Result<()> {
-        let deadline = Instant::now() + BOOT_LIMIT;
+        let deadline = Instant::now() + HANG;
         loop {
-            match self.execute("systemctl is-system-running --wait", BOOT_LIMIT) {
+            match self.execute("systemctl is-system-running --wait", HANG) {
                 Ok(outcome) => match outcome.output.trim() {
                     "running" | "degraded" => return Ok(()),
                     other => bail!("{}: booting ended in the state '{other}'", self.name),
                 },
                 Err(error) if Instant::now() > deadline => return Err(error),
-                Err(_) => self.qemu()?.agent.synchronise(BOOT_LIMIT)?,
+                Err(_) => self.qemu()?.agent.synchronise()?,
             }
         }
     }
@@ -288,18 +285,10 @@ impl<'a> Machine<'a> {
         Ok(String::from_utf8_lossy(&content).into_owned())
     }
 
-    /// Plugs in the lower store of the guest's image as the virtiofs file system `lower`. Where this
-    /// machine cannot, that becomes a note of the scenario.
+    /// Plugs in the lower store of the guest's image as the virtiofs file system `lower`. Tells
+    /// whether this machine can.
     pub fn plug_lower_store(&mut self, image: &Path) -> Result<bool> {
         let Some(server) = virtiofs::Server::of_lower_store(image, &self.directory)? else {
-            let mut report = fs::OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(qemu::report_file(&self.directory))?;
-            writeln!(
-                report,
-                "note SKIPPED: virtiofs: this machine has no virtiofsd"
-            )?;
             return Ok(false);
         };
         self.qemu()?.plug_directory(&server.socket, "lower")?;
@@ -350,7 +339,7 @@ impl<'a> Machine<'a> {
 
     /// Runs a shell command that has to succeed; returns its output.
     pub fn succeed(&mut self, shell_command: &str) -> Result<String> {
-        let outcome = self.execute(shell_command, Duration::from_secs(60))?;
+        let outcome = self.execute(shell_command, HANG)?;
         if outcome.code != 0 {
             bail!(
                 "{}: exit code {}: {shell_command}\n{}",
@@ -369,8 +358,8 @@ impl<'a> Machine<'a> {
         self.qemu()?.forget_events()?;
         self.spawn("systemctl reboot", "/dev/null")?;
         let qemu = self.qemu()?;
-        qemu.wait_for_reset(Duration::from_secs(120))?;
-        qemu.agent.synchronise(BOOT_LIMIT)?;
+        qemu.wait_for_reset()?;
+        qemu.agent.synchronise()?;
         self.boots += 1;
         self.wait_until_booted()
     }
@@ -378,7 +367,7 @@ impl<'a> Machine<'a> {
     /// Switches off as a user would.
     pub fn power_off(&mut self) -> Result<()> {
         self.spawn("systemctl poweroff", "/dev/null")?;
-        self.qemu()?.wait(Duration::from_secs(120))?;
+        self.qemu()?.wait()?;
         self.switch_off();
         Ok(())
     }

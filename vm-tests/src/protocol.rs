@@ -6,12 +6,12 @@
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
-use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
 use serde_json::{Value, json};
+
+use crate::HANG;
 
 struct Lines {
     stream: UnixStream,
@@ -19,22 +19,10 @@ struct Lines {
 }
 
 impl Lines {
-    fn connect(socket: &Path, limit: Duration) -> Result<Self> {
-        let deadline = Instant::now() + limit;
-        loop {
-            match UnixStream::connect(socket) {
-                Ok(stream) => {
-                    return Ok(Self {
-                        stream,
-                        received: Vec::new(),
-                    });
-                }
-                Err(error) if Instant::now() > deadline => {
-                    return Err(error)
-                        .with_context(|| format!("connecting to {}", socket.display()));
-                }
-                Err(_) => sleep(Duration::from_millis(10)),
-            }
+    fn new(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
         }
     }
 
@@ -94,14 +82,12 @@ fn result(command: &str, mut answer: Value) -> Result<Value> {
 pub struct Monitor(Lines);
 
 impl Monitor {
-    const LIMIT: Duration = Duration::from_secs(60);
-
-    /// Connects to a QEMU that is starting.
-    pub fn connect(socket: &Path) -> Result<Self> {
-        let mut monitor = Self(Lines::connect(socket, Duration::from_secs(10))?);
+    /// Greets a QEMU.
+    pub fn new(stream: UnixStream) -> Result<Self> {
+        let mut monitor = Self(Lines::new(stream));
         monitor
             .0
-            .receive(Instant::now() + Self::LIMIT)?
+            .receive(Instant::now() + HANG)?
             .context("QEMU's monitor does not greet")?;
         monitor.execute("qmp_capabilities", json!({}))?;
         Ok(monitor)
@@ -110,7 +96,7 @@ impl Monitor {
     /// Executes a command and returns what it returns.
     pub fn execute(&mut self, command: &str, arguments: Value) -> Result<Value> {
         self.0.send(command, &arguments)?;
-        let deadline = Instant::now() + Self::LIMIT;
+        let deadline = Instant::now() + HANG;
         loop {
             let answer = self
                 .0
@@ -123,14 +109,14 @@ impl Monitor {
     }
 
     /// Waits for an event that has not come yet.
-    pub fn wait_for_event(&mut self, event: &str, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
+    pub fn wait_for_event(&mut self, event: &str) -> Result<()> {
+        let deadline = Instant::now() + HANG;
         while let Some(message) = self.0.receive(deadline)? {
             if message["event"] == event {
                 return Ok(());
             }
         }
-        bail!("QEMU did not tell of {event} within {limit:?}")
+        bail!("QEMU did not tell of {event} within {HANG:?}")
     }
 }
 
@@ -141,22 +127,18 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// How long a single request may take; programs are started by one and
-    /// asked after by others.
-    const LIMIT: Duration = Duration::from_secs(20);
-
-    /// Connects to the agent's socket; the agent itself may come later.
-    pub fn connect(socket: &Path) -> Result<Self> {
-        Ok(Self {
-            lines: Lines::connect(socket, Duration::from_secs(10))?,
+    /// For the agent's socket; the agent itself may come later.
+    pub fn new(stream: UnixStream) -> Self {
+        Self {
+            lines: Lines::new(stream),
             synchronisations: 0,
-        })
+        }
     }
 
     /// Waits until the agent answers, and drops what is left of earlier
     /// requests.
-    pub fn synchronise(&mut self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
+    pub fn synchronise(&mut self) -> Result<()> {
+        let deadline = Instant::now() + HANG;
         while Instant::now() < deadline {
             self.synchronisations += 1;
             let id = u64::from(std::process::id()) << 20 | self.synchronisations;
@@ -169,7 +151,7 @@ impl Agent {
                 }
             }
         }
-        bail!("the guest agent did not answer within {limit:?}")
+        bail!("the guest agent did not answer within {HANG:?}")
     }
 
     /// Executes a command and returns what it returns.
@@ -177,7 +159,7 @@ impl Agent {
         self.lines.send(command, &arguments)?;
         let answer = self
             .lines
-            .receive(Instant::now() + Self::LIMIT)?
+            .receive(Instant::now() + HANG)?
             .with_context(|| format!("{command}: no answer from the guest agent"))?;
         result(command, answer)
     }

@@ -1,5 +1,6 @@
 //! A QEMU process: its command line, its start and its end.
 
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::sleep;
@@ -8,6 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
+use crate::HANG;
 use crate::accelerator::Accelerator;
 use crate::image::Boot;
 use crate::protocol::{Agent, Monitor};
@@ -18,8 +20,8 @@ const MEMORY: u32 = 1024;
 /// The name of the virtio port on which a guest reports to the driver.
 const REPORT_PORT: &str = "overstore.report";
 
-const KERNEL_COMMAND_LINE: &str =
-    "root=LABEL=root rw console=ttyS0 quiet panic=-1 mitigations=off audit=0";
+const KERNEL_COMMAND_LINE: &str = "root=LABEL=root rw console=ttyS0 quiet panic=-1 mitigations=off audit=0 \
+     systemd.default_timeout_start_sec=15min systemd.default_device_timeout_sec=15min";
 
 /// Where the payload's disk is on the guest's PCI bus: there when it is plugged in, and there in the
 /// machines that are restored from what was saved after that.
@@ -75,6 +77,24 @@ fn qemu_img(mut command: Command) -> Result<()> {
         bail!("{command:?}: {status}");
     }
     Ok(())
+}
+
+/// Connects to a socket that a QEMU makes when it starts.
+fn connect(qemu: &mut Child, socket: &Path) -> Result<UnixStream> {
+    let deadline = Instant::now() + HANG;
+    loop {
+        let error = match UnixStream::connect(socket) {
+            Ok(stream) => return Ok(stream),
+            Err(error) => error,
+        };
+        if let Some(status) = qemu.try_wait()? {
+            bail!("QEMU ended when it was to start: {status}");
+        }
+        if Instant::now() > deadline {
+            return Err(error).with_context(|| format!("connecting to {}", socket.display()));
+        }
+        sleep(Duration::from_millis(10));
+    }
 }
 
 /// A running QEMU.
@@ -185,12 +205,12 @@ impl Qemu {
             command.arg("-incoming");
             command.arg(format!("exec:cat <{}", quoted(state)));
         }
-        let child = command
+        let mut child = command
             .spawn()
             .context("starting QEMU through setpriv (Debian: util-linux, qemu-system-x86)")?;
         let mut qemu = Self {
-            monitor: Monitor::connect(&socket("monitor"))?,
-            agent: Agent::connect(&socket("agent"))?,
+            monitor: Monitor::new(connect(&mut child, &socket("monitor"))?)?,
+            agent: Agent::new(connect(&mut child, &socket("agent"))?),
             child,
             processor_time: Duration::ZERO,
         };
@@ -285,7 +305,7 @@ impl Qemu {
             "migrate",
             json!({ "uri": format!("exec:cat >{}", quoted(state)) }),
         )?;
-        let deadline = Instant::now() + Duration::from_secs(120);
+        let deadline = Instant::now() + HANG;
         loop {
             let status = self.monitor.execute("query-migrate", json!({}))?["status"].take();
             match status.as_str() {
@@ -302,7 +322,7 @@ impl Qemu {
     }
 
     fn wait_for_status(&mut self, status: &str, wanted: bool) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(60);
+        let deadline = Instant::now() + HANG;
         loop {
             let found = self.monitor.execute("query-status", json!({}))?;
             if (found["status"] == status) == wanted {
@@ -321,17 +341,17 @@ impl Qemu {
     }
 
     /// Waits until the guest has restarted the machine.
-    pub fn wait_for_reset(&mut self, limit: Duration) -> Result<()> {
-        self.monitor.wait_for_event("RESET", limit)
+    pub fn wait_for_reset(&mut self) -> Result<()> {
+        self.monitor.wait_for_event("RESET")
     }
 
     /// Waits until the guest has switched itself off.
-    pub fn wait(&mut self, limit: Duration) -> Result<()> {
-        let deadline = Instant::now() + limit;
+    pub fn wait(&mut self) -> Result<()> {
+        let deadline = Instant::now() + HANG;
         while self.child.try_wait()?.is_none() {
             self.note_processor_time();
             if Instant::now() > deadline {
-                bail!("the guest did not power off within {limit:?}");
+                bail!("the guest did not power off within {HANG:?}");
             }
             sleep(Duration::from_millis(20));
         }

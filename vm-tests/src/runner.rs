@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{OnceLock, PoisonError, RwLock};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, bail, ensure};
+use tempfile::TempDir;
 
+use crate::HANG;
 use crate::accelerator::Accelerator;
 use crate::cache::{Cache, Key};
 use crate::image::{Boot, Guest, Image};
@@ -16,97 +18,181 @@ use crate::machine::{Cable, Disk, MOUNT_PAYLOAD, Machine, Origin, PAYLOAD};
 use crate::payload;
 use crate::qemu;
 use crate::scenario::{Action, Broken, Power, Scenario, Step};
+use crate::skip::skip;
 
 /// What systemd prints on the console when something could not be unmounted, and
 /// when it had to break a cycle: no run of any scenario may have either.
 const NEVER_ON_CONSOLE: [&str; 3] = ["Failed unmounting", "Failed to unmount", "ordering cycle"];
 
 /// What a scenario came to.
-pub struct Run {
+struct Run {
     /// How long it took.
-    pub time: Duration,
+    time: Duration,
     /// The processor time of its QEMUs: what it takes on a machine that does nothing else.
-    pub processor_time: Duration,
+    processor_time: Duration,
     /// How often a kernel was started in it.
-    pub boots: u32,
+    boots: u32,
     /// What its scripts have to tell people (`note`).
-    pub notes: Vec<String>,
-    /// Why it failed, with what the machines can tell, if it did.
-    pub failure: Option<String>,
+    notes: Vec<String>,
+    /// What became of it; a failure with what the machines can tell.
+    result: Result<()>,
 }
 
 /// A guest that is ready to be restored.
-pub struct ReadyGuest {
-    /// Its name.
-    pub name: String,
-    /// What it runs: kernel, Nix, systemd.
-    pub versions: String,
-    /// How often it was booted to get there: not at all if that was kept from an
-    /// earlier run.
-    pub boots: u32,
+struct ReadyGuest {
+    name: String,
     disk: PathBuf,
     origin: Origin,
 }
 
+/// A guest, which is made ready when the first scenario needs it: once, so what went wrong has gone
+/// wrong for all of them.
+struct Pending {
+    guest: Guest,
+    made: OnceLock<Result<ReadyGuest, NotReady>>,
+}
+
+/// Why there is no such guest in this run.
+#[derive(Clone)]
+enum NotReady {
+    /// Its image cannot be made, and a run can go without it.
+    Skipped(String),
+    Failed(String),
+}
+
 /// Runs scenarios; several at once, from several threads.
 pub struct Runner {
+    /// Whether scenarios have to fail of what they break on purpose.
+    pub broken: bool,
+    guests: BTreeMap<String, Pending>,
     cache: Cache,
     recipes: PathBuf,
-    scratch: PathBuf,
-    payload: PathBuf,
     scenarios: PathBuf,
     program: Option<PathBuf>,
-    broken: bool,
-    accelerator: Mutex<Option<Accelerator>>,
+    scratch: TempDir,
+    /// The disk with scenarios and program.
+    payload: OnceLock<Result<PathBuf, String>>,
+    accelerator: OnceLock<Result<Accelerator, String>>,
+    /// Held by each scenario; one of two machines, which take both places, has it alone.
+    places: RwLock<()>,
 }
 
 impl Runner {
-    /// `recipes` is the directory of the image scripts, `scratch` one for the
-    /// run's own files, `payload` the disk with scenarios and program; `scenarios` and `program` are
-    /// where those are. With `broken`, scenarios have to fail of what they break on purpose.
+    /// `here` is the directory with `images` and `scenarios`; `program` the tree to be copied over
+    /// the guests.
     pub fn new(
+        guests: BTreeMap<String, Guest>,
         cache: Cache,
-        recipes: PathBuf,
-        scratch: PathBuf,
-        payload: PathBuf,
-        scenarios: PathBuf,
+        here: &Path,
         program: Option<PathBuf>,
         broken: bool,
-    ) -> Self {
-        Self {
-            cache,
-            recipes,
-            scratch,
-            payload,
-            scenarios,
-            program,
+    ) -> Result<Self> {
+        let pending = |(name, guest)| {
+            let made = OnceLock::new();
+            (name, Pending { guest, made })
+        };
+        Ok(Self {
             broken,
-            accelerator: Mutex::default(),
-        }
+            guests: guests.into_iter().map(pending).collect(),
+            cache,
+            recipes: here.join("images"),
+            scenarios: here.join("scenarios"),
+            program,
+            scratch: tempfile::Builder::new().prefix("vm-tests-").tempdir()?,
+            payload: OnceLock::new(),
+            accelerator: OnceLock::new(),
+            places: RwLock::new(()),
+        })
     }
 
-    /// Makes a guest's image unless it is there. The slow, failing part of
-    /// [`Self::prepare`], for guests that a run can go without.
-    pub fn image(&self, guest: &Guest) -> Result<Image> {
-        Image::get_or_make(&self.cache, &self.recipes, &guest.image)
+    /// Runs a scenario on a guest, and tells on standard error what it took and has to tell.
+    /// Returns the reason if it was skipped.
+    pub fn run(&self, guest: &str, scenario: &Scenario) -> Result<Option<String>> {
+        let (_one, _both);
+        if scenario.machines.len() > 1 {
+            _both = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        } else {
+            _one = self.places.read().unwrap_or_else(PoisonError::into_inner);
+        }
+        let test = format!("{guest}/{}", scenario.name);
+        let ready = match self.ready(guest) {
+            Ok(ready) => ready,
+            Err(NotReady::Skipped(reason)) => {
+                skip(guest, &test, reason)?;
+                return Ok(Some(format!("there is no {guest}")));
+            }
+            Err(NotReady::Failed(reason)) => bail!("{guest} could not be made ready: {reason}"),
+        };
+        let run = self.play(&test, scenario, ready);
+        let mut told = format!(
+            "{test}: {}: {:.1} s, {:.1} s of processor, {} boots\n",
+            scenario.summary,
+            run.time.as_secs_f64(),
+            run.processor_time.as_secs_f64(),
+            run.boots
+        );
+        for note in run.notes {
+            told += &format!("{test}: {note}\n");
+        }
+        eprint!("{told}");
+        run.result.map(|()| None)
+    }
+
+    /// A guest that is ready to be restored, made ready now if it is not yet.
+    fn ready(&self, name: &str) -> Result<&ReadyGuest, &NotReady> {
+        let Pending { guest, made } = &self.guests[name];
+        made.get_or_init(|| self.make_ready(name, guest)).as_ref()
+    }
+
+    fn make_ready(&self, name: &str, guest: &Guest) -> Result<ReadyGuest, NotReady> {
+        let failed = |error: anyhow::Error| NotReady::Failed(format!("{error:#}"));
+        let base = match &guest.saved {
+            Some(base) => Some(self.ready(base).map_err(NotReady::clone)?),
+            None => None,
+        };
+        let started = Instant::now();
+        let image = match Image::get_or_make(&self.cache, &self.recipes, &guest.image) {
+            Ok(image) => image,
+            Err(error) if guest.optional => return Err(NotReady::Skipped(format!("{error:#}"))),
+            Err(error) => return Err(failed(error)),
+        };
+        let made = started.elapsed().as_secs_f64();
+        let ready = self.prepare(name, guest, &image, base).map_err(failed)?;
+        let found = image.versions().map_err(failed)?;
+        let version = |key: &str| found.get(key).map_or("?", String::as_str);
+        eprintln!(
+            "{name}: {}: Linux {}, Nix {}, systemd {}, {}; image {made:.1} s, ready after {:.1} s",
+            guest.description,
+            version(&format!("kernel-{}", guest.boot)),
+            version("nix"),
+            version("systemd"),
+            ready.origin.accelerator,
+            started.elapsed().as_secs_f64()
+        );
+        Ok(ready)
     }
 
     /// What runs the guests' instructions: found out once.
     fn accelerator(&self, boot: &Boot) -> Result<Accelerator> {
-        let mut known = self
-            .accelerator
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match *known {
-            Some(known) => Ok(known),
-            None => Ok(*known.insert(Accelerator::find(boot)?)),
-        }
+        let found = || Accelerator::find(boot).map_err(|error| format!("{error:#}"));
+        let found = self.accelerator.get_or_init(found);
+        found.clone().map_err(Error::msg)
     }
 
-    /// Makes a guest ready: boots it and saves it, unless that has been done with this very image and
-    /// QEMU; then installs the program, and saves that for this run. A guest that goes on from what
-    /// `base` has saved is ready at once.
-    pub fn prepare(
+    /// The disk with scenarios and program: made once.
+    fn payload(&self) -> Result<&Path> {
+        let made = self.payload.get_or_init(|| {
+            let program = self.program.as_deref();
+            payload::make(&self.scenarios, program, self.scratch.path())
+                .map_err(|error| format!("{error:#}"))
+        });
+        made.as_deref().map_err(|error| anyhow!("{error}"))
+    }
+
+    /// Boots a guest and saves it, unless that has been done with this very image and QEMU; then
+    /// installs the program, and saves that for this run. A guest that goes on from what `base` has
+    /// saved is ready at once.
+    fn prepare(
         &self,
         name: &str,
         guest: &Guest,
@@ -114,8 +200,6 @@ impl Runner {
         base: Option<&ReadyGuest>,
     ) -> Result<ReadyGuest> {
         let boot = image.boot(&guest.boot);
-        let accelerator = self.accelerator(&boot)?;
-        let mut boots = 0;
         let origin = match base {
             Some(base) => Origin {
                 boot,
@@ -123,40 +207,24 @@ impl Runner {
             },
             None => {
                 let mut origin = Origin {
-                    accelerator,
+                    accelerator: self.accelerator(&boot)?,
                     boot,
                     saved: None,
                     payload: None,
                 };
-                origin.saved = Some(self.booted(name, guest, image, &origin, &mut boots)?);
+                origin.saved = Some(self.booted(name, guest, image, &origin)?);
                 self.with_program(name, origin)?
             }
         };
-        let found = image.versions()?;
-        let version = |key: &str| found.get(key).map_or("?", String::as_str);
         Ok(ReadyGuest {
             name: name.to_owned(),
-            versions: format!(
-                "Linux {}, Nix {}, systemd {}, {accelerator}",
-                version(&format!("kernel-{}", guest.boot)),
-                version("nix"),
-                version("systemd")
-            ),
-            boots,
             disk: image.disk(),
             origin,
         })
     }
 
     /// The saved guest after its first boot, from the cache or made now.
-    fn booted(
-        &self,
-        name: &str,
-        guest: &Guest,
-        image: &Image,
-        origin: &Origin,
-        boots: &mut u32,
-    ) -> Result<PathBuf> {
+    fn booted(&self, name: &str, guest: &Guest, image: &Image, origin: &Origin) -> Result<PathBuf> {
         let key = Key::default()
             .add(image.name.as_bytes())
             .add(guest.boot.as_bytes())
@@ -167,12 +235,11 @@ impl Runner {
             .finish();
         self.cache
             .get_or_make(&format!("vm-booted-{name}-{key}"), |place| {
-                let directory = self.scratch.join(format!("boot-{name}"));
+                let directory = self.scratch.path().join(format!("boot-{name}"));
                 fs::create_dir(&directory)?;
                 let mut machine = Machine::new(name, origin, directory, Vec::new(), None);
-                let booted = machine.first_boot(&image.disk());
-                *boots = machine.boots;
-                booted
+                machine
+                    .first_boot(&image.disk())
                     .with_context(|| format!("{name}: console:\n{}", tail(&machine.console())))?;
                 machine.save(place)
             })
@@ -180,42 +247,37 @@ impl Runner {
 
     /// The saved guest with the payload plugged in and the program installed.
     fn with_program(&self, name: &str, origin: Origin) -> Result<Origin> {
-        let directory = self.scratch.join(format!("install-{name}"));
-        let saved = self.scratch.join(format!("installed-{name}"));
+        let payload = self.payload()?;
+        let directory = self.scratch.path().join(format!("install-{name}"));
+        let saved = self.scratch.path().join(format!("installed-{name}"));
         fs::create_dir(&directory)?;
         fs::create_dir(&saved)?;
         let mut machine = Machine::new(name, &origin, directory, Vec::new(), None);
         machine.restore()?;
-        machine.install(&self.payload)?;
+        machine.install(payload)?;
         machine.save(&saved)?;
         Ok(Origin {
             saved: Some(saved),
-            payload: Some(self.payload.clone()),
+            payload: Some(payload.to_owned()),
             ..origin
         })
     }
 
-    /// Runs a scenario on a guest. Failures of the scenario are in what is
-    /// returned.
-    pub fn run(&self, scenario: &Scenario, guest: &ReadyGuest) -> Run {
+    fn play(&self, test: &str, scenario: &Scenario, guest: &ReadyGuest) -> Run {
         let started = Instant::now();
-        let directory = self
-            .scratch
-            .join(format!("{}-{}", guest.name, scenario.name));
+        let directory = self.scratch.path().join(test.replace('/', "-"));
         let mut machines = BTreeMap::new();
         let mut told = Vec::new();
         let result = self.machines(scenario, guest, &directory).and_then(|made| {
             machines = made;
             let broken = scenario.broken.as_ref().filter(|_| self.broken);
-            let result = play(scenario, guest, broken, &mut machines);
+            let result = play(test, scenario, guest, broken, &mut machines);
             match broken {
                 Some(broken) => has_failed_as_expected(broken, result).map(|note| told = note),
                 None => result,
             }
         });
-        let failure = result
-            .err()
-            .map(|error| format!("{error:#}\n{}", diagnose(&mut machines)));
+        let result = result.map_err(|error| anyhow!("{error:#}\n{}", diagnose(&mut machines)));
         let boots = machines.values().map(|machine| machine.boots).sum();
         let processor_time = machines.values_mut().map(Machine::processor_time).sum();
         let notes = machines.values().flat_map(notes).chain(told).collect();
@@ -227,7 +289,7 @@ impl Runner {
             processor_time,
             boots,
             notes,
-            failure,
+            result,
         }
     }
 
@@ -277,6 +339,7 @@ impl Runner {
 }
 
 fn play(
+    test: &str,
     scenario: &Scenario,
     guest: &ReadyGuest,
     broken: Option<&Broken>,
@@ -292,7 +355,7 @@ fn play(
         let machine = machines
             .get_mut(&step.machine)
             .context("the scenario has been checked to have this machine")?;
-        take(step, scenario, guest, machine)?;
+        take(test, step, guest, machine)?;
     }
     for machine in machines.values() {
         check_console(machine)?;
@@ -316,14 +379,14 @@ fn has_failed_as_expected(broken: &Broken, result: Result<()>) -> Result<Vec<Str
     }
 }
 
-fn take(step: &Step, scenario: &Scenario, guest: &ReadyGuest, machine: &mut Machine) -> Result<()> {
+fn take(test: &str, step: &Step, guest: &ReadyGuest, machine: &mut Machine) -> Result<()> {
     if step.virtiofs && !machine.plug_lower_store(&guest.disk)? {
-        return Ok(());
+        return skip("virtiofs", test, "this machine has no virtiofsd");
     }
     match &step.action {
         Action::Run { script, arguments } => {
             let command = script_command(script, arguments, machine, guest)?;
-            let outcome = machine.execute(&command, scenario.step_limit)?;
+            let outcome = machine.execute(&command, HANG)?;
             ensure!(
                 outcome.code == 0,
                 "{} on {}: exit code {}\n{}",
@@ -334,7 +397,7 @@ fn take(step: &Step, scenario: &Scenario, guest: &ReadyGuest, machine: &mut Mach
             );
         }
         Action::RunUntilPowerCut { script, arguments } => {
-            run_until_power_cut(script, arguments, scenario, guest, machine)?;
+            run_until_power_cut(script, arguments, guest, machine)?;
         }
         Action::Power(Power::Restore) => machine.restore()?,
         Action::Power(Power::Reboot) => {
@@ -384,7 +447,6 @@ fn script_command(
 fn run_until_power_cut(
     script: &Path,
     arguments: &[String],
-    scenario: &Scenario,
     guest: &ReadyGuest,
     machine: &mut Machine,
 ) -> Result<()> {
@@ -394,7 +456,7 @@ fn run_until_power_cut(
     let command = script_command(script, arguments, machine, guest)?;
     let output = "/run/overstore-test/output";
     let pid = machine.spawn(&command, output)?;
-    let deadline = Instant::now() + scenario.step_limit;
+    let deadline = Instant::now() + HANG;
     let mut last_asked = Instant::now();
     while requests(&machine.reported()) == before {
         let mut problem = None;
@@ -405,7 +467,7 @@ fn run_until_power_cut(
                 .map(|code| format!("it ended with exit code {code}"));
         }
         if Instant::now() > deadline {
-            problem = Some(format!("it takes longer than {:?}", scenario.step_limit));
+            problem = Some(format!("it takes longer than {HANG:?}"));
         }
         if let Some(problem) = problem {
             bail!(

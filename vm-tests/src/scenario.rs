@@ -3,7 +3,6 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
@@ -19,8 +18,6 @@ struct File {
     disks: BTreeMap<String, String>,
     #[serde(default = "one_machine")]
     machines: BTreeMap<String, MachineEntry>,
-    #[serde(default = "default_limit")]
-    step_limit_seconds: u64,
     broken: Option<Broken>,
     #[serde(rename = "step")]
     steps: Vec<StepEntry>,
@@ -61,10 +58,6 @@ struct StepEntry {
 
 fn one_machine() -> BTreeMap<String, MachineEntry> {
     BTreeMap::from([("machine".to_owned(), MachineEntry::default())])
-}
-
-fn default_limit() -> u64 {
-    180
 }
 
 /// What happens to a machine between two scripts.
@@ -128,8 +121,6 @@ pub struct Scenario {
     pub disks: BTreeMap<String, String>,
     /// Its machines and their disks, in the order of their names.
     pub machines: BTreeMap<String, Vec<String>>,
-    /// What one script may take.
-    pub step_limit: Duration,
     /// What can be broken to see it fail.
     pub broken: Option<Broken>,
     steps: Vec<Step>,
@@ -174,7 +165,8 @@ impl Scenario {
         Ok(())
     }
 
-    fn parse(name: &str, text: &str) -> Result<Self> {
+    /// The scenario that a text describes.
+    pub fn parse(name: &str, text: &str) -> Result<Self> {
         let file: File = toml::from_str(text)?;
         let every_disk: Vec<String> = file.disks.keys().cloned().collect();
         let machines: BTreeMap<String, Vec<String>> = file
@@ -199,7 +191,6 @@ impl Scenario {
             initrd: file.initrd.map(|tree| Path::new(name).join(tree)),
             disks: file.disks,
             machines,
-            step_limit: Duration::from_secs(file.step_limit_seconds),
             broken: file.broken,
             steps,
         })
@@ -212,6 +203,16 @@ impl Scenario {
                 .as_ref()
                 .is_none_or(|guests| guests.iter().any(|name| name == guest))
         })
+    }
+
+    /// How long it is, roughly: a boot takes as long as several scripts.
+    pub fn length(&self, guest: &str) -> usize {
+        self.steps(guest)
+            .map(|step| match step.action {
+                Action::Power(Power::Reboot | Power::On) => 5,
+                _ => 1,
+            })
+            .sum()
     }
 }
 

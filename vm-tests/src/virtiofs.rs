@@ -8,6 +8,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
+use crate::HANG;
+
 /// Where Debian has the program: its own package's place, and that of QEMU up to 7.2.
 const PROGRAMS: [&str; 2] = ["/usr/libexec/virtiofsd", "/usr/lib/qemu/virtiofsd"];
 
@@ -57,11 +59,11 @@ impl Server {
             .stderr(fs::File::create(directory.join("virtiofsd.log"))?)
             .spawn()
             .context("starting virtiofsd through setpriv")?;
-        let server = Self { child, socket };
-        let deadline = Instant::now() + Duration::from_secs(10);
+        let mut server = Self { child, socket };
+        let deadline = Instant::now() + HANG;
         while !server.socket.exists() {
             ensure!(
-                Instant::now() < deadline,
+                server.child.try_wait()?.is_none() && Instant::now() < deadline,
                 "virtiofsd did not make its socket: {}",
                 fs::read_to_string(directory.join("virtiofsd.log")).unwrap_or_default()
             );
