@@ -11,8 +11,8 @@
       echo before >/tmp/before
       echo "done $(nix-store --add /tmp/before)" >"$OVERSTORE_TEST_REPORTED"
       sync
-      (build alice slow --argstr salt crash >/dev/null 2>&1 &)
-      sleep 1
+      (build alice slow --argstr stop 12 >/dev/null 2>&1 &)
+      wait_until sh -c "find /nix/store -path '*-upper-slow/12' | grep ."
     """, paths)
     machine.crash()
     machine.start()

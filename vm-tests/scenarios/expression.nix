@@ -1,5 +1,5 @@
 # What scenarios build: with the guest's own /bin/sh, so without a sandbox.
-{ lowerApp ? "", salt ? "" }:
+{ lowerApp ? "", stop ? "" }:
 let
   build = name: attributes: script: derivation ({
     inherit name;
@@ -20,11 +20,12 @@ in rec {
   twice = build "upper-twice" { } ''
     mkdir $out; echo equal >$out/one; echo equal >$out/two
   '';
-  # Takes a while, and writes much meanwhile.
-  slow = build "upper-slow" { inherit salt; } ''
+  # Writes fifteen files. After the one that `stop` names it waits for ever.
+  slow = build "upper-slow" { inherit stop; } ''
     mkdir $out
     for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15; do
-      head -c 1000000 /dev/zero | tr '\0' "$i" >$out/$i; sleep 0.2
+      head -c 1000000 /dev/zero | tr '\0' "$i" >$out/$i
+      if [ "$i" = "$stop" ]; then sleep infinity; fi
     done
   '';
 }

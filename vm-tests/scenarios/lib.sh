@@ -58,14 +58,23 @@ is_absent() { if [ -e "$1" ] || [ -L "$1" ]; then die "there is a $1"; fi; }
 is_active() { is_equal active "$(systemctl is-active "$1" || :)" "state of $1"; }
 is_failed() { is_equal failed "$(systemctl is-active "$1" || :)" "state of $1"; }
 
-# wait_until COMMAND...: until it succeeds, at most a minute.
+uptime_seconds() { cut -d. -f1 /proc/uptime; }
+
+# wait_until COMMAND...: until it succeeds. Ten minutes are for what never comes, not for a busy
+# machine.
 wait_until() {
-    tries=0
+    wait_began=$(uptime_seconds)
     until "$@" >/dev/null 2>&1; do
-        tries=$((tries + 1))
-        [ "$tries" -lt 300 ] || die "did not become true: $*"
+        [ $(($(uptime_seconds) - wait_began)) -lt 600 ] || die "did not become true: $*"
         sleep 0.2
     done
+}
+
+# journal ARGUMENT...: entries of this boot, and all that was written before this: a busy journal has
+# not read everything yet.
+journal() {
+    journalctl --sync
+    journalctl --boot --no-pager --output=cat "$@"
 }
 
 # Formats and mounts the disk NAME at DIRECTORY, with a line in /etc/fstab. systemd hears of it when it
@@ -73,7 +82,7 @@ wait_until() {
 # new_disk NAME DIRECTORY [TYPE]
 new_disk() {
     device=/dev/disk/by-id/virtio-$1
-    udevadm wait --timeout=30 "$device"
+    udevadm wait --timeout=600 "$device"
     type=${3-ext4}
     "mkfs.$type" -q "$device"
     mkdir -p "$2"
@@ -84,7 +93,7 @@ new_disk() {
 # Mounts a disk that new_disk has formatted in an earlier life of the machine.
 old_disk() {
     device=/dev/disk/by-id/virtio-$1
-    udevadm wait --timeout=30 "$device"
+    udevadm wait --timeout=600 "$device"
     mkdir -p "$2"
     mount "$device" "$2"
 }
@@ -95,9 +104,11 @@ report() { echo "$*" >/dev/virtio-ports/overstore.report; }
 # Tells people, beside the scenario's result.
 note() { report "note $*"; }
 
-# Asks for a power cut. The driver is fast, but not as fast as to come before
-# the next line: what must not go on has to wait.
-cut_power() { report power-cut; }
+# Asks for a power cut, and never returns.
+cut_power() {
+    report power-cut
+    sleep infinity
+}
 
 # Runs a command as an ordinary user.
 as_user() {
