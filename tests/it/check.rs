@@ -2,9 +2,10 @@
 //! Nix, gives no finding; each damage gives exactly its own.
 
 use std::fs::{self, Permissions};
-use std::os::unix::fs::{PermissionsExt, chown, symlink};
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::path::Path;
 
-use crate::support::{World, wait_until};
+use crate::support::{Content, Files, World, assert_expected, data, files, wait_until};
 
 const DESCRIPTION: &str = "root = \"/mnt/merged\"\nlower-store = \"/mnt/lower\"\n\
                            upper-layer = \"/mnt/upper\"\nworkdir = \"/mnt/work\"\n\
@@ -65,20 +66,6 @@ fn check(world: &World, arguments: &[&str]) -> (Vec<String>, i32) {
     (codes.collect(), outcome.code().unwrap())
 }
 
-/// Makes one damage in a healthy store; `check` has to find exactly these codes.
-#[track_caller]
-fn damage(expected: &[&str], exit_code: i32, damage: impl FnOnce(&World)) {
-    let Some(world) = healthy() else { return };
-    damage(&world);
-    assert_eq!(
-        check(&world, &[]),
-        (
-            expected.iter().map(|code| (*code).to_owned()).collect(),
-            exit_code
-        )
-    );
-}
-
 fn describe(world: &World, from: &str, to: &str) {
     assert!(DESCRIPTION.contains(from));
     world.write("/etc/overstore/s.toml", DESCRIPTION.replace(from, to));
@@ -94,9 +81,155 @@ fn sql(world: &World, path: &str, sql: &str) {
 
 const DATABASE: &str = "/mnt/merged/nix/var/nix/db/db.sqlite";
 
-#[test]
-fn a_healthy_store_gives_no_finding() {
-    damage(&[], 0, |_| {});
+/// Each is a directory of `tests/check`: what its script does to a healthy store (`input/damage`;
+/// `input/arguments` are further ones of the command), and what `check` then says and its exit code
+/// (`expected/`).
+macro_rules! cases {
+    ($($name:ident)*) => {
+        $(
+            #[test]
+            fn $name() {
+                case(stringify!($name));
+            }
+        )*
+
+        #[test]
+        fn every_case_is_run() {
+            let names = [$(stringify!($name)),*];
+            for directory in data("check").read_dir().unwrap() {
+                let directory = directory.unwrap().file_name();
+                assert!(
+                    names.iter().any(|name| directory == *name),
+                    "{directory:?} is no name in cases!"
+                );
+            }
+        }
+    };
+}
+
+cases! {
+    a_healthy_store
+    a_daemon_that_does_not_answer
+    a_directory_that_nix_wants_below
+    a_kernel_that_does_not_list_overlays
+    a_lower_store_on_a_read_only_mount
+    a_lower_store_that_nix_writes_to
+    a_nested_lower_store_that_is_not_mounted
+    a_part_of_it_on_top
+    a_path_that_nix_can_never_match
+    a_path_that_nix_can_never_match_but_has_to
+    a_read_only_bind_on_top_is_healthy
+    a_read_only_overlay
+    a_second_lower_layer
+    a_state_directory_gone
+    a_state_directory_open_to_everybody
+    a_stranger_in_the_lower_store
+    a_stranger_in_the_lower_store_is_not_looked_for
+    a_stranger_in_the_upper_layer
+    a_url_that_depends_on_the_version
+    a_volatile_overlay
+    an_option_that_is_not_in_force
+    an_overlay_of_another_name
+    an_unreachable_path
+    an_upper_layer_that_cannot_be_one
+    another_directory_bind_mounted
+    another_lower_directory
+    another_overlay_on_the_upper_layer
+    another_upper_layer
+    another_work_directory
+    links_that_are_not_opaque
+    nothing_mounted
+    overlays_stacked_too_deep
+    something_else_mounted
+    something_on_top
+    the_build_users_group_gone
+    the_database_damaged
+    the_database_gone
+    the_database_is_no_database
+    the_database_of_a_later_nix
+    the_database_open_to_everybody
+    the_database_with_a_reference_to_nothing
+    the_database_with_a_table_of_others
+    the_database_with_another_journal
+    the_database_without_a_trigger
+    the_hook_gone
+    the_lower_database_gone
+    the_lower_database_of_a_later_nix
+    the_lower_database_with_a_log
+    the_lower_database_without_its_log_again
+    the_lower_directory_replaced
+    the_lower_store_gone
+    the_reserved_space_below_gone
+    the_reserved_space_below_gone_from_a_read_only_mount
+    the_upper_layer_gone
+    the_upper_layer_without_its_mode
+    the_work_directory_a_symbolic_link
+    the_work_directory_below_somebody_else_s
+    the_work_directory_gone
+    the_work_directory_on_another_mount
+}
+
+/// What the scripts have to work with.
+const FUNCTIONS: &str = r#"
+set -euo pipefail
+description=/etc/overstore/s.toml
+real=/mnt/merged/nix/store
+options=lowerdir=/mnt/lower/nix/store,upperdir=/mnt/upper,workdir=/mnt/work
+state=/mnt/merged/nix/var/nix
+database=$state/db/db.sqlite
+lower_database=/mnt/lower/nix/var/nix/db/db.sqlite
+
+# mount_store [OPTIONS]
+mount_store() { mount -t overlay overlay -o "${1:-$options}" $real; }
+
+# describe FROM TO: a change in the description
+describe() { grep -q "$1" $description && sed -i "s|$1|$2|" $description; }
+
+# sql DATABASE STATEMENTS: leaves the write-ahead log as it is then
+sql() { printf '.dbconfig no_ckpt_on_close on\n%s;\n' "$2" | sqlite3 -bail "$1" >/dev/null; }
+"#;
+
+fn case(name: &str) {
+    let Some(world) = healthy() else { return };
+    let directory = data("check").join(name);
+    let input = |file: &str| fs::read_to_string(directory.join("input").join(file)).ok();
+    let damage = input("damage").unwrap();
+    world.ok(["bash", "-c", &format!("{FUNCTIONS}{damage}")]);
+    let arguments = input("arguments").unwrap_or_default();
+    let arguments: Vec<_> = arguments.split_whitespace().collect();
+    let (_, exit_code) = check(&world, &arguments);
+    let outcome = world.overstore(["check", "s"]).args(arguments).run();
+    assert_eq!(outcome.code(), Some(exit_code), "{outcome}");
+    assert!(outcome.err.is_empty(), "{outcome}");
+    let mut found = Files::new();
+    for (file, text) in [
+        ("report.txt", without_the_kernels_own(&outcome.stdout())),
+        ("exit-code", format!("{exit_code}\n")),
+    ] {
+        found.insert(file.into(), Content::Text(text));
+    }
+    assert_expected(&directory.join("expected"), &found);
+}
+
+/// A report without what is another on another kernel: its release, and the options of an overlay
+/// that it shows after those that were given.
+fn without_the_kernels_own(report: &str) -> String {
+    let uname = rustix::system::uname();
+    let release = uname.release().to_str().unwrap();
+    let mut shown = String::new();
+    for line in report.replace(release, "RELEASE").lines() {
+        let options = line
+            .split_once(",workdir=")
+            .filter(|_| line.ends_with(" 0 0"));
+        match options {
+            Some((before, after)) => {
+                let workdir = after.split([',', ' ']).next().unwrap();
+                shown += &format!("{before},workdir={workdir}... 0 0\n");
+            }
+            None => shown += &format!("{line}\n"),
+        }
+    }
+    shown
 }
 
 #[test]
@@ -123,56 +256,6 @@ fn nix_refuses() {
     assert!(outcome.stdout().contains("told so"), "{outcome}");
 }
 
-#[test]
-fn nothing_mounted() {
-    damage(&["mount-missing"], 1, umount);
-}
-
-#[test]
-fn something_else_mounted() {
-    damage(&["mount-foreign"], 1, |world| {
-        umount(world);
-        world.ok(["mount", "-t", "tmpfs", "none", REAL]);
-    });
-}
-
-#[test]
-fn something_on_top() {
-    damage(&["mount-hidden"], 1, |world| {
-        world.ok(["mount", "-t", "tmpfs", "none", REAL]);
-    });
-}
-
-#[test]
-fn a_read_only_bind_on_top_is_healthy() {
-    damage(&[], 0, |world| {
-        world.ok(["mount", "--bind", REAL, REAL]);
-        world.ok(["mount", "-o", "remount,bind,ro", REAL]);
-    });
-}
-
-#[test]
-fn another_lower_directory() {
-    damage(&["lowerdir-differs", "mount-check-fails"], 1, |world| {
-        umount(world);
-        world.ok(["cp", "-a", "/mnt/lower/nix/store", "/mnt/other"]);
-        mount(
-            world,
-            &OPTIONS.replace("/mnt/lower/nix/store", "/mnt/other"),
-        );
-    });
-}
-
-#[test]
-fn a_second_lower_layer() {
-    damage(&["lowerdir-differs", "mount-check-fails"], 1, |world| {
-        umount(world);
-        world.mkdir("/mnt/second");
-        let two = OPTIONS.replace("/nix/store", "/nix/store:/mnt/second");
-        mount(world, &two);
-    });
-}
-
 /// The two images differ in nothing that a path or an inode tells.
 #[test]
 fn an_image_that_was_swapped_for_another_of_the_same_tree() {
@@ -193,111 +276,6 @@ fn an_image_that_was_swapped_for_another_of_the_same_tree() {
 }
 
 #[test]
-fn the_lower_directory_replaced() {
-    damage(&["lower-replaced"], 1, |world| {
-        world.ok(["mv", "/mnt/lower/nix/store", "/mnt/lower/nix/old"]);
-        world.ok(["cp", "-r", "/mnt/lower/nix/old", "/mnt/lower/nix/store"]);
-    });
-}
-
-#[test]
-fn another_upper_layer() {
-    damage(&["upperdir-differs", "mount-check-fails"], 1, |world| {
-        umount(world);
-        world.ok(["cp", "-a", "/mnt/upper", "/mnt/other"]);
-        mount(world, &OPTIONS.replace("/mnt/upper", "/mnt/other"));
-    });
-}
-
-#[test]
-fn another_work_directory() {
-    damage(&["workdir-differs"], 1, |world| {
-        umount(world);
-        world.mkdir("/mnt/other");
-        mount(world, &OPTIONS.replace("/mnt/work", "/mnt/other"));
-    });
-}
-
-#[test]
-fn a_read_only_overlay() {
-    damage(&["mount-read-only"], 1, |world| {
-        umount(world);
-        mount(world, &format!("ro,{OPTIONS}"));
-    });
-}
-
-#[test]
-fn an_overlay_of_another_name() {
-    damage(&["mount-check-fails"], 1, |world| {
-        umount(world);
-        world.ok(["mount", "-t", "overlay", "other", "-o", OPTIONS, REAL]);
-    });
-}
-
-#[test]
-fn a_volatile_overlay() {
-    damage(&["mount-option-risky"], 0, |world| {
-        umount(world);
-        mount(world, &format!("{OPTIONS},volatile"));
-    });
-}
-
-#[test]
-fn an_option_that_is_not_in_force() {
-    damage(&["mount-options-differ"], 0, |world| {
-        umount(world);
-        mount(world, &format!("{OPTIONS},index=on"));
-        let options = format!("{DESCRIPTION}[mount]\noptions = [\"index=off\"]\n");
-        world.write("/etc/overstore/s.toml", options);
-    });
-}
-
-#[test]
-fn the_upper_layer_gone() {
-    damage(&["upper-missing"], 1, |world| {
-        world.ok(["mv", "/mnt/upper", "/mnt/gone"]);
-    });
-}
-
-#[test]
-fn the_work_directory_gone() {
-    damage(&["workdir-missing"], 1, |world| {
-        world.ok(["mv", "/mnt/work", "/mnt/gone"]);
-    });
-}
-
-#[test]
-fn the_work_directory_on_another_mount() {
-    damage(&["workdir-elsewhere", "mount-missing"], 1, |world| {
-        umount(world);
-        world.ok(["mount", "-t", "tmpfs", "none", "/mnt/work"]);
-    });
-}
-
-#[test]
-fn an_upper_layer_that_cannot_be_one() {
-    damage(&["upper-file-system-unfit"], 1, |world| {
-        world.ok(["mount", "-o", "remount,bind,ro", "/mnt"]);
-    });
-}
-
-#[test]
-fn another_overlay_on_the_upper_layer() {
-    damage(&["upper-in-use"], 1, |world| {
-        world.mkdir("/mnt/second");
-        world.ok([
-            "mount",
-            "-t",
-            "overlay",
-            "overlay",
-            "-o",
-            OPTIONS,
-            "/mnt/second",
-        ]);
-    });
-}
-
-#[test]
 fn another_overlay_in_another_mount_namespace() {
     let Some(world) = healthy() else { return };
     umount(&world);
@@ -315,161 +293,9 @@ fn another_overlay_in_another_mount_namespace() {
     child.wait().unwrap();
 }
 
-#[test]
-fn the_upper_layer_open_to_everybody() {
-    damage(&["upper-permissions"], 0, |world| {
-        world.ok(["chmod", "0755", "/mnt/upper"]);
-    });
-}
-
-#[test]
-fn strangers_in_the_layers() {
-    damage(&["upper-stranger"], 0, |world| {
-        world.mkdir("/mnt/merged/nix/store/lost+found");
-    });
-    let Some(world) = healthy() else { return };
-    world.write("/mnt/lower/nix/store/nix-path-registration", "");
-    assert_eq!(check(&world, &[]).0, [""; 0]);
-    assert_eq!(check(&world, &["--lower"]).0, ["lower-stranger"]);
-}
-
-#[test]
-fn links_that_are_not_opaque() {
-    damage(&["links-not-opaque"], 0, |world| {
-        umount(world);
-        world.ok(["rm", "-r", "/mnt/upper/.links"]);
-        world.mkdir("/mnt/upper/.links");
-        mount(world, OPTIONS);
-    });
-}
-
-#[test]
-fn unsafe_paths() {
-    damage(&["path-unsafe"], 1, |world| {
-        world.ok(["mv", "/mnt/work", "/mnt/real-work"]);
-        symlink("real-work", world.path("/mnt/work")).unwrap();
-    });
-    damage(&["path-unsafe"], 1, |world| {
-        umount(world);
-        world.ok(["mkdir", "/mnt/alice"]);
-        world.ok(["mv", "/mnt/work", "/mnt/alice/work"]);
-        world.ok(["chown", "alice", "/mnt/alice"]);
-        describe(world, "/mnt/work", "/mnt/alice/work");
-        mount(world, &OPTIONS.replace("/mnt/work", "/mnt/alice/work"));
-    });
-}
-
-#[test]
-fn an_unreachable_path() {
-    damage(&["path-unreachable"], 1, |world| {
-        world.write("/mnt/file", "");
-        describe(world, "/mnt/work", "/mnt/file/work");
-    });
-}
-
-#[test]
-fn state_directories() {
-    damage(&["state-missing"], 0, |world| {
-        world.ok(["rm", "-r", "/mnt/merged/nix/var/nix/gcroots"]);
-    });
-    damage(&["state-permissions"], 1, |world| {
-        world.ok(["chmod", "0777", "/mnt/merged/nix/var/nix/temproots"]);
-    });
-}
-
-#[test]
-fn the_upper_database() {
-    damage(&["database-missing"], 1, |world| {
-        world.ok(["sh", "-c", "rm /mnt/merged/nix/var/nix/db/db.sqlite*"]);
-    });
-    damage(&["database-permissions"], 1, |world| {
-        world.ok(["chmod", "0666", DATABASE]);
-    });
-    damage(&["database-unreadable"], 1, |world| {
-        world.ok(["sh", "-c", "rm /mnt/merged/nix/var/nix/db/db.sqlite*"]);
-        world.write(DATABASE, "rubbish".repeat(1000));
-    });
-    damage(&["schema-unknown"], 1, |world| {
-        world.write("/mnt/merged/nix/var/nix/db/schema", "11");
-    });
-    damage(&["schema-incomplete"], 1, |world| {
-        sql(world, DATABASE, "drop trigger DeleteSelfRefs");
-    });
-    damage(&["schema-foreign"], 0, |world| {
-        sql(world, DATABASE, "create table Mine (x)");
-    });
-    damage(&["foreign-key-violated"], 1, |world| {
-        sql(
-            world,
-            DATABASE,
-            "pragma foreign_keys = 0; insert into Refs values (7, 8)",
-        );
-    });
-    damage(&["journal-mode-differs"], 0, |world| {
-        sql(world, DATABASE, "pragma journal_mode = delete");
-    });
-}
-
-#[test]
-fn a_damaged_upper_database() {
-    damage(&["database-damaged"], 1, |world| {
-        sql(world, DATABASE, "pragma wal_checkpoint(truncate)");
-        let page = ["bs=4096", "seek=3", "count=1", "conv=notrunc"];
-        world
-            .command(["dd", "if=/dev/urandom", &format!("of={DATABASE}")])
-            .args(page)
-            .ok();
-    });
-}
-
-#[test]
-fn the_lower_store_gone() {
-    damage(&["lower-missing"], 1, |world| {
-        world.ok(["mv", "/mnt/lower/nix/store", "/mnt/lower/nix/gone"]);
-        // Gone with the store, which is no finding of its own here.
-        world.ok(["mkdir", "-p", "/mnt/lower/nix/gone/.links"]);
-    });
-}
-
-#[test]
-fn the_lower_database() {
-    const LOWER: &str = "/mnt/lower/nix/var/nix/db/db.sqlite";
-    damage(&["lower-database-missing"], 1, |world| {
-        world.ok(["sh", "-c", &format!("rm {LOWER}*")]);
-    });
-    damage(&["lower-schema-unknown"], 1, |world| {
-        world.write("/mnt/lower/nix/var/nix/db/schema", "11");
-    });
-    let Some(world) = healthy() else { return };
-    sql(
-        &world,
-        LOWER,
-        "pragma journal_mode = wal; create table Mine (x)",
-    );
-    assert_eq!(check(&world, &[]).0, ["lower-wal-pending"]);
-    sql(&world, LOWER, "pragma wal_checkpoint(truncate)");
-    assert_eq!(check(&world, &[]).0, [""; 0]);
-}
-
-#[test]
-fn directories_that_nix_wants_below() {
-    damage(&["lower-directory-missing"], 0, |world| {
-        world.ok(["rm", "-r", "/mnt/lower/nix/var/nix/temproots"]);
-    });
-}
-
 /// Nix makes it again, read-only or not; where it cannot, that is no finding.
 #[test]
 fn the_reserved_space_below() {
-    let reserved = "/mnt/lower/nix/var/nix/db/reserved";
-    damage(&["lower-written-by-nix"], 0, |world| {
-        world.ok(["rm", reserved]);
-    });
-    damage(&[], 0, |world| {
-        world.ok(["rm", reserved]);
-        world.ok(["mount", "--bind", "/mnt/lower", "/mnt/lower"]);
-        world.ok(["mount", "-o", "remount,bind,ro", "/mnt/lower"]);
-    });
     for world in World::each() {
         let example = world.example("");
         example.up();
@@ -482,90 +308,6 @@ fn the_reserved_space_below() {
 }
 
 #[test]
-fn a_lower_store_that_nix_writes_to() {
-    damage(&["lower-written-by-nix"], 0, |world| {
-        describe(world, "read-only = true", "read-only = false");
-    });
-}
-
-#[test]
-fn a_lower_store_on_a_read_only_mount() {
-    damage(&["lower-not-described-read-only"], 1, |world| {
-        umount(world);
-        world.ok(["mount", "--bind", "-o", "ro", "/mnt/lower", "/mnt/lower"]);
-        describe(world, "read-only = true", "read-only = false");
-        mount(world, OPTIONS);
-    });
-}
-
-#[test]
-fn a_daemon_that_does_not_answer() {
-    damage(&["lower-daemon-silent"], 1, |world| {
-        let text = DESCRIPTION
-            .replace("/mnt/lower\"", "unix:///run/nix.socket\"")
-            .replace("read-only = true", "real = \"/mnt/lower/nix/store\"");
-        world.write("/etc/overstore/s.toml", text);
-    });
-}
-
-#[test]
-fn a_nested_lower_store_that_is_not_mounted() {
-    damage(&["lower-mount-wrong", "lower-written-by-nix"], 1, |world| {
-        // The lower store described anew as one over a store of its own, at the same place.
-        world.lower_store("/mnt/lowest");
-        let middle = "local-overlay://?root=/mnt/lower&lower-store=/mnt/lowest?read-only=true\
-                      &upper-layer=/mnt/middle";
-        world.mkdir("/mnt/middle");
-        let text = DESCRIPTION.replace("/mnt/lower\"", &format!("{middle}\""));
-        world.write(
-            "/etc/overstore/s.toml",
-            text.replace("[lower]\nread-only = true\n", ""),
-        );
-    });
-}
-
-#[test]
-fn overlays_stacked_too_deep() {
-    damage(&["stacking-too-deep", "mount-missing"], 1, |world| {
-        umount(world);
-        let mut below = "/mnt/lower/nix/store".to_owned();
-        for level in ["/mnt/1", "/mnt/2"] {
-            for directory in ["upper", "work", "merged"] {
-                world.mkdir(format!("{level}/{directory}"));
-            }
-            let options = format!("lowerdir={below},upperdir={level}/upper,workdir={level}/work");
-            below = format!("{level}/merged");
-            world.ok(["mount", "-t", "overlay", "overlay", "-o", &options, &below]);
-        }
-        describe(world, "[lower]\n", "[lower]\nreal = \"/mnt/2/merged\"\n");
-    });
-}
-
-#[test]
-fn the_hook_gone() {
-    damage(&["remount-hook-missing"], 1, |world| {
-        world.ok(["rm", "/usr/bin/overstore-remount"]);
-        world.write(
-            "/etc/overstore/s.toml",
-            format!("remount-hook = \"/usr/bin/gone\"\n{DESCRIPTION}"),
-        );
-    });
-}
-
-#[test]
-fn the_build_users_group_gone() {
-    damage(
-        &["upper-permissions", "build-users-group-missing"],
-        0,
-        |world| {
-            world.ok(["chmod", "1777", "/mnt/upper"]);
-            let text = format!("{DESCRIPTION}[permissions]\nbuild-users-group = \"nobodys\"\n");
-            world.write("/etc/overstore/s.toml", text);
-        },
-    );
-}
-
-#[test]
 fn an_ordinary_user_is_told_what_was_not_checked() {
     let Some(world) = healthy() else { return };
     world.ok(["chmod", "0700", "/mnt/merged/nix/var/nix/db"]);
@@ -574,44 +316,9 @@ fn an_ordinary_user_is_told_what_was_not_checked() {
     assert!(outcome.stdout().contains("[not-checked]"), "{outcome}");
 }
 
-#[test]
-fn a_kernel_that_does_not_list_overlays() {
-    damage(&["mount-missing", "overlay-unsupported"], 1, |world| {
-        umount(world);
-        world.write("/tmp/filesystems", "nodev\ttmpfs\n");
-        world.ok(["mount", "--bind", "/tmp/filesystems", "/proc/filesystems"]);
-    });
-}
-
-#[test]
-fn a_path_that_nix_can_never_match() {
-    let Some(world) = healthy() else { return };
-    umount(&world);
-    world.ok(["mv", "/mnt/upper", "/mnt/an upper+layer"]);
-    mount(
-        &world,
-        &OPTIONS.replace("/mnt/upper", "/mnt/an upper+layer"),
-    );
-    describe(&world, "/mnt/upper", "/mnt/an upper+layer");
-    // overstore's own check covers it, and Nix opens it without its own.
-    assert_eq!(
-        check(&world, &["--nix"]),
-        (vec!["mount-check-impossible".to_owned()], 0)
-    );
-    describe(
-        &world,
-        "upper-layer = \"/mnt/upper\"",
-        "upper-layer = \"/mnt/an upper+layer\"\ncheck-mount = true",
-    );
-    assert_eq!(
-        check(&world, &[]),
-        (vec!["mount-check-impossible".to_owned()], 1)
-    );
-}
-
 /// The defaults of the running kernel's module.
 fn default_of(parameter: &str) -> bool {
-    let path = std::path::Path::new("/sys/module/overlay/parameters").join(parameter);
+    let path = Path::new("/sys/module/overlay/parameters").join(parameter);
     fs::read(path).unwrap().starts_with(b"Y")
 }
 
@@ -685,28 +392,16 @@ fn inode_numbers_that_carry_the_layer_are_no_difference() {
     }
 }
 
-#[test]
-fn a_url_that_depends_on_the_version() {
-    let Some(world) = healthy() else { return };
-    world.ok(["mv", "/mnt/lower", "/mnt/100%"]);
-    umount(&world);
-    mount(&world, &OPTIONS.replace("/mnt/lower", "/mnt/100%"));
-    describe(&world, "/mnt/lower", "/mnt/100%");
-    assert_eq!(check(&world, &[]).0, ["url-depends-on-version"]);
-}
-
 /// The rules are no stronger than what is tried on the machine.
 #[test]
 fn every_code_is_made_by_a_test_on_the_real_kernel() {
-    let directory = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it");
     let mut text = String::new();
-    for entry in fs::read_dir(directory).unwrap() {
-        let path = entry.unwrap().path();
-        // `remedies.rs` makes them as well, `config.rs` and `cli.rs` only describe.
-        let real = path.extension().is_some_and(|extension| extension == "rs")
-            && !["config.rs", "cli.rs"].contains(&path.file_name().unwrap().to_str().unwrap());
-        if real {
-            text += &fs::read_to_string(path).unwrap();
+    for (name, content) in files(&data("it")).into_iter().chain(files(&data("check"))) {
+        // `config.rs` and `cli.rs` only describe.
+        if let Content::Text(content) = content
+            && !["config.rs", "cli.rs"].map(Path::new).contains(&&*name)
+        {
+            text += &content;
         }
     }
     let missing: Vec<_> = overstore::testing::check::Code::ALL
@@ -717,18 +412,6 @@ fn every_code_is_made_by_a_test_on_the_real_kernel() {
         })
         .collect();
     assert_eq!(missing, [""; 0]);
-}
-
-#[test]
-fn a_bind_mount_of_something_else_hides_it() {
-    // A part of the overlay, another directory, another overlay.
-    damage(&["mount-hidden"], 1, |world| {
-        world.ok(["mount", "--bind", &format!("{REAL}/.links"), REAL]);
-    });
-    damage(&["mount-foreign"], 1, |world| {
-        umount(world);
-        world.ok(["mount", "--bind", "/mnt/lower/nix/store", REAL]);
-    });
 }
 
 #[test]
