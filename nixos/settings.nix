@@ -106,6 +106,24 @@ in
       Whether roots keep Nix's collector from undoing it.
     '';
   };
+  gc = {
+    schedule = key types.str "`daily` where a limit is given, otherwise never" ''
+      When the garbage of the upper layer is collected: a calendar event of systemd.
+    '';
+    older-than = key types.str "everything" ''
+      Only what came into the upper layer longer ago than this (`14d`).
+    '';
+    min-free = key types.str "always" ''
+      Garbage is collected only when less than this is free on the upper layer's
+      file system (`10G`).
+    '';
+    max-free = key types.str "everything goes" ''
+      Until this much is free there (`50G`), the oldest goes first.
+    '';
+    leftovers = key types.bool "`false`" ''
+      Whether objects go that neither database knows, also when it is run by hand.
+    '';
+  };
   parameters = mkOption {
     type = types.attrsOf (
       types.oneOf [

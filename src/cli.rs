@@ -6,6 +6,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::config::{Age, Size};
+
 /// Sets up, checks and looks after Nix's local-overlay stores.
 ///
 /// One TOML file says which store lies below, which directory takes what is new, and where the
@@ -266,71 +268,17 @@ pub struct Gc {
     /// Also drop the metadata of lower objects that was copied up and that nothing above needs.
     #[arg(long)]
     pub metadata: bool,
-    /// Also delete objects that neither database knows. They can be all that is left of what a lost
-    /// database described.
+    /// Also delete objects that neither database knows, as `gc.leftovers` in the description has it
+    /// always. They can be all that is left of what a lost database described.
     #[arg(long)]
     pub leftovers: bool,
+    /// Where Nix's programs are, if not on PATH.
+    #[arg(long, value_name = "DIR")]
+    pub nix: Option<PathBuf>,
     /// Go on although links to roots lead to something that may only be out of sight, such as a home
     /// directory that is not mounted. What they keep is then collected.
     #[arg(long)]
     pub ignore_absent_roots: bool,
-}
-
-/// A length of time, as Nix writes it and a little more: `14d`, `36h`, `30m`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Age {
-    /// In seconds.
-    pub seconds: u64,
-}
-
-impl std::str::FromStr for Age {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected a number of days, hours or minutes, such as `14d`".to_owned();
-        let unit = text.chars().next_back().ok_or_else(expected)?;
-        let seconds = match unit {
-            'd' => 24 * 60 * 60,
-            'h' => 60 * 60,
-            'm' => 60,
-            _ => return Err(expected()),
-        };
-        let number = &text[..text.len() - 1];
-        if !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(expected());
-        }
-        let number: u64 = number.parse().map_err(|_| expected())?;
-        let seconds = number.checked_mul(seconds).ok_or_else(expected)?;
-        Ok(Self { seconds })
-    }
-}
-
-/// A number of bytes: `1000`, `500K`, `10G`, in powers of 1024.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Size {
-    /// In bytes.
-    pub bytes: u64,
-}
-
-impl std::str::FromStr for Size {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let expected = || "expected a number of bytes, such as `500M` or `10G`".to_owned();
-        let (number, shift) = match text.as_bytes().last().ok_or_else(expected)? {
-            b'K' => (&text[..text.len() - 1], 10),
-            b'M' => (&text[..text.len() - 1], 20),
-            b'G' => (&text[..text.len() - 1], 30),
-            b'T' => (&text[..text.len() - 1], 40),
-            _ => (text, 0),
-        };
-        if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-            return Err(expected());
-        }
-        let number: u64 = number.parse().map_err(|_| expected())?;
-        let bytes = number.checked_mul(1 << shift).ok_or_else(expected)?;
-        Ok(Self { bytes })
-    }
 }
 
 /// Which generations of profiles are deleted.

@@ -13,7 +13,7 @@ use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::path_set::PathSet;
 use crate::observe::Observed;
-use crate::records::{Checked, Memory};
+use crate::records::{Checked, Collected, Memory};
 
 /// What a check finds now, to be remembered.
 pub(super) fn checked(store: &Store, observed: &Observed) -> Checked {
@@ -42,22 +42,49 @@ pub(crate) fn remember_warmed(
     after_mount: Option<u64>,
     tell: Tell<'_>,
 ) {
-    let mut remember = || {
+    remember(store, system, "what was warmed", tell, |memory| {
+        let directory = make(store)?;
+        memory
+            .remember_warmed(&directory, paths, after_mount)
+            .doing("write", store.memory())
+    });
+}
+
+/// Remembers a collection of garbage, under the store's lock. Warns where that cannot be locked or
+/// written.
+pub(crate) fn remember_collected(
+    store: &Store,
+    system: &System,
+    collected: &Collected,
+    tell: Tell<'_>,
+) {
+    remember(store, system, "of this collection", tell, |memory| {
+        memory.collected = Some(*collected);
+        Ok(())
+    });
+}
+
+/// Changes the memory under the store's lock. `what` is not known otherwise.
+fn remember(
+    store: &Store,
+    system: &System,
+    what: &str,
+    tell: Tell<'_>,
+    change: impl FnOnce(&mut Memory) -> Result<(), Error>,
+) {
+    let remember = || {
         let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
         let workdir = walked(&store.workdir, workdir)?;
         let _turn = DirectoryLock::wait(&workdir, system, &mut |holder| {
             tell(Progress::Waiting(holder));
         })?;
         let mut memory = Memory::read(store);
-        let directory = make(store)?;
-        memory
-            .remember_warmed(&directory, paths, after_mount)
-            .doing("write", store.memory())?;
+        change(&mut memory)?;
         try_write(&memory, store)
     };
     if let Err(error) = remember() {
         tell(Progress::Warning(&format!(
-            "`overstore status` will not know what was warmed: {error}"
+            "`overstore status` will not know {what}: {error}"
         )));
     }
 }

@@ -16,7 +16,7 @@ mod state;
 mod unmount;
 
 pub(crate) use holders::Holder;
-pub(crate) use memory::remember_warmed;
+pub(crate) use memory::{remember_collected, remember_warmed};
 pub(crate) use remount::remount;
 pub(crate) use set_up::{End, Ended, Progress, SetUp, Tell};
 pub(crate) use unmount::{TakeDown, TakenDown};

@@ -3,11 +3,10 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 
 use super::CollectError;
 use super::database::Keep;
-use super::nix;
+use super::nix::{self, Programs};
 use crate::config::Store;
 
 /// Has Nix delete the generations of all profiles in the store's state directory that `which` means:
@@ -15,7 +14,12 @@ use crate::config::Store;
 ///
 /// # Errors
 /// When the profiles cannot be read, or Nix fails.
-pub(crate) fn delete(store: &Store, keep: Keep, which: &str) -> Result<(), CollectError> {
+pub(crate) fn delete(
+    programs: &Programs,
+    store: &Store,
+    keep: Keep,
+    which: &str,
+) -> Result<(), CollectError> {
     let mut profiles = Vec::new();
     let directory = store.state.join("profiles");
     find(&directory, &mut profiles).map_err(|source| CollectError::Roots {
@@ -27,13 +31,13 @@ pub(crate) fn delete(store: &Store, keep: Keep, which: &str) -> Result<(), Colle
             profile: profile.clone(),
             said,
         };
-        let output = Command::new("nix-env")
+        let output = programs
+            .command("nix-env")
             .arg("--profile")
             .arg(&profile)
             .args(["--delete-generations", which, "--store"])
-            .arg(OsStr::from_bytes(nix::url(store).as_bytes()))
+            .arg(OsStr::from_bytes(nix::url(programs, store).as_bytes()))
             .env("NIX_CONFIG", nix::nix_config(store, keep))
-            .stdin(Stdio::null())
             .output()
             .map_err(|error| failed(format!("cannot run nix-env: {error}")))?;
         if !output.status.success() {

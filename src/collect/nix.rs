@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,25 @@ const DELETE_SPECIFIC: u64 = 3;
 const LONGEST_STRING: u64 = 64 << 10;
 /// Most items in an answer.
 const MOST_ITEMS: u64 = 1 << 32;
+
+/// Where Nix's programs are.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Programs {
+    /// Their directory; those on `PATH` if `None`.
+    pub directory: Option<PathBuf>,
+}
+
+impl Programs {
+    /// One of them, about to run without input.
+    pub(super) fn command(&self, name: &str) -> Command {
+        let mut command = match &self.directory {
+            Some(directory) => Command::new(directory.join(name)),
+            None => Command::new(name),
+        };
+        command.stdin(Stdio::null());
+        command
+    }
+}
 
 /// Why Nix could not be asked, or did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +105,7 @@ impl Nix {
     ///
     /// # Errors
     /// When it cannot be run, or refuses.
-    pub(crate) fn start(store: &Store, keep: Keep) -> Result<Self, NixError> {
+    pub(crate) fn start(programs: &Programs, store: &Store, keep: Keep) -> Result<Self, NixError> {
         let (ours, theirs) = UnixStream::pair().map_err(NixError::Start)?;
         let theirs = OwnedFd::from(theirs);
         let stdin = theirs.try_clone().map_err(NixError::Start)?;
@@ -94,9 +113,10 @@ impl Nix {
         let said =
             rustix::fs::memfd_create("said", flags).map_err(|e| NixError::Start(e.into()))?;
         let mut said = std::fs::File::from(said);
-        let mut child = Command::new(PROGRAM)
+        let mut child = programs
+            .command(PROGRAM)
             .args(["--stdio", "--store"])
-            .arg(OsStr::from_bytes(url(store).as_bytes()))
+            .arg(OsStr::from_bytes(url(programs, store).as_bytes()))
             .env("NIX_CONFIG", nix_config(store, keep))
             .stdin(stdin)
             .stdout(theirs)
@@ -218,11 +238,11 @@ pub(super) fn lines(text: &[u8]) -> String {
 
 /// `keep-derivations` and `keep-outputs` as Nix on this machine has them; where that cannot be told,
 /// both: then nothing goes that Nix would keep.
-pub(crate) fn keep() -> Keep {
-    let output = Command::new("nix")
+pub(crate) fn keep(programs: &Programs) -> Keep {
+    let output = programs
+        .command("nix")
         .args(["--extra-experimental-features", "nix-command"])
         .args(["config", "show"])
-        .stdin(Stdio::null())
         .stderr(Stdio::null())
         .output();
     let text = output.map(|output| output.stdout).unwrap_or_default();
@@ -239,11 +259,11 @@ pub(crate) fn keep() -> Keep {
 
 /// The store URL for a collection. With the cache of path infos on, Nix's collector can take a path
 /// for valid that it has just deleted.
-pub(super) fn url(store: &Store) -> String {
+pub(super) fn url(programs: &Programs, store: &Store) -> String {
     let mut reference = store.reference();
     reference.set("path-info-cache-size", "0");
     reference.render_for_all().unwrap_or_else(|texts| {
-        let version = Command::new(PROGRAM).arg("--version").output().ok();
+        let version = programs.command(PROGRAM).arg("--version").output().ok();
         let version = version.and_then(|output| {
             NixVersion::from_version_output(&String::from_utf8_lossy(&output.stdout)).ok()
         });

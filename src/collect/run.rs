@@ -7,7 +7,7 @@ use std::path::Path;
 use super::database::Keep;
 use super::layers::Layers;
 use super::leftovers::{Leftovers, Merged, Removed};
-use super::nix::{Deletion, Nix};
+use super::nix::{Deletion, Nix, Programs};
 use super::roots::{Root, RootKind, Roots};
 use super::space::Space;
 use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
@@ -106,6 +106,8 @@ pub(crate) struct Collector<'a> {
     pub store: &'a Store,
     /// The machine.
     pub system: &'a System,
+    /// Where Nix is.
+    pub programs: &'a Programs,
     /// How Nix's settings stand.
     pub keep: Keep,
     /// What was warmed and stays.
@@ -206,7 +208,7 @@ impl Collector<'_> {
                 objects.iter().map(|(path, _)| path).chain(&rows).collect();
             let nix = match &mut nix {
                 Some(nix) => nix,
-                none => none.insert(Nix::start(self.store, self.keep)?),
+                none => none.insert(Nix::start(self.programs, self.store, self.keep)?),
             };
             tell(Progress::Deleting(paths.len() as u64));
             let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));

@@ -7,11 +7,12 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, load, print_error};
+use crate::apply;
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
 use crate::collect::{
     self, Absent, CollectError, Collected, Collector, Incomplete, Keep, Limits, NixError, Options,
-    Progress, Roots, Why,
+    Programs, Progress, Roots, Why,
 };
 use crate::config::Store;
 use crate::escape::show_path;
@@ -21,10 +22,11 @@ use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::observe::{self, Depth};
-use crate::records::Memory;
+use crate::records::{self, Memory};
 use crate::report::{
     self, GcReport, KeptReport, LeftReport, ObjectReport, Outcome, RemovedReport, WhyReport,
 };
+use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> {
     let super::Loaded { store, system } = load(&arguments.store, &RootArgument::default())?;
@@ -35,8 +37,12 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
             store.name, store.arguments
         ));
     }
+    let manager = ServiceManager::from_environment();
+    let programs = Programs {
+        directory: arguments.nix.clone(),
+    };
     if let Some(path) = &arguments.why {
-        return why(&store, &system, path, json);
+        return why(&programs, &store, &system, path, json);
     }
     if !arguments.dry_run && !namespaces::can_mount().unwrap_or(false) {
         return refused(&format!(
@@ -46,9 +52,9 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
             store.name, store.arguments
         ));
     }
-    let keep = collect::keep();
+    let keep = collect::keep(&programs);
     if let Some(generations) = &arguments.delete_generations {
-        collect::delete_generations(&store, keep, &generations.0)
+        collect::delete_generations(&programs, &store, keep, &generations.0)
             .map_err(|error| failure(&error))?;
     }
     let roots = Roots::read(&store, &system).map_err(|error| failure(&error))?;
@@ -64,14 +70,15 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     let collector = Collector {
         store: &store,
         system: &system,
+        programs: &programs,
         keep,
         warmed: &warmed,
-        options: options(arguments),
+        options: options(&store, arguments),
         roots: &roots,
     };
     let collected = match arguments.dry_run {
         true => collector.plan(),
-        false => with_progress(&collector),
+        false => with_progress(&collector, &manager),
     };
     let collected = match collected.map_err(|error| failure(&error))? {
         Ok(collected) => collected,
@@ -81,17 +88,28 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         print_error(&format!("the merged store was not remounted: {why}"));
     }
     let report = report(&store, arguments, keep, collected);
+    if !arguments.dry_run {
+        apply::remember_collected(&store, &system, &remembered(&report), &mut |progress| {
+            super::tell(&progress, &manager);
+        });
+    }
     report.print(json)?;
     Ok(ExitCode::from(report.outcome.exit_code()))
 }
 
 /// Says what keeps a path alive.
-fn why(store: &Store, system: &System, path: &Path, json: bool) -> Result<ExitCode, Failure> {
+fn why(
+    programs: &Programs,
+    store: &Store,
+    system: &System,
+    path: &Path,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
     let path = super::warm::resolve(path, &directory)?;
     let roots = Roots::read(store, system).map_err(|error| failure(&error))?;
-    let found = collect::why(store, collect::keep(), &roots, &path);
+    let found = collect::why(store, collect::keep(programs), &roots, &path);
     let kept = match found.map_err(|error| failure(&error))? {
         Why::Kept(kept) => kept,
         Why::Below => {
@@ -144,7 +162,7 @@ fn as_described(store: &Store, system: &System) -> Result<bool, Failure> {
     Ok(errors.is_empty())
 }
 
-fn options(arguments: &cli::Gc) -> Options {
+fn options(store: &Store, arguments: &cli::Gc) -> Options {
     let before = arguments.older_than.map(|age| {
         let now = i64::try_from(clock::now()).unwrap_or(i64::MAX);
         now.saturating_sub(i64::try_from(age.seconds).unwrap_or(i64::MAX))
@@ -156,18 +174,22 @@ fn options(arguments: &cli::Gc) -> Options {
         },
         min_free: arguments.min_free.map(|size| size.bytes),
         max_free: arguments.max_free.map(|size| size.bytes),
-        leftovers: arguments.leftovers,
+        leftovers: arguments.leftovers || store.gc.as_ref().is_some_and(|gc| gc.leftovers),
     }
 }
 
-fn with_progress(collector: &Collector<'_>) -> Result<Result<Collected, Incomplete>, CollectError> {
+fn with_progress(
+    collector: &Collector<'_>,
+    manager: &ServiceManager,
+) -> Result<Result<Collected, Incomplete>, CollectError> {
     // Hidden where standard error is no terminal.
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let collected = collector.run(&mut |progress| match progress {
-        Progress::Choosing => {}
+        Progress::Choosing => manager.working("choosing what is garbage"),
         Progress::Deleting(objects) => {
+            manager.working(&format!("Nix deletes {objects} objects"));
             bar.set_position(0);
             bar.set_length(objects);
         }
@@ -213,6 +235,16 @@ fn failure(error: &CollectError) -> Failure {
             "{error}\nremedy: install Nix, or put its `nix-daemon` on PATH: Nix is what deletes"
         )),
         error => Failure::Machine(error.to_string()),
+    }
+}
+
+/// What `status` is to show of it.
+fn remembered(report: &GcReport) -> records::Collected {
+    records::Collected {
+        time: clock::now(),
+        objects: report.objects.len() as u64,
+        bytes: report.bytes,
+        left: (report.left.len() + report.in_both_layers.len() + report.unknown.len()) as u64,
     }
 }
 

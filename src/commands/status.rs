@@ -19,7 +19,9 @@ use crate::nix::store_directory::StoreDirectory;
 use crate::observe::{self, Depth, Observed};
 use crate::records::Memory;
 use crate::records::mount_record::Record;
-use crate::report::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
+use crate::report::{
+    CheckedReport, CollectedReport, Content, SizesReport, StatusReport, WarmedReport,
+};
 use crate::warm::Roots;
 
 pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failure> {
@@ -80,6 +82,12 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
             time: warmed.time,
             paths: warmed.paths,
             gone,
+        }),
+        collected: memory.collected.map(|collected| CollectedReport {
+            time: collected.time,
+            objects: collected.objects,
+            bytes: collected.bytes,
+            left: collected.left,
         }),
         checked: memory.checked.map(|checked| CheckedReport {
             time: checked.time,

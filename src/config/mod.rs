@@ -7,6 +7,7 @@ mod mount_options;
 mod parts;
 mod path;
 mod problem;
+mod quantity;
 mod raw;
 mod read;
 mod store;
@@ -19,16 +20,17 @@ use std::collections::BTreeSet;
 use toml::de::{DeTable, DeValue};
 
 use problem::Problem;
-use raw::{RawDaemon, RawDatabase, RawLower, RawMount, RawPermissions, RawStore, RawWarm};
+use raw::{RawDaemon, RawDatabase, RawGc, RawLower, RawMount, RawPermissions, RawStore, RawWarm};
 
 pub use environment::{Auto, Environment};
 pub use problem::Errors;
 pub(crate) use problem::Mistake;
-pub(crate) use store::{Daemon, Lower, MEMORY_FILE, Setting, WarmAtUp};
+pub(crate) use quantity::{Age, Size};
+pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Setting, WarmAtUp};
 pub use store::{MetadataSource, Store};
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
-pub const KEYS: [(&str, &[&str]); 7] = [
+pub const KEYS: [(&str, &[&str]); 8] = [
     ("", RawStore::KEYS),
     ("lower", RawLower::KEYS),
     ("mount", RawMount::KEYS),
@@ -36,6 +38,7 @@ pub const KEYS: [(&str, &[&str]); 7] = [
     ("database", RawDatabase::KEYS),
     ("daemon", RawDaemon::KEYS),
     ("warm", RawWarm::KEYS),
+    ("gc", RawGc::KEYS),
 ];
 
 /// How many lines that are not TOML are shown.

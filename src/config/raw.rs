@@ -52,6 +52,8 @@ table! {
         "daemon" daemon: RawDaemon,
         /// Metadata to copy up from the lower store whenever the store is set up.
         "warm" warm: RawWarm,
+        /// When and how the garbage of the upper layer is collected by itself.
+        "gc" gc: RawGc,
         /// Other settings of Nix's store, passed on in the store URL.
         #[schemars(example = serde_json::json!({ "require-sigs": false }))]
         "parameters" parameters: Scalars,
@@ -129,5 +131,29 @@ table! {
         "roots" roots: Vec<At<String>>,
         /// Whether roots keep Nix's collector from undoing it. Default: `false`.
         "keep" keep: bool,
+    }
+}
+
+table! {
+    /// When and how the garbage of the upper layer is collected by itself: see `overstore gc`. The
+    /// store's units have a timer that does it.
+    #[schemars(rename = "Gc")]
+    RawGc {
+        /// When: a calendar event of systemd. Default: `daily` where a limit is given, otherwise
+        /// never.
+        #[schemars(example = &"hourly")]
+        "schedule" schedule: String,
+        /// Only what came into the upper layer longer ago than this. Default: everything.
+        #[schemars(example = &"14d")]
+        "older-than" older_than: String,
+        /// Only when less than this is free on the upper layer's file system. Default: always.
+        #[schemars(example = &"10G")]
+        "min-free" min_free: String,
+        /// Until this is free there, the oldest first. Default: everything.
+        #[schemars(example = &"50G")]
+        "max-free" max_free: String,
+        /// Whether objects go that neither database knows, also when `overstore gc` is run by hand.
+        /// Default: `false`.
+        "leftovers" leftovers: bool,
     }
 }

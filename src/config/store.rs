@@ -53,6 +53,8 @@ pub struct Store {
     pub daemon: Option<Daemon>,
     /// `warm`: metadata to copy up whenever the store is set up, if there is any.
     pub warm: Option<WarmAtUp>,
+    /// `gc`: how its garbage is collected by itself, if it is.
+    pub gc: Option<Gc>,
     /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
     pub parameters: Vec<(String, String)>,
 }
@@ -77,6 +79,18 @@ pub struct WarmAtUp {
     pub roots: Vec<PathBuf>,
     /// Whether roots keep Nix's collector from undoing it.
     pub keep: bool,
+}
+
+/// How the garbage of a store is collected by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gc {
+    /// When: a calendar event of systemd; never by itself if `None`.
+    pub schedule: Option<String>,
+    /// `older-than`, `min-free` and `max-free` as they are given on the command line, as far as they
+    /// are given: each an option and its value.
+    pub limits: Vec<(&'static str, String)>,
+    /// Whether objects go that neither database knows.
+    pub leftovers: bool,
 }
 
 /// A value, and whether the configuration gave it or it follows from another key.

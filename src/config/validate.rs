@@ -8,9 +8,10 @@ use super::mount_options;
 use super::parts::{self, Places};
 use super::path::{BadPath, absolute};
 use super::problem::{Problem, Span};
-use super::raw::{RawDaemon, RawLower, RawStore, RawWarm};
+use super::quantity::{Age, Size};
+use super::raw::{RawDaemon, RawGc, RawLower, RawStore, RawWarm};
 use super::read::{At, ProgramOrFalse, Scalars};
-use super::{Daemon, MetadataSource, Setting, Store, WarmAtUp};
+use super::{Daemon, Gc, MetadataSource, Setting, Store, WarmAtUp};
 use crate::escape::{shell_quote, show_path};
 use crate::nix::url::is_parameter_name;
 
@@ -71,6 +72,7 @@ pub(super) fn validate(
     let mount_options = mount_options::read(raw.mount.as_ref(), problems);
     let build_users_group = build_users_group(raw, problems);
     let warm = warm(raw.warm.as_ref(), problems);
+    let gc = gc(raw.gc.as_ref(), problems);
     let parameters = parameters(raw.parameters.as_ref(), problems);
     let remount_hook = remount_hook(raw, environment, problems);
     if whole {
@@ -140,6 +142,7 @@ pub(super) fn validate(
             .is_none_or(|use_sqlite_wal| use_sqlite_wal.value),
         daemon,
         warm,
+        gc,
         parameters,
     };
     // Otherwise Nix would never open the store; a finding says so.
@@ -327,6 +330,45 @@ fn warm(raw: Option<&At<RawWarm>>, problems: &mut Vec<Problem>) -> Option<WarmAt
         paths,
         roots,
         keep: is_true(&raw.keep),
+    })
+}
+
+fn gc(raw: Option<&At<RawGc>>, problems: &mut Vec<Problem>) -> Option<Gc> {
+    let raw = &raw?.value;
+    let mut limits = Vec::new();
+    let mut limit = |key: &str, option, given: &Option<At<String>>, wrong: Option<&str>| {
+        let Some(given) = given else { return };
+        match wrong {
+            None => limits.push((option, given.value.clone())),
+            Some(expected) => problems
+                .push(Problem::new(format!("`gc.{key}` cannot be read")).at(&given.span, expected)),
+        }
+    };
+    let age = |given: &Option<At<String>>| given.as_ref()?.value.parse::<Age>().err();
+    let size = |given: &Option<At<String>>| given.as_ref()?.value.parse::<Size>().err();
+    let older_than = &raw.older_than;
+    limit("older-than", "--older-than", older_than, age(older_than));
+    limit("min-free", "--min-free", &raw.min_free, size(&raw.min_free));
+    limit("max-free", "--max-free", &raw.max_free, size(&raw.max_free));
+    let schedule = match &raw.schedule {
+        None => (!limits.is_empty()).then(|| "daily".to_owned()),
+        Some(given) if given.value.trim().is_empty() || given.value.contains(['\n', '%']) => {
+            problems.push(
+                Problem::new("`gc.schedule` is no calendar event")
+                    .at(
+                        &given.span,
+                        "expected one of systemd, such as `daily` or `Sun 03:00`",
+                    )
+                    .help("`systemd-analyze calendar` tells what one means"),
+            );
+            return None;
+        }
+        Some(given) => Some(given.value.clone()),
+    };
+    Some(Gc {
+        schedule,
+        limits,
+        leftovers: raw.leftovers.as_ref().is_some_and(|given| given.value),
     })
 }
 

@@ -6,4 +6,4 @@ pub(crate) mod mount_record;
 mod store_memory;
 mod warmed_paths;
 
-pub(crate) use store_memory::{Checked, LowerMemory, Memory, Mounted};
+pub(crate) use store_memory::{Checked, Collected, LowerMemory, Memory, Mounted};

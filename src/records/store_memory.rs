@@ -38,6 +38,23 @@ pub(crate) struct Memory {
     /// What was copied up from the lower store last.
     #[serde(default)]
     pub warmed: Option<Warmed>,
+    /// What the last collection of garbage came to.
+    #[serde(default)]
+    pub collected: Option<Collected>,
+}
+
+/// A collection of garbage, remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Collected {
+    /// When it ended, in seconds since 1970.
+    pub time: u64,
+    /// How many objects it deleted.
+    pub objects: u64,
+    /// How many bytes these took up.
+    pub bytes: u64,
+    /// How many objects it left although nothing needs them.
+    pub left: u64,
 }
 
 /// Metadata copied up, remembered.
@@ -96,6 +113,7 @@ impl Default for Memory {
             mounted: None,
             checked: None,
             warmed: None,
+            collected: None,
         }
     }
 }

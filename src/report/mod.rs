@@ -22,7 +22,9 @@ use crate::systemd::journal::Journal;
 pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
-pub(crate) use status::{CheckedReport, Content, SizesReport, StatusReport, WarmedReport};
+pub(crate) use status::{
+    CheckedReport, CollectedReport, Content, SizesReport, StatusReport, WarmedReport,
+};
 pub(crate) use url::{UrlByVersion, UrlReport};
 pub(crate) use warm::WarmReport;
 

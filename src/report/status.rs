@@ -53,6 +53,8 @@ pub(crate) struct StatusReport {
     /// What was copied up from the lower store last, as far as that is remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmed: Option<WarmedReport>,
+    /// The last collection of garbage with `gc`; null where none is remembered.
+    pub collected: Option<CollectedReport>,
     /// The last check that was remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub checked: Option<CheckedReport>,
@@ -94,6 +96,20 @@ pub(crate) struct WarmedReport {
     pub paths: u64,
     /// How many of these have no row any more; null where that is not known.
     pub gone: Option<u64>,
+}
+
+/// A collection of garbage that was remembered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct CollectedReport {
+    /// When it ended, in seconds since 1970.
+    pub time: u64,
+    /// How many objects it deleted.
+    pub objects: u64,
+    /// How many bytes these took up.
+    pub bytes: u64,
+    /// How many objects it left although nothing needs them.
+    pub left: u64,
 }
 
 /// A check that was remembered.
@@ -171,6 +187,16 @@ impl StatusReport {
             };
             let text = format!("{} paths {}, {gone}", warmed.paths, ago(warmed.time));
             line("last warmed", &text)?;
+        }
+        if let Some(collected) = self.collected {
+            let text = format!(
+                "{} objects, {}, {} left, {}",
+                collected.objects,
+                indicatif::BinaryBytes(collected.bytes),
+                collected.left,
+                ago(collected.time)
+            );
+            line("last collection", &text)?;
         }
         if let Some(checked) = &self.checked {
             let all = [checked.errors.as_slice(), &checked.warnings].concat();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::text::{argument, environment_value, path, prose, unit_name, whole};
-use crate::config::{Environment, MetadataSource, Store};
+use crate::config::{Environment, Gc, MetadataSource, Store};
 use crate::nix::url::UrlRules;
 
 /// The variable with the store URL. A unit file could not hold the URL itself: `%` is a specifier
@@ -34,6 +34,27 @@ LockPersonality=yes
 MemoryDenyWriteExecute=yes
 RestrictRealtime=yes
 RestrictSUIDSGID=yes
+UMask=0022
+";
+
+/// The same for what collects garbage. It reads what roots lead to, in everybody's home and in `/tmp`,
+/// and what everybody's processes use: a sandbox that hides any of it (`ProtectHome=`,
+/// `PrivateTmp=`, `PrivatePIDs=`, without `CAP_SYS_PTRACE` or `CAP_DAC_READ_SEARCH`) would have it
+/// collect what is needed. Nix runs in it.
+const GC_SANDBOX: &str = "\
+CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_CHOWN CAP_DAC_OVERRIDE \
+CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_SETGID CAP_SETUID
+NoNewPrivileges=yes
+RestrictAddressFamilies=AF_UNIX
+IPAddressDeny=any
+RestrictNamespaces=mnt
+SystemCallArchitectures=native
+SystemCallFilter=@system-service @mount
+SystemCallErrorNumber=EPERM
+DevicePolicy=closed
+KeyringMode=private
+LockPersonality=yes
+RestrictRealtime=yes
 UMask=0022
 ";
 
@@ -94,6 +115,11 @@ pub(crate) fn units(stores: &[Described], places: Places<'_>, environment: &Envi
             name: unit_name(&described.store.name),
         };
         unit.add_store(&mut files);
+        if let Some(gc) = &described.store.gc
+            && let Some(schedule) = &gc.schedule
+        {
+            unit.add_gc(gc, schedule, &mut files);
+        }
         if let Some(daemon) = &described.store.daemon {
             unit.add_url(&mut files);
             if daemon.system {
@@ -176,6 +202,48 @@ impl Unit<'_> {
         let wanted = Path::new("multi-user.target.wants").join(&service);
         files.insert(wanted, Content::Link(Path::new("..").join(&service)));
         files.insert(service.into(), Content::Text(text));
+    }
+
+    /// A timer that lives as long as the store is up, and the collection that it starts.
+    fn add_gc(&self, gc: &Gc, schedule: &str, files: &mut Files) {
+        let (head, store) = (self.head(), self.service());
+        let name = prose(&self.store().name);
+        let unit = format!("overstore-gc@{}", self.name);
+        let text = format!(
+            "{head}\n[Unit]\nDescription=Garbage collection of the local-overlay store {name}, by itself\n\
+             Documentation=man:overstore-gc(1)\nBindsTo={store}\nAfter={store}\n\n\
+             [Timer]\nOnCalendar={schedule}\nRandomizedDelaySec=5min\nPersistent=yes\n"
+        );
+        let wanted = format!("{store}.wants/{unit}.timer");
+        files.insert(
+            wanted.into(),
+            Content::Link(format!("../{unit}.timer").into()),
+        );
+        files.insert(format!("{unit}.timer").into(), Content::Text(text));
+
+        let file = argument(&self.described.file);
+        let mut command = format!("{} gc {file}", argument(self.places.program));
+        for (option, value) in &gc.limits {
+            command += &format!(" {option} {value}");
+        }
+        if let Some(directory) = self.places.nix_daemon.parent()
+            && directory.is_absolute()
+        {
+            command += &format!(" --nix {}", argument(directory));
+        }
+        let text = format!(
+            "{head}\n[Unit]\nDescription=Garbage collection of the local-overlay store {name}\n\
+             Documentation=man:overstore-gc(1)\n\
+             # Only while the store is up, and ended before it is unmounted.\n\
+             Requisite={store}\nPartOf={store}\n\
+             # What roots lead to has to be there.\n\
+             After={store} local-fs.target remote-fs.target\n\n\
+             [Service]\nType=oneshot\nNotifyAccess=exec\nExecStart={command}\n\
+             TimeoutStartSec=infinity\nNice=10\nIOSchedulingClass=idle\n\
+             LogExtraFields={}\n{GC_SANDBOX}",
+            super::text::word(format!("OVERSTORE_STORE={}", self.store().name).as_bytes())
+        );
+        files.insert(format!("{unit}.service").into(), Content::Text(text));
     }
 
     /// What has to be mounted for the store, each once.

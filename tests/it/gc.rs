@@ -624,3 +624,195 @@ fn old_generations_of_profiles_go_first() {
         assert_eq!(outcome.code(), Some(2), "{outcome}");
     }
 }
+
+/// Nix's collector fills the upper database with the metadata of everything below.
+#[test]
+fn metadata_that_nothing_needs_goes_only_when_asked_for() {
+    for world in World::each() {
+        let store = Store::up_with(&world, "[warm]\npaths = [\"/tmp/wanted\"]\n");
+        let lower = |name: &str| store.example.lower.path(name);
+        let (chain, shell) = (lower("chain-3"), lower("mksh-static"));
+        let paths = store.register(&[("user", &[]), ("garbage", &[])]);
+        let database = format!("{}/db/db.sqlite", Example::STATE);
+        world.overstore(["warm", "example", "--all"]).ok();
+        // As if nothing were remembered of that: the rows of `warm` stay otherwise.
+        world.ok(["rm", "-r", &format!("{}/overstore", Example::STATE)]);
+        let refer = format!(
+            "insert into Refs select a.id, b.id from ValidPaths a, ValidPaths b \
+             where a.path = '{}' and b.path = '{chain}'",
+            paths[0]
+        );
+        world.ok(["sqlite3", &database, &refer]);
+        store.root("user", &paths[0]);
+        let all = store.rows();
+        assert!(all.contains(&shell));
+        store.gc(&[]).ok();
+        let mut expected = all.clone();
+        expected.remove(&paths[1]);
+        assert_eq!(store.rows(), expected);
+
+        // Otherwise the derivations stay, and all that they refer to.
+        let gc = |arguments: &[&str]| -> Value {
+            let run = store
+                .gc(arguments)
+                .env("NIX_CONFIG", "keep-derivations = false");
+            serde_json::from_str(&run.args(["--json"]).ok()).expect("JSON")
+        };
+        let planned = gc(&["--metadata", "--dry-run"]);
+        let report = gc(&["--metadata"]);
+        assert_eq!(report["keep-derivations"], false);
+        assert_eq!(planned["rows"], report["rows"]);
+        let mut kept: BTreeSet<String> = ["chain-1", "chain-2", "chain-3"].map(lower).into();
+        kept.insert(paths[0].clone());
+        assert_eq!(store.rows(), kept);
+        assert_eq!(report["rows"], all.len() - kept.len() - 1);
+
+        // What was warmed stays, and what `--keep` has made roots of.
+        world.overstore(["warm", "example", &shell]).ok();
+        gc(&["--metadata"]);
+        assert!(store.rows().contains(&shell));
+        world.overstore(["warm", "example", "--keep", &shell]).ok();
+        world.ok(["rm", "-r", &format!("{}/overstore", Example::STATE)]);
+        gc(&["--metadata"]);
+        assert!(store.rows().contains(&shell));
+        store.assert_sound();
+    }
+}
+
+/// With `keep-derivations`, Nix goes from a derivation to its valid outputs, wherever these are, and
+/// deletes neither alone.
+#[test]
+fn a_derivation_goes_whose_output_is_only_below() {
+    for world in World::each() {
+        let expression = "derivation { name = \"x\"; system = \"x86_64-linux\"; \
+                          builder = \"/bin/sh\"; }";
+        world.write("/tmp/x.nix", expression);
+        let lower = world.lower_store("/mnt/example/store-a");
+        let drv = world
+            .nix(["nix-instantiate", "/tmp/x.nix", "--store", "/mnt/scratch"])
+            .ok();
+        let drv = drv.trim().to_owned();
+        let output = world.nix([
+            "nix-store",
+            "--store",
+            "/mnt/scratch",
+            "-q",
+            "--outputs",
+            &drv,
+        ]);
+        let output = output.ok().trim().to_owned();
+        world.write(format!("{}/{}", Example::LOWER, name(&output)), "built");
+        let row = format!("{output}\n{:064}\n120\n{drv}\n0\n", 0);
+        world
+            .nix(["nix-store", "--load-db", "--store", &lower.root])
+            .stdin(row)
+            .ok();
+        let database = format!("{}/nix/var/nix/db/db.sqlite", lower.root);
+        world.ok(["sqlite3", &database, "pragma wal_checkpoint(truncate)"]);
+        world.write(
+            Example::CONFIGURATION,
+            format!(
+                "root = \"/mnt/example/merged-store\"\n\
+                 lower-store = \"/mnt/example/store-a?read-only=true\"\n\
+                 upper-layer = \"{}\"\nworkdir = \"{}\"\n",
+                Example::UPPER,
+                Example::WORKDIR
+            ),
+        );
+        world.overstore(["up", "example"]).ok();
+        let url = world.overstore(["url", "example"]).ok().trim().to_owned();
+        let store = Store {
+            world: &world,
+            example: Example {
+                world: &world,
+                lower,
+            },
+            url,
+            registered: Cell::new(0),
+        };
+        let above = store.nix(&["nix-instantiate", "/tmp/x.nix"]).ok();
+        assert_eq!(above.trim(), drv);
+        let add_root = |path: &str| store.root("root", path);
+        add_root(&output);
+        let report = store.gc_json(&[]);
+        assert_eq!(report["objects"], serde_json::json!([]), "{report}");
+        assert!(store.has(&drv));
+        world.ok(["rm", &format!("{}/gcroots/root", Example::STATE)]);
+        let report = store.gc_json(&[]);
+        assert_eq!(names(&objects(&report)), ["x.drv"], "{report}");
+        assert_eq!(report["left"], serde_json::json!([]), "{report}");
+        assert!(
+            world
+                .path(format!("{}/{}", Example::LOWER, name(&output)))
+                .exists()
+        );
+    }
+}
+
+/// The collector's cost is the upper layer's, and the lower store is sacred.
+#[test]
+fn neither_the_merged_directory_is_listed_nor_anything_below_touched() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        store.register(&[("one", &[]), ("two", &["one"])]);
+        store.root("lower", &store.example.lower.path("chain-3"));
+        let before = Snapshot::of(world.path("/mnt/example/store-a"));
+        let (outcome, trace) = store.gc(&[]).traced();
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        for lower in ["/mnt/example/store-a"] {
+            for change in trace.changes_below(lower) {
+                let workaround = "db.sqlite-shm\", O_RDWR|O_CLOEXEC) = -1 ENOENT";
+                assert!(change.text.contains(workaround), "{}", change.text);
+            }
+        }
+        let listed = |directory: &str| {
+            let listed = format!("<{directory}>");
+            let calls = trace.calls.iter();
+            calls
+                .filter(|call| call.name == "getdents64" && call.text.contains(&listed))
+                .count()
+        };
+        assert!(listed(Example::UPPER) > 0);
+        assert_eq!(listed(Example::REAL), 0);
+        before.assert_unchanged(world.path("/mnt/example/store-a"));
+        let status = store.example.command("status").ok();
+        let shown = status.lines().find(|line| line.contains("last collection"));
+        assert!(shown.expect("a line").contains("2 objects"), "{status}");
+    }
+}
+
+/// Killed at any moment, the rest is intact, and the next collection finishes the work.
+#[test]
+fn a_killed_collection_loses_nothing() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let many: Vec<String> = (0..60).map(|number| format!("g{number}")).collect();
+        let mut objects: Vec<(&str, &[&str])> = vec![("kept", &["needed"]), ("needed", &[])];
+        objects.extend(many.iter().map(|name| (name.as_str(), &["needed"][..])));
+        let paths = store.register(&objects);
+        store.root("kept", &paths[0]);
+        let mut left = store.rows().len();
+        for _ in 0..8 {
+            let mut gc = store.gc(&[]).spawn();
+            // In the middle of it, wherever that is.
+            wait_until("some of it has gone, or it has ended", || {
+                store.rows().len() < left || gc.try_wait().expect("a child").is_some()
+            });
+            let _ = gc.kill();
+            let _ = gc.wait();
+            left = store.rows().len();
+            assert!(store.has(&paths[0]) && store.has(&paths[1]));
+        }
+        wait_until("the last Nix has ended", || {
+            store.gc(&["--leftovers"]).ok();
+            store.rows().len() == 2
+        });
+        let links = OsString::from(".links");
+        let expected = [&paths[0], &paths[1]].map(|path| OsString::from(name(path)));
+        assert_eq!(
+            world.list(Example::UPPER),
+            [&[links][..], &expected].concat()
+        );
+        store.assert_sound();
+    }
+}

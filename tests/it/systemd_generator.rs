@@ -60,7 +60,7 @@ fn systemd_finds_nothing_wrong() {
                 name.components().count() == 1
                     && name
                         .extension()
-                        .is_some_and(|e| e == "service" || e == "socket")
+                        .is_some_and(|e| e == "service" || e == "socket" || e == "timer")
             })
             .map(|name| units.join(name))
             .collect();
