@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
@@ -18,6 +18,7 @@ use crate::lower::{LowerError, Source};
 use crate::nix::nar;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
+use crate::overlayfs::markers;
 
 /// Objects that wait for a free processor.
 const QUEUE: usize = 64;
@@ -72,79 +73,105 @@ struct Job {
 /// When the upper database or a layer cannot be read. What is wrong with objects is part of the
 /// result.
 pub fn contents(store: &Store, lower: bool, progress: &Progress) -> Result<Contents, AcrossError> {
-    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
-    let layers = [open(&store.upper_layer)?, open(&store.lower.real)?];
-    let holds = |layer: &OwnedFd, path: &StorePath| {
-        rustix::fs::statat(layer, path.as_str(), AtFlags::SYMLINK_NOFOLLOW)
-            .is_ok_and(|stat| !rustix::fs::FileType::from_raw_mode(stat.st_mode).is_char_device())
+    let objects = Objects {
+        database: store.database(),
+        directory: StoreDirectory::new(store.store.as_os_str().as_bytes()),
+        layers: [open(&store.upper_layer)?, open(&store.lower.real)?],
+        lower,
     };
-    let each = |source: &mut SqliteSource, visit: &mut dyn FnMut(Job, i64)| {
-        let mut reader = SqliteSource::open(&store.database(), directory.clone())?;
-        source.all_paths(&mut |path| {
-            let upper = holds(&layers[0], &path);
-            if upper || (lower && holds(&layers[1], &path)) {
-                reader.ask(&path)?;
-                if let Some(info) = reader.answer()? {
-                    let expected = info.nar_hash;
-                    visit(
-                        Job {
-                            path,
-                            upper,
-                            expected,
-                        },
-                        info.nar_size,
-                    );
-                }
-            }
-            Ok::<_, LowerError>(())
-        })
-    };
-
     let mut found = Contents::default();
-    let mut source = SqliteSource::open(&store.database(), directory.clone())?;
     let mut total = 0;
-    each(&mut source, &mut |_, size| {
+    objects.each(|_, size| {
         found.of += 1;
         total = u64::saturating_add(total, u64::try_from(size).unwrap_or(0));
     })?;
     progress.total.store(total, Ordering::Relaxed);
-
-    let hashed = AtomicU64::new(0);
-    let damaged = Mutex::new(Vec::new());
-    let (sender, receiver) = sync_channel(QUEUE);
-    let receiver = Mutex::new(receiver);
-    let workers = thread::available_parallelism().map_or(1, usize::from);
-    thread::scope(|scope| {
-        for _ in 0..workers {
-            scope.spawn(|| work(&receiver, &layers, progress, &hashed, &damaged));
-        }
-        let result = each(&mut source, &mut |job, _| {
-            // Workers end only after the sender is gone.
-            let _ = sender.send(job);
-        });
-        drop(sender);
-        result
-    })?;
-    found.objects = hashed.into_inner();
+    (found.objects, found.damaged) = objects.hash(progress)?;
     found.interrupted = progress.stop.load(Ordering::Relaxed);
-    found.damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
-    found
-        .damaged
-        .sort_by(|one, other| one.path.cmp(&other.path));
-    // Somebody may have collected it, or added it again, meanwhile.
-    let mut now = SqliteSource::open(&store.database(), directory)?;
-    let mut still = Vec::new();
-    for item in found.damaged.drain(..) {
-        now.ask(&item.path)?;
-        if now
-            .answer()?
-            .is_some_and(|info| info.nar_hash == item.expected)
-        {
-            still.push(item);
-        }
-    }
-    found.damaged = still;
     Ok(found)
+}
+
+/// The objects to hash.
+struct Objects {
+    database: PathBuf,
+    directory: StoreDirectory,
+    /// The upper layer, then the lower store directory.
+    layers: [OwnedFd; 2],
+    /// Whether those that only the lower store directory holds belong to them.
+    lower: bool,
+}
+
+impl Objects {
+    /// Calls `visit` with each, and the size that its row has.
+    fn each(&self, mut visit: impl FnMut(Job, i64)) -> Result<(), LowerError> {
+        let mut source = self.source()?;
+        let mut reader = self.source()?;
+        source.all_paths(&mut |path| {
+            let upper = self.holds(0, &path);
+            if upper || (self.lower && self.holds(1, &path)) {
+                reader.ask(&path)?;
+                if let Some(info) = reader.answer()? {
+                    let expected = info.nar_hash;
+                    let job = Job {
+                        path,
+                        upper,
+                        expected,
+                    };
+                    visit(job, info.nar_size);
+                }
+            }
+            Ok::<_, LowerError>(())
+        })
+    }
+
+    fn source(&self) -> Result<SqliteSource, LowerError> {
+        SqliteSource::open(&self.database, self.directory.clone())
+    }
+
+    /// Whether a layer has an object of its own, not a whiteout.
+    fn holds(&self, layer: usize, path: &StorePath) -> bool {
+        let layer = &self.layers[layer];
+        rustix::fs::statat(layer, path.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| !markers::is_whiteout_stat(&stat))
+    }
+
+    /// Hashes them all: how many were, and those that are not what their rows say.
+    fn hash(&self, progress: &Progress) -> Result<(u64, Vec<Damaged>), AcrossError> {
+        let hashed = AtomicU64::new(0);
+        let damaged = Mutex::new(Vec::new());
+        let (sender, receiver) = sync_channel(QUEUE);
+        let receiver = Mutex::new(receiver);
+        let workers = thread::available_parallelism().map_or(1, usize::from);
+        thread::scope(|scope| {
+            for _ in 0..workers {
+                scope.spawn(|| work(&receiver, &self.layers, progress, &hashed, &damaged));
+            }
+            let result = self.each(|job, _| {
+                // Workers end only after the sender is gone.
+                let _ = sender.send(job);
+            });
+            drop(sender);
+            result
+        })?;
+        let mut damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        damaged.sort_by(|one: &Damaged, other| one.path.cmp(&other.path));
+        Ok((hashed.into_inner(), self.still_expected(damaged)?))
+    }
+
+    /// Those whose row is still as it was: somebody may have collected an object, or added it again,
+    /// meanwhile.
+    fn still_expected(&self, damaged: Vec<Damaged>) -> Result<Vec<Damaged>, LowerError> {
+        let mut now = self.source()?;
+        let mut still = Vec::new();
+        for item in damaged {
+            now.ask(&item.path)?;
+            let row = now.answer()?;
+            if row.is_some_and(|info| info.nar_hash == item.expected) {
+                still.push(item);
+            }
+        }
+        Ok(still)
+    }
 }
 
 fn work(

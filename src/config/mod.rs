@@ -1,9 +1,13 @@
 //! TOML to a validated [`Store`]; errors that point into the file. Pure: no file system, no
 //! environment; what a description takes from the environment comes in as a value.
 
+mod daemon;
 mod environment;
+mod gc;
+mod given_paths;
 mod lower;
 mod mount_options;
+mod parameters;
 mod parts;
 mod path;
 mod problem;
@@ -14,6 +18,7 @@ mod store;
 mod unknown;
 mod url;
 mod validate;
+mod warm;
 
 use std::collections::BTreeSet;
 

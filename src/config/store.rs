@@ -103,6 +103,19 @@ pub struct Setting<T> {
     pub given: bool,
 }
 
+impl<T> Setting<T> {
+    /// What was given, or what follows where nothing was.
+    pub(super) fn or_default(given: Option<T>, default: impl FnOnce() -> T) -> Setting<T> {
+        match given {
+            Some(value) => Setting { value, given: true },
+            None => Setting {
+                value: default(),
+                given: false,
+            },
+        }
+    }
+}
+
 impl<T> std::ops::Deref for Setting<T> {
     type Target = T;
     fn deref(&self) -> &T {

@@ -50,54 +50,19 @@ fn copy_attached(
         lower,
         store,
     };
-    let mut warmed = Warmed::default();
-    let ids = match wanted {
-        Wanted::All => reader.all()?,
-        Wanted::Closures(paths) => reader.closure(reader.ids_of(paths)?)?,
-        Wanted::ValidClosures(paths) => match reader.ids_of(paths) {
-            Ok(ids) => reader.closure(ids)?,
-            Err(WarmError::NotValid(invalid)) => {
-                warmed.invalid = invalid.len() as u64;
-                let invalid: HashSet<_> = invalid.iter().collect();
-                let valid: Vec<_> = paths
-                    .iter()
-                    .filter(|path| !invalid.contains(path))
-                    .cloned()
-                    .collect();
-                reader.closure(reader.ids_of(&valid)?)?
-            }
-            Err(error) => return Err(error),
-        },
+    let mut copying = Copying {
+        reader: &reader,
+        warmed: Warmed::default(),
     };
-
+    let ids = copying.ids(wanted)?;
     let transaction = upper.begin()?;
     let mut writer = Writer::new(upper, store, objects)?;
     let first_new = writer.next_id;
     let shift = shift(&ids, first_new);
-    let mut upper_ids = Vec::with_capacity(ids.len());
-    warmed.prefixes.reserve_exact(ids.len());
-    rows(lower, store, &ids, |id, path, info| {
-        warmed.prefixes.push(path.hash_prefix());
-        if !writer.was_empty
-            && let Some(present) = writer.id_of(&writer.print(&path))?
-        {
-            upper_ids.push(present);
-            warmed.present += 1;
-            return Ok(());
-        }
-        let info = info.map_err(|what| lower.wrong_row(path.clone(), what))?;
-        let new = shift.map_or(writer.next_id, |shift| id + shift);
-        writer.next_id = new + 1;
-        warmed.outputs += writer.path(new, &path, &info)?;
-        warmed.copied += 1;
-        upper_ids.push(new);
-        Ok(())
-    })?;
-
-    warmed.references = match shift {
-        Some(shift) if warmed.present == 0 => {
-            // All that is referred to has got a row: a closure has it, and in everything it is
-            // looked for.
+    let upper_ids = copying.rows(&mut writer, &ids, shift)?;
+    copying.warmed.references = match shift {
+        Some(shift) if copying.warmed.present == 0 => {
+            // Every reference has a row: a closure contains its references; for `All` it is checked.
             if wanted == Wanted::All {
                 reader.all_references_lead_to(&ids)?;
             }
@@ -108,7 +73,68 @@ fn copy_attached(
     drop(writer);
     lower.confirm()?;
     transaction.commit().map_err(|error| upper.error(error))?;
-    Ok(warmed)
+    Ok(copying.warmed)
+}
+
+/// One copy under way.
+struct Copying<'a> {
+    reader: &'a Reader<'a>,
+    warmed: Warmed,
+}
+
+impl Copying<'_> {
+    /// The ids below of all that is wanted and of what it refers to.
+    fn ids(&mut self, wanted: Wanted<'_>) -> Result<Vec<i64>, WarmError> {
+        let reader = self.reader;
+        let (Wanted::Closures(paths) | Wanted::ValidClosures(paths)) = wanted else {
+            return reader.all();
+        };
+        match reader.ids_of(paths) {
+            Err(WarmError::NotValid(invalid)) if matches!(wanted, Wanted::ValidClosures(_)) => {
+                self.warmed.invalid = invalid.len() as u64;
+                let invalid: HashSet<_> = invalid.iter().collect();
+                let valid: Vec<_> = paths
+                    .iter()
+                    .filter(|path| !invalid.contains(path))
+                    .cloned()
+                    .collect();
+                reader.closure(reader.ids_of(&valid)?)
+            }
+            ids => reader.closure(ids?),
+        }
+    }
+
+    /// Copies the rows with these ids that are not there, with ids larger by `shift` if there is one:
+    /// the ids that they, and those that were there, have above.
+    fn rows(
+        &mut self,
+        writer: &mut Writer<'_>,
+        ids: &[i64],
+        shift: Option<i64>,
+    ) -> Result<Vec<i64>, WarmError> {
+        let Reader { lower, store, .. } = *self.reader;
+        let warmed = &mut self.warmed;
+        let mut upper_ids = Vec::with_capacity(ids.len());
+        warmed.prefixes.reserve_exact(ids.len());
+        rows(lower, store, ids, |id, path, info| {
+            warmed.prefixes.push(path.hash_prefix());
+            if !writer.was_empty
+                && let Some(present) = writer.id_of(&writer.print(&path))?
+            {
+                upper_ids.push(present);
+                warmed.present += 1;
+                return Ok(());
+            }
+            let info = info.map_err(|what| lower.wrong_row(path.clone(), what))?;
+            let new = shift.map_or(writer.next_id, |shift| id + shift);
+            writer.next_id = new + 1;
+            warmed.outputs += writer.path(new, &path, &info)?;
+            warmed.copied += 1;
+            upper_ids.push(new);
+            Ok(())
+        })?;
+        Ok(upper_ids)
+    }
 }
 
 /// How much larger the new ids are than those below: the gaps between them stay, so that all

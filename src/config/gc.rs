@@ -1,0 +1,51 @@
+//! `[gc]`: collecting garbage by itself.
+
+use super::Gc;
+use super::problem::Problem;
+use super::quantity::{Age, Size};
+use super::raw::RawGc;
+use super::read::At;
+use super::validate::Reading;
+
+impl Reading<'_> {
+    /// Reads it.
+    pub(super) fn gc(&mut self, raw: Option<&At<RawGc>>) -> Option<Gc> {
+        let raw = &raw?.value;
+        let mut limits = Vec::new();
+        let mut limit = |key: &str, option, given: &Option<At<String>>, wrong: Option<&str>| {
+            let Some(given) = given else { return };
+            match wrong {
+                None => limits.push((option, given.value.clone())),
+                Some(expected) => self.problems.push(
+                    Problem::new(format!("`gc.{key}` cannot be read")).at(&given.span, expected),
+                ),
+            }
+        };
+        let age = |given: &Option<At<String>>| given.as_ref()?.value.parse::<Age>().err();
+        let size = |given: &Option<At<String>>| given.as_ref()?.value.parse::<Size>().err();
+        let older_than = &raw.older_than;
+        limit("older-than", "--older-than", older_than, age(older_than));
+        limit("min-free", "--min-free", &raw.min_free, size(&raw.min_free));
+        limit("max-free", "--max-free", &raw.max_free, size(&raw.max_free));
+        let schedule = match &raw.schedule {
+            None => (!limits.is_empty()).then(|| "daily".to_owned()),
+            Some(given) if given.value.trim().is_empty() || given.value.contains(['\n', '%']) => {
+                self.problems.push(
+                    Problem::new("`gc.schedule` is no calendar event")
+                        .at(
+                            &given.span,
+                            "expected one of systemd, such as `daily` or `Sun 03:00`",
+                        )
+                        .help("`systemd-analyze calendar` tells what one means"),
+                );
+                return None;
+            }
+            Some(given) => Some(given.value.clone()),
+        };
+        Some(Gc {
+            schedule,
+            limits,
+            leftovers: raw.leftovers.as_ref().is_some_and(|given| given.value),
+        })
+    }
+}
