@@ -5,7 +5,7 @@ use super::directory;
 use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
 use super::lock::DirectoryLock;
-use super::set_up::{Progress, Tell};
+use super::progress::{Progress, Tell};
 use crate::check::{self, Severity};
 use crate::config::{MEMORY_FILE, Store};
 use crate::linux::clock;

@@ -10,6 +10,7 @@ mod lock;
 mod memory;
 mod mount;
 pub(crate) mod mount_failure;
+mod progress;
 mod remount;
 mod set_up;
 mod state;
@@ -17,6 +18,7 @@ mod unmount;
 
 pub(crate) use holders::Holder;
 pub(crate) use memory::{remember_collected, remember_warmed};
+pub(crate) use progress::{Progress, Tell};
 pub(crate) use remount::remount;
-pub(crate) use set_up::{End, Ended, Progress, SetUp, Tell};
+pub(crate) use set_up::{End, Ended, SetUp};
 pub(crate) use unmount::{TakeDown, TakenDown};

@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, UnmountFlags};
 
 use super::error::{Doing, Error, walked};
 use super::mount_failure::MountFailure;
-use super::set_up::{Progress, Tell};
+use super::progress::{Progress, Tell};
 use crate::escape::{shell_quote, show_path};
 use crate::linux::clock;
 use crate::linux::kernel_log::KernelLog;

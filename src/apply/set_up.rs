@@ -7,6 +7,7 @@ use super::directory::{self, NoUmask};
 use super::durable::Unsynced;
 use super::error::{Error, walked};
 use super::lock::DirectoryLock;
+use super::progress::{Progress, Tell};
 use super::{database, links, memory, mount, state};
 use crate::check::Finding;
 use crate::compare::Identity;
@@ -51,20 +52,6 @@ pub(crate) enum End {
     /// The machine would not do it.
     Failed(Error),
 }
-
-/// What happens meanwhile.
-#[derive(Debug)]
-pub(crate) enum Progress<'a> {
-    /// A step begins.
-    Step(&'a StepReport),
-    /// It has taken more than a second to wait for somebody, named in words.
-    Waiting(&'a str),
-    /// Something is not as it should be, and no reason not to go on: in words.
-    Warning(&'a str),
-}
-
-/// Receives what happens meanwhile.
-pub(crate) type Tell<'a> = &'a mut dyn FnMut(Progress<'_>);
 
 impl SetUp<'_> {
     /// Sets the store up. Two that do this to one store at once do it one after the other, and the

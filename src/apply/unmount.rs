@@ -10,7 +10,7 @@ use super::holders::{self, Holder};
 use super::lock::DirectoryLock;
 use super::memory;
 use super::mount::unmount;
-use super::set_up::{Progress, Tell};
+use super::progress::{Progress, Tell};
 use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::linux::root::System;

@@ -53,7 +53,7 @@ macro_rules! table {
                                 .map(|read| $crate::config::read::At { value: read, span: value.span() });
                         })+
                         unknown => problems.push(
-                            $crate::config::unknown::unknown_key(unknown, &key.span(), prefix, $name::KEYS),
+                            $crate::config::unknown::unknown_key(unknown, &key.span(), prefix, $name::KEYS, &$crate::config::KEYS),
                         ),
                     }
                 }

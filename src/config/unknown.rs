@@ -1,8 +1,6 @@
 //! Keys that there are not, and the ones that may have been meant.
 
-use super::KEYS;
 use super::problem::{Problem, Span};
-use super::raw::RawStore;
 
 /// Words from elsewhere (mount options, other tools' settings) for what has a key here.
 const OTHER_WORDS: &[(&str, &str)] = &[
@@ -19,11 +17,20 @@ const OTHER_WORDS: &[(&str, &str)] = &[
     ("log-dir", "log"),
 ];
 
+/// The keys of every table; the first are those of no table.
+pub(super) type Tables = [(&'static str, &'static [&'static str])];
+
 /// An unknown key in the table with this prefix (`lower.`, or nothing) and these keys.
-pub(super) fn unknown_key(key: &str, span: &Span, prefix: &str, known: &[&str]) -> Problem {
+pub(super) fn unknown_key(
+    key: &str,
+    span: &Span,
+    prefix: &str,
+    known: &[&str],
+    tables: &Tables,
+) -> Problem {
     let mut problem = Problem::new(format!("unknown key `{}{}`", prefix, key.escape_debug()));
     problem.unknown_key = true;
-    match suggestion(key, prefix, known) {
+    match suggestion(key, prefix, known, tables) {
         Some(Suggestion { key, label, help }) => {
             problem.meant = Some(key);
             problem.at(span, label).help(help)
@@ -46,7 +53,8 @@ struct Suggestion {
     help: String,
 }
 
-fn suggestion(key: &str, prefix: &str, known: &[&str]) -> Option<Suggestion> {
+fn suggestion(key: &str, prefix: &str, known: &[&str], tables: &Tables) -> Option<Suggestion> {
+    let top = tables.first().map_or(&[][..], |(_, keys)| keys);
     let spelled = key.to_lowercase().replace('_', "-");
     let similar = |name: &str| format!("a key with a similar name exists: `{name}`");
     let suggest = |key: &str, label: String, help: String| {
@@ -60,7 +68,7 @@ fn suggestion(key: &str, prefix: &str, known: &[&str]) -> Option<Suggestion> {
         format!("move `{name}` to the top of the file, before the first line in brackets")
     };
     // A key after a table's header belongs to that table: the usual mistake with TOML.
-    if !prefix.is_empty() && RawStore::KEYS.contains(&spelled.as_str()) {
+    if !prefix.is_empty() && top.contains(&spelled.as_str()) {
         let label = format!("`{spelled}` is not a key of this table");
         return suggest(&spelled, label, to_the_top(&spelled));
     }
@@ -72,7 +80,7 @@ fn suggestion(key: &str, prefix: &str, known: &[&str]) -> Option<Suggestion> {
         );
     }
     let passed_on = ("parameters", super::url::PASSED_ON);
-    let mut tables = KEYS.into_iter().skip(1).chain([passed_on]);
+    let mut tables = tables.iter().copied().skip(1).chain([passed_on]);
     if let Some((table, _)) = tables.find(|(_, keys)| keys.contains(&spelled.as_str())) {
         let label = format!("`{spelled}` is a key of `[{table}]`");
         return suggest(
@@ -97,7 +105,7 @@ fn suggestion(key: &str, prefix: &str, known: &[&str]) -> Option<Suggestion> {
             format!("write `{name}`"),
         );
     }
-    let name = nearest(&spelled, RawStore::KEYS)?;
+    let name = nearest(&spelled, top)?;
     suggest(name, similar(name), to_the_top(name))
 }
 

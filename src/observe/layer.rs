@@ -4,7 +4,7 @@ use rustix::fd::OwnedFd;
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::mounts::Mounts;
+use super::mount_table::MountTable;
 use super::path::{self, Visited};
 use super::{Depth, LayerFacts, Links, Machine, Usage, names};
 use crate::linux::safe_path::{Reached, Symlinks};
@@ -45,7 +45,7 @@ pub(super) fn observe(visited: &Visited, machine: &Machine, depth: Depth) -> Lay
 }
 
 /// Walks to a layer directory.
-pub(super) fn visit(path: &std::path::Path, mounts: &Mounts) -> Visited {
+pub(super) fn visit(path: &std::path::Path, mounts: &MountTable) -> Visited {
     path::visit(path, Symlinks::Refuse, mounts)
 }
 

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
-use super::mounts::{Expected, Mounts};
+use super::mount_table::MountTable;
+use super::overlay::{self, Expected};
 use super::path::{self, Visited};
 use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, names};
 use crate::config::{Lower, MetadataSource};
@@ -26,14 +27,14 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 const MAXIMUM_SCHEMA_SIZE: u64 = 64;
 
 /// Walks to the lower store directory.
-pub(super) fn visit(lower: &Lower, mounts: &Mounts) -> Visited {
+pub(super) fn visit(lower: &Lower, mounts: &MountTable) -> Visited {
     path::visit(&lower.real, Symlinks::Follow, mounts)
 }
 
 /// Looks at a lower store, whose directory was visited.
 pub(super) fn observe(
     system: &System,
-    mounts: &Mounts,
+    mounts: &MountTable,
     lower: &Lower,
     visited: &Visited,
     depth: Depth,
@@ -51,7 +52,7 @@ pub(super) fn observe(
 
 fn source(
     system: &System,
-    mounts: &Mounts,
+    mounts: &MountTable,
     lower: &Lower,
     visited: &Visited,
     depth: Depth,
@@ -78,7 +79,7 @@ fn source(
             };
             SourceFacts::Overlay {
                 upper: Box::new(database(mounts, visited, state, *read_only, depth)),
-                mount: Box::new(mounts.at(system, &expected, depth)),
+                mount: Box::new(overlay::observe(system, mounts, &expected, depth)),
                 lower: Box::new(observe(system, mounts, below, &visited_below, depth)),
             }
         }
@@ -106,7 +107,7 @@ fn database_name(suffix: &str) -> String {
 }
 
 fn database(
-    mounts: &Mounts,
+    mounts: &MountTable,
     real: &Visited,
     state: &Path,
     read_only: bool,

@@ -5,8 +5,9 @@ mod facts;
 mod layer;
 mod lower;
 mod machine;
-mod mounts;
+mod mount_table;
 mod names;
+mod overlay;
 mod path;
 mod shows;
 mod upper_database;
@@ -25,7 +26,8 @@ use crate::linux::root::System;
 use crate::linux::safe_path::Symlinks;
 use crate::nix::layout;
 use crate::overlayfs::markers;
-use mounts::{Expected, Mounts};
+use mount_table::MountTable;
+use overlay::Expected;
 use path::Visited;
 
 /// How closely to look.
@@ -52,7 +54,7 @@ pub enum Depth {
 /// part of the result.
 pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Observed> {
     let machine = machine::observe(system, store)?;
-    let mounts = Mounts::read(system)?;
+    let mounts = MountTable::read(system)?;
     let lower = lower::visit(&store.lower, &mounts);
     let upper = layer::visit(&store.upper_layer, &mounts);
     let workdir = layer::visit(&store.workdir, &mounts);
@@ -63,7 +65,7 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
         upper_layer: &upper,
         workdir: Some(&workdir),
     };
-    let mount = mounts.at(system, &expected, depth);
+    let mount = overlay::observe(system, &mounts, &expected, depth);
     let mut upper_layer = layer::observe(&upper, &machine, depth);
     upper_layer.usage = upper_usage(system, &mounts, &upper, &mount, depth);
     let state = visit_state(&store.state, &mounts);
@@ -106,7 +108,7 @@ impl State {
     }
 }
 
-fn visit_state(state: &Path, mounts: &Mounts) -> State {
+fn visit_state(state: &Path, mounts: &MountTable) -> State {
     let top = path::visit(state, Symlinks::Refuse, mounts);
     let db = path::visit_below(&top, layout::DATABASE_DIRECTORY, mounts);
     let mut others = Vec::new();
@@ -121,7 +123,7 @@ fn visit_state(state: &Path, mounts: &Mounts) -> State {
 
 fn upper_usage(
     system: &System,
-    mounts: &Mounts,
+    mounts: &MountTable,
     upper: &Visited,
     mount: &MountFacts,
     depth: Depth,

@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, StatVfsMountFlags};
 use rustix::io::Errno;
 
+use super::mount_table::MountTable;
 use crate::linux::safe_path::{self, Obstacle, Reached, Status, Symlinks};
-use crate::observe::mounts::Mounts;
 use crate::observe::{FileFacts, FileSystem, Found, Place, Stat};
 
 /// A path, what is there, and a handle on it if it is a directory.
@@ -17,12 +17,12 @@ pub(super) struct Visited {
 }
 
 /// Walks to a directory of the description.
-pub(super) fn visit(path: &Path, symlinks: Symlinks, mounts: &Mounts) -> Visited {
+pub(super) fn visit(path: &Path, symlinks: Symlinks, mounts: &MountTable) -> Visited {
     visited(path, safe_path::directory(path, symlinks), mounts)
 }
 
 /// Takes one step down from a directory that was visited.
-pub(super) fn visit_below(above: &Visited, name: &str, mounts: &Mounts) -> Visited {
+pub(super) fn visit_below(above: &Visited, name: &str, mounts: &MountTable) -> Visited {
     let path = above.place.path.join(name);
     match &above.reached {
         Some(directory) => visited(&path, enter_directory(directory, name), mounts),
@@ -46,7 +46,7 @@ fn enter_directory(directory: &Reached, name: &str) -> Result<Reached, Obstacle>
     }
 }
 
-fn visited(path: &Path, result: Result<Reached, Obstacle>, mounts: &Mounts) -> Visited {
+fn visited(path: &Path, result: Result<Reached, Obstacle>, mounts: &MountTable) -> Visited {
     let (found, reached) = match result {
         Ok(reached) => match stat(&reached, mounts) {
             Ok(stat) => (Found::Directory(stat), Some(reached)),
@@ -98,7 +98,7 @@ fn resolve(path: &Path, component: &Path) -> Option<PathBuf> {
     })
 }
 
-fn stat(reached: &Reached, mounts: &Mounts) -> Result<Stat, Errno> {
+fn stat(reached: &Reached, mounts: &MountTable) -> Result<Stat, Errno> {
     let status = reached.status();
     Ok(Stat {
         dev: status.dev,
@@ -111,7 +111,7 @@ fn stat(reached: &Reached, mounts: &Mounts) -> Result<Stat, Errno> {
 }
 
 /// The file system that something is on.
-fn file_system(fd: impl AsFd, status: &Status, mounts: &Mounts) -> Result<FileSystem, Errno> {
+fn file_system(fd: impl AsFd, status: &Status, mounts: &MountTable) -> Result<FileSystem, Errno> {
     let statvfs = rustix::fs::fstatvfs(&fd)?;
     let name = match mounts.by_id(status.mount_id) {
         Some(mount) => mount.fs_type.to_string_lossy().into_owned(),

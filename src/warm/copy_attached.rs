@@ -1,5 +1,7 @@
 use std::collections::HashSet;
 
+use super::error::MOST_LISTED;
+use super::ids::shift;
 use super::upper_writer::{Upper, Writer};
 use crate::lower::database::Database;
 use crate::nix::store_directory::StoreDirectory;
@@ -68,7 +70,7 @@ fn copy_attached(
             }
             writer.references_shifted(&ids, shift)?
         }
-        _ => reader.copy_references(&mut writer, &ids, &upper_ids, first_new)?,
+        _ => copying.references(&mut writer, &ids, &upper_ids, first_new)?,
     };
     drop(writer);
     lower.confirm()?;
@@ -135,13 +137,36 @@ impl Copying<'_> {
         })?;
         Ok(upper_ids)
     }
-}
 
-/// How much larger the new ids are than those below: the gaps between them stay, so that all
-/// references can be copied by SQLite itself. `None` where the ids are too far apart for that.
-fn shift(ids: &[i64], first_new: i64) -> Option<i64> {
-    const FAR: i64 = 1 << 40;
-    let (first, last) = (*ids.first()?, *ids.last()?);
-    let near = last.checked_sub(first)? < FAR && (0..FAR).contains(&first_new);
-    (near && (-FAR..FAR).contains(&first)).then(|| first_new - first)
+    /// Copies the references of all paths that are new, one by one: how many.
+    fn references(
+        &self,
+        writer: &mut Writer<'_>,
+        ids: &[i64],
+        upper_ids: &[i64],
+        first_new: i64,
+    ) -> Result<u64, WarmError> {
+        let mut statement = self.reader.reference_statement()?;
+        let (mut copied, mut missing) = (0, Vec::new());
+        for (&id, &upper_id) in ids.iter().zip(upper_ids) {
+            if upper_id < first_new {
+                // What is there already has all its references.
+                continue;
+            }
+            self.reader.references(&mut statement, id, |reference| {
+                match ids.binary_search(&reference) {
+                    Ok(place) => writer.reference(upper_id, upper_ids[place])?,
+                    Err(_) if missing.len() < MOST_LISTED => missing.push((id, reference)),
+                    Err(_) => {}
+                }
+                copied += 1;
+                Ok(())
+            })?;
+        }
+        if missing.is_empty() {
+            Ok(copied)
+        } else {
+            Err(self.reader.incomplete(missing))
+        }
+    }
 }

@@ -15,6 +15,7 @@
 mod copy_asked;
 mod copy_attached;
 mod error;
+mod ids;
 mod outputs;
 mod reader;
 mod roots;

@@ -8,8 +8,7 @@ use std::thread;
 use rusqlite::{Connection, OptionalExtension};
 
 use super::WarmError;
-use super::error::MOST_LISTED;
-use super::upper_writer::Writer;
+use super::ids::runs;
 use crate::escape::show;
 use crate::lower::database::Database;
 use crate::lower::sqlite::{read_row, text as read_text};
@@ -21,11 +20,6 @@ use crate::nix::store_path::StorePath;
 /// is noticed.
 const REFERENCES: &str = "select reference from lower.Refs indexed by sqlite_autoindex_Refs_1 \
                           where referrer = ? order by reference";
-
-/// Ids in order, taken together where none is between them.
-pub(super) fn runs(ids: &[i64]) -> impl Iterator<Item = &[i64]> {
-    ids.chunk_by(|id, next| id + 1 == *next)
-}
 
 /// A path, and what its row says; or what is wrong with that.
 type Row = (StorePath, Result<PathInfo, String>);
@@ -117,7 +111,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Hands the ids of what a path refers to, in order, to `each`.
-    fn references(
+    pub(super) fn references(
         &self,
         statement: &mut rusqlite::Statement<'_>,
         id: i64,
@@ -131,6 +125,11 @@ impl<'a> Reader<'a> {
             each(reference)?;
         }
         Ok(())
+    }
+
+    /// The statement for [`references`](Self::references).
+    pub(super) fn reference_statement(&self) -> Result<rusqlite::CachedStatement<'a>, WarmError> {
+        self.prepare(REFERENCES)
     }
 
     fn prepare(&self, sql: &str) -> Result<rusqlite::CachedStatement<'a>, WarmError> {
@@ -178,7 +177,7 @@ impl<'a> Reader<'a> {
     /// The ids of everything that these refer to, themselves included, in order. They need not have
     /// rows.
     pub(super) fn closure(&self, roots: Vec<i64>) -> Result<Vec<i64>, WarmError> {
-        let mut statement = self.prepare(REFERENCES)?;
+        let mut statement = self.reference_statement()?;
         let mut seen: HashSet<i64> = HashSet::new();
         let mut pending = Vec::new();
         for root in roots {
@@ -225,38 +224,6 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
-    /// Copies the references of all paths that are new, one by one: how many.
-    pub(super) fn copy_references(
-        &self,
-        writer: &mut Writer<'_>,
-        ids: &[i64],
-        upper_ids: &[i64],
-        first_new: i64,
-    ) -> Result<u64, WarmError> {
-        let mut statement = self.prepare(REFERENCES)?;
-        let (mut copied, mut missing) = (0, Vec::new());
-        for (&id, &upper_id) in ids.iter().zip(upper_ids) {
-            if upper_id < first_new {
-                // What is there already has all its references.
-                continue;
-            }
-            self.references(&mut statement, id, |reference| {
-                match ids.binary_search(&reference) {
-                    Ok(place) => writer.reference(upper_id, upper_ids[place])?,
-                    Err(_) if missing.len() < MOST_LISTED => missing.push((id, reference)),
-                    Err(_) => {}
-                }
-                copied += 1;
-                Ok(())
-            })?;
-        }
-        if missing.is_empty() {
-            Ok(copied)
-        } else {
-            Err(self.incomplete(missing))
-        }
-    }
-
     /// Something refers to a row that is not there.
     fn no_row(&self, id: i64) -> WarmError {
         self.connection
@@ -271,7 +238,8 @@ impl<'a> Reader<'a> {
             )
     }
 
-    fn incomplete(&self, missing: Vec<(i64, i64)>) -> WarmError {
+    /// References lead to rows that are not there: each a referrer and a reference.
+    pub(super) fn incomplete(&self, missing: Vec<(i64, i64)>) -> WarmError {
         let name = |id: i64| {
             self.connection
                 .query_row(

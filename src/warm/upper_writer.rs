@@ -6,6 +6,7 @@ use std::time::Duration;
 use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
+use super::ids::runs;
 use crate::escape::show;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::hash::render_sha256;
@@ -17,7 +18,6 @@ use crate::sqlite::hardening::{expect_files, is_ordinary_table};
 use crate::sqlite::open;
 use crate::warm::WarmError;
 use crate::warm::outputs::Objects;
-use crate::warm::reader::runs;
 
 /// How long others may keep the database locked. A build that registers its outputs takes
 /// milliseconds, a large import seconds.

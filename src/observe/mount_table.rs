@@ -1,0 +1,131 @@
+//! The mount table.
+
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Reached, Symlinks};
+use crate::overlayfs::mountinfo::MountInfo;
+use crate::overlayfs::options::SuperOptions;
+
+/// The mounts of this mount namespace.
+pub(super) struct MountTable {
+    pub(super) all: Vec<MountInfo>,
+    /// `/proc/self/mounts`, which Nix reads.
+    pub(super) text: Vec<u8>,
+}
+
+impl MountTable {
+    /// Reads the mount table.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none.
+    pub(super) fn read(system: &System) -> io::Result<MountTable> {
+        let all = MountInfo::parse_all(&system.read_proc("self/mountinfo")?)
+            .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+        Ok(MountTable {
+            all,
+            text: system.read_proc("self/mounts")?,
+        })
+    }
+
+    /// The mount of that number.
+    pub(super) fn by_id(&self, id: u64) -> Option<&MountInfo> {
+        self.all.iter().find(|mount| mount.id == id)
+    }
+
+    /// How many overlays are stacked at a directory, as far as their options tell.
+    pub(super) fn overlays_at(&self, directory: &Reached) -> u32 {
+        self.overlays_on(directory.status().mount_id, 0)
+    }
+
+    fn overlays_on(&self, mount_id: u64, depth: u32) -> u32 {
+        let Some(mount) = self.by_id(mount_id).filter(|mount| is_overlay(mount)) else {
+            return 0;
+        };
+        // The kernel stacks two; more can only be a mistake of this search.
+        if depth > 2 {
+            return 0;
+        }
+        let options = SuperOptions::parse(&mount.super_options);
+        let layers = options.lower.iter().chain(&options.upper);
+        let below = layers
+            .filter_map(|layer| safe_path::directory(layer, Symlinks::Follow).ok())
+            .map(|layer| layer.status().mount_id)
+            .filter(|id| *id != mount_id)
+            .map(|id| self.overlays_on(id, depth + 1));
+        1 + below.max().unwrap_or(0)
+    }
+
+    /// Another overlay than `in_effect` that writes to a directory, in words.
+    pub(super) fn other_writer(
+        &self,
+        upper: &Reached,
+        in_effect: Option<&MountInfo>,
+    ) -> Option<String> {
+        find_writer(&self.all, upper, in_effect, Path::new("/"))
+            .map(|mount| format!("the overlay at {}", show(&mount.mount_point)))
+    }
+
+    /// Another overlay than `in_effect` that writes to a directory, in another mount namespace that
+    /// some process of this machine is in.
+    pub(super) fn other_writer_elsewhere(
+        &self,
+        system: &System,
+        upper: &Reached,
+        in_effect: Option<&MountInfo>,
+    ) -> Option<String> {
+        crate::linux::processes::one_of_each_other_mount_namespace(system).find_map(|process| {
+            let content = system.read_proc(&format!("{process}/mountinfo")).ok()?;
+            let all = MountInfo::parse_all(&content).ok()?;
+            let root = PathBuf::from(format!("/proc/{process}/root"));
+            let mount = find_writer(&all, upper, in_effect, &root)?;
+            Some(format!(
+                "the overlay at {} in the mount namespace of process {process}",
+                show(&mount.mount_point)
+            ))
+        })
+    }
+}
+
+fn show(path: &Path) -> std::borrow::Cow<'_, str> {
+    crate::escape::show_path(path)
+}
+
+/// Whether a mount is an overlay.
+pub(super) fn is_overlay(mount: &MountInfo) -> bool {
+    mount.fs_type == "overlay"
+}
+
+/// Whether two mounts show one file system.
+pub(super) fn same_device(one: &MountInfo, other: &MountInfo) -> bool {
+    (one.major, one.minor) == (other.major, other.minor)
+}
+
+/// The overlay among `mounts`, another than `in_effect`, whose upper layer is a directory. Paths of
+/// the options are taken below `root`.
+fn find_writer<'a>(
+    mounts: &'a [MountInfo],
+    upper: &Reached,
+    in_effect: Option<&MountInfo>,
+    root: &Path,
+) -> Option<&'a MountInfo> {
+    mounts
+        .iter()
+        .filter(|mount| is_overlay(mount))
+        .filter(|mount| in_effect.is_none_or(|ours| !same_device(mount, ours)))
+        .find(|mount| {
+            let Some(path) = SuperOptions::parse(&mount.super_options).upper else {
+                return false;
+            };
+            let here = path.strip_prefix("/").unwrap_or(&path);
+            match rustix::fs::stat(root.join(here)) {
+                Ok(found) => {
+                    (found.st_dev, found.st_ino) == (upper.status().dev, upper.status().ino)
+                }
+                // Not to be found by that name any more: the text is all there is.
+                Err(_) => path.as_os_str().as_bytes() == upper.path().as_os_str().as_bytes(),
+            }
+        })
+}
