@@ -260,61 +260,6 @@ mod tests {
         );
     }
 
-    fn ids(lines: &[&str], path: &str) -> Vec<u64> {
-        let mounts: Vec<_> = lines.iter().map(|line| read(line)).collect();
-        stack_at(&mounts, Path::new(path))
-            .iter()
-            .map(|mount| mount.id)
-            .collect()
-    }
-
-    #[test]
-    fn stacked_mounts_are_listed_from_the_top() {
-        let lines = [
-            "20 1 8:1 / / rw - ext4 /dev/sda rw",
-            "30 20 0:30 / /nix/store rw - overlay overlay rw",
-            "31 30 0:30 / /nix/store ro - overlay overlay rw",
-            "32 20 0:32 / /nix/store2 rw - tmpfs tmpfs rw",
-        ];
-        assert_eq!(ids(&lines, "/nix/store"), [31, 30]);
-        assert_eq!(ids(&lines, "/nix/store2"), [32]);
-        assert_eq!(ids(&lines, "/nix"), [0u64; 0]);
-        assert_eq!(ids(&lines, "/"), [20]);
-    }
-
-    #[test]
-    fn hidden_mounts_are_not_listed() {
-        let lines = [
-            "20 1 8:1 / / rw - ext4 /dev/sda rw",
-            "30 20 0:30 / /mnt/store rw - overlay overlay rw",
-            "40 20 0:40 / /mnt rw - tmpfs tmpfs rw",
-        ];
-        assert_eq!(ids(&lines, "/mnt/store"), [0u64; 0]);
-        let lines = [
-            lines[0],
-            lines[1],
-            lines[2],
-            "41 40 0:41 / /mnt/store rw - tmpfs tmpfs rw",
-        ];
-        assert_eq!(ids(&lines, "/mnt/store"), [41]);
-    }
-
-    #[test]
-    fn the_root_directory_need_not_be_a_mount_point() {
-        // As in a chroot: what is mounted on the mount that holds the root directory.
-        let lines = [
-            "30 20 0:30 / /store rw - overlay overlay rw",
-            "31 30 0:31 / /store rw - tmpfs tmpfs rw",
-        ];
-        assert_eq!(ids(&lines, "/store"), [31, 30]);
-        assert_eq!(ids(&lines, "/"), [0u64; 0]);
-    }
-
-    #[test]
-    fn a_tree_that_is_its_own_parent_ends() {
-        assert_eq!(ids(&["1 1 0:2 / / rw - rootfs none rw"], "/"), [1]);
-    }
-
     fn bytes() -> impl Strategy<Value = Vec<u8>> {
         prop::collection::vec(prop_oneof![any::<u8>(), Just(b' '), Just(b'\\')], 0..20)
     }

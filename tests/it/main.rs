@@ -27,6 +27,7 @@ mod lower_sqlite;
 mod lower_store_fixture;
 mod manual;
 mod mount_failure;
+mod mount_tables;
 mod new_user;
 mod nix_agrees;
 mod nix_fails;
