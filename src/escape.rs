@@ -5,6 +5,8 @@ use std::fmt::Write as _;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use anstream::adapter::strip_bytes;
+
 /// `bytes` as they are if they are printable UTF-8, otherwise escaped: `\n`, `\\`, `\xFF`, ...
 ///
 /// Escaped and other texts can look alike; where that matters, keep the bytes.
@@ -18,6 +20,22 @@ pub fn show(bytes: &[u8]) -> Cow<'_, str> {
 /// [`show`] for a path.
 pub(crate) fn show_path(path: &Path) -> Cow<'_, str> {
     show(path.as_os_str().as_bytes())
+}
+
+/// What a program says to people, as one line: its own lines after each other, without what colours
+/// them on a terminal and without bytes that are no text, the rest as [`show`] does it.
+pub(crate) fn show_line(message: &[u8]) -> String {
+    let lines = show_lines(message);
+    let lines = lines.lines().map(str::trim).filter(|line| !line.is_empty());
+    lines.collect::<Vec<_>>().join(" ")
+}
+
+/// As [`show_line`], with the lines that it has.
+pub(crate) fn show_lines(message: &[u8]) -> String {
+    let plain: Vec<u8> = strip_bytes(message).flatten().copied().collect();
+    let lines = plain.split(|byte| *byte == b'\n');
+    let lines = lines.map(|line| show(line.strip_suffix(b"\r").unwrap_or(line)).into_owned());
+    lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
 }
 
 /// Foreign bytes for a message: in quotes, printable, and not too many.
@@ -121,6 +139,15 @@ mod tests {
         assert_eq!(show(b"/\xc3\xa4\xff"), r"/ä\xFF");
         assert_eq!(show("/a\u{202e}b".as_bytes()), r"/a\u{202e}b");
         assert_eq!(show_path(Path::new("/a\tb")), r"/a\tb");
+    }
+
+    #[test]
+    fn what_programs_say_keeps_its_words_only() {
+        let said = "\u{1b}[31;1merror:\u{1b}[0m no\r\n  \u{202e}path\tis\n\n".as_bytes();
+        assert_eq!(show_lines(said), "error: no\n  \\u{202e}path\\tis");
+        assert_eq!(show_line(said), r"error: no \u{202e}path\tis");
+        assert_eq!(show_line(b"a\xff \n \n b"), "a b");
+        assert_eq!(show_lines(b""), "");
     }
 
     #[test]

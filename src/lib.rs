@@ -24,6 +24,8 @@
 //! - [`commands`], [`cli`]: one file a command; the command line.
 
 #![warn(unreachable_pub)]
+// Foreign text is shown escaped, by `escape`.
+#![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
 mod apply;
 mod check;

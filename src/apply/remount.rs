@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use crate::escape::show_path;
+use crate::escape::{show, show_path};
 use crate::linux::root::System;
 use crate::linux::safe_path::Status;
 use crate::linux::users;
@@ -73,7 +73,7 @@ pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountEr
     if mount.fs_type != "overlay" {
         return Err(RemountError::NotAnOverlay {
             path: directory.to_owned(),
-            found: mount.fs_type.to_string_lossy().into_owned(),
+            found: show(mount.fs_type.as_encoded_bytes()).into_owned(),
         });
     }
     // By descriptor, so that it is the mount that was looked at.

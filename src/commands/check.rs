@@ -17,7 +17,7 @@ use crate::compare;
 use crate::compare::Identity;
 use crate::compare::Progress;
 use crate::config::{MetadataSource, Store};
-use crate::escape::show;
+use crate::escape::show_lines;
 use crate::nix::path_set::PathSet;
 use crate::observe::{self, Depth};
 use crate::records::Memory;
@@ -181,7 +181,7 @@ fn open_with_nix(store: &Store) -> Result<Option<Finding>, Failure> {
     if output.status.success() {
         return Ok(None);
     }
-    let message = show(output.stderr.trim_ascii()).replace("\\n", "\n              ");
+    let message = show_lines(output.stderr.trim_ascii());
     Ok(Some(check::nix::refuses(
         store,
         "nix store info --store URL",

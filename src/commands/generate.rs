@@ -6,6 +6,7 @@ use clap::CommandFactory;
 
 use super::Failure;
 use crate::cli::{Cli, Completions, Manual};
+use crate::escape::show_path;
 
 /// Prints a completion script.
 pub(super) fn completions(arguments: &Completions) -> Result<ExitCode, Failure> {
@@ -25,7 +26,7 @@ pub(super) fn manual(arguments: &Manual) -> Result<ExitCode, Failure> {
     clap_mangen::generate_to(Cli::command(), &arguments.directory).map_err(|error| {
         Failure::Machine(format!(
             "cannot write the manual pages to {}: {error}\nremedy: name a directory that exists and that you may write to",
-            arguments.directory.display()
+            show_path(&arguments.directory)
         ))
     })?;
     Ok(ExitCode::SUCCESS)

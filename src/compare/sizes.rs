@@ -37,7 +37,7 @@ pub(crate) fn sizes(
 ) -> std::io::Result<Sizes> {
     let open = |path| match safe_path::directory(path, Symlinks::Refuse) {
         Ok(reached) => Ok(reached.open()?),
-        Err(obstacle) => Err(std::io::Error::other(format!("{obstacle:?}"))),
+        Err(obstacle) => Err(std::io::Error::other(obstacle.to_string())),
     };
     let (upper, lower) = (open(upper)?, open(lower)?);
     let mut sizes = Sizes::default();

@@ -17,6 +17,8 @@ use std::path::{Component, Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
 
+use crate::escape::show_path;
+
 /// How many symbolic links one path may lead through, as in the kernel.
 const MAXIMUM_LINKS: usize = 40;
 
@@ -95,7 +97,7 @@ pub enum Danger {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Obstacle {
     /// A component is missing.
-    #[error("{} does not exist", component.display())]
+    #[error("{} does not exist", show_path(component))]
     Missing {
         /// The missing component.
         component: PathBuf,
@@ -103,13 +105,13 @@ pub(crate) enum Obstacle {
         nearest: Box<Reached>,
     },
     /// A component is a symbolic link where none may be.
-    #[error("{} is a symbolic link", component.display())]
+    #[error("{} is a symbolic link", show_path(component))]
     Symlink {
         /// The link.
         component: PathBuf,
     },
     /// A component that should be a directory is something else.
-    #[error("{} is not a directory", component.display())]
+    #[error("{} is not a directory", show_path(component))]
     NotDirectory {
         /// The component.
         component: PathBuf,
@@ -117,7 +119,7 @@ pub(crate) enum Obstacle {
         kind: FileType,
     },
     /// Somebody else can replace a component.
-    #[error("{} {why}", component.display())]
+    #[error("{} {why}", show_path(component))]
     Unsafe {
         /// The component.
         component: PathBuf,
@@ -125,7 +127,7 @@ pub(crate) enum Obstacle {
         why: Danger,
     },
     /// A component could not be looked at.
-    #[error("{}: {}", component.display(), io::Error::from_raw_os_error(*errno))]
+    #[error("{}: {}", show_path(component), io::Error::from_raw_os_error(*errno))]
     Unreachable {
         /// The component.
         component: PathBuf,
@@ -428,6 +430,35 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().canonicalize().unwrap();
         (directory, path)
+    }
+
+    /// What is in the way is told in one line, whatever it is called.
+    #[test]
+    fn hostile_names_stay_in_their_line() {
+        let (_keep, root) = scratch();
+        let hostile = root.join("a\n\u{202e}\x1b[31mb");
+        let shown = format!(r"{}/a\n\u{{202e}}\u{{1b}}[31mb", show_path(&root));
+        let told = |path: &Path| match directory(path, Symlinks::Refuse) {
+            Ok(_) => panic!("reached"),
+            Err(obstacle) => obstacle.to_string(),
+        };
+        assert_eq!(told(&hostile), format!("{shown} does not exist"));
+        fs::write(&hostile, "").unwrap();
+        assert_eq!(told(&hostile), format!("{shown} is not a directory"));
+        assert_eq!(
+            told(&hostile.join("c")),
+            format!("{shown} is not a directory")
+        );
+        fs::remove_file(&hostile).unwrap();
+        symlink("/", &hostile).unwrap();
+        assert_eq!(told(&hostile), format!("{shown} is a symbolic link"));
+        fs::remove_file(&hostile).unwrap();
+        fs::create_dir(&hostile).unwrap();
+        fs::set_permissions(&hostile, fs::Permissions::from_mode(0o777)).unwrap();
+        let entry = hostile.join("c");
+        fs::create_dir(&entry).unwrap();
+        let danger = Danger::OpenDirectory;
+        assert_eq!(told(&entry), format!("{shown}/c {danger}"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ use rustix::fs::{AtFlags, FileType, StatVfsMountFlags};
 use rustix::io::Errno;
 
 use super::mount_table::MountTable;
+use crate::escape::show;
 use crate::linux::safe_path::{self, Obstacle, Reached, Status, Symlinks};
 use crate::observe::{FileFacts, FileSystem, Found, Place, Stat};
 
@@ -114,7 +115,7 @@ fn stat(reached: &Reached, mounts: &MountTable) -> Result<Stat, Errno> {
 fn file_system(fd: impl AsFd, status: &Status, mounts: &MountTable) -> Result<FileSystem, Errno> {
     let statvfs = rustix::fs::fstatvfs(&fd)?;
     let name = match mounts.by_id(status.mount_id) {
-        Some(mount) => mount.fs_type.to_string_lossy().into_owned(),
+        Some(mount) => show(mount.fs_type.as_encoded_bytes()).into_owned(),
         None => format!("{:#x}", rustix::fs::fstatfs(&fd)?.f_type),
     };
     Ok(FileSystem {

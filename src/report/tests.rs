@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use super::*;
+use crate::check::nix::refuses;
 use crate::check::{check, fixture};
 use crate::observe::Usage;
 use crate::plan::plan;
@@ -42,6 +43,21 @@ fn json_has_everything() {
 #[test]
 fn what_is_absent_is_left_out() {
     insta::assert_json_snapshot!("json_of_nothing", Report::new(Command::Check, "example"));
+}
+
+/// A message of several lines stays below its own name; scripts get it as it is.
+#[test]
+fn lines_of_a_message_are_indented_for_people_only() {
+    let store = fixture::store(fixture::DESCRIPTION);
+    let message = "error: no\n  [mount-missing] /x\nso";
+    let mut report = Report::new(Command::Check, &store.name);
+    report.add_findings(vec![refuses(&store, "nix store info", message)]);
+    let text = report.text();
+    let expected =
+        "    found:    error: no\n                [mount-missing] /x\n              so\n";
+    assert!(text.contains(expected), "{text}");
+    let json = serde_json::to_value(&report).unwrap();
+    assert_eq!(json["findings"][0]["actual"], message);
 }
 
 /// Every line of a report is one: nothing in a name breaks out of it, or colours it.

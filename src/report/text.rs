@@ -38,9 +38,16 @@ pub(super) fn write_finding(out: &mut (impl Write + ?Sized), finding: &Finding) 
         finding.code,
         finding.subject
     )?;
-    writeln!(out, "    expected: {}", finding.expected)?;
-    writeln!(out, "    found:    {}", finding.actual)?;
-    writeln!(out, "    remedy:   {}", finding.remedy)
+    for (name, text) in [
+        ("expected: ", &finding.expected),
+        ("found:    ", &finding.actual),
+        ("remedy:   ", &finding.remedy),
+    ] {
+        // What has several lines, as Nix's own messages have, stays in its column.
+        let text = text.replace('\n', "\n              ");
+        writeln!(out, "    {name}{text}")?;
+    }
+    Ok(())
 }
 
 /// The last line: what it all amounts to.

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::{Mode, OFlags};
 
 use super::header;
+use crate::escape::show_path;
 use crate::sqlite::wal::{HEADER as LOG_HEADER, Log, read_full};
 
 /// Longer than the clock that file systems take modification times from stands still (10 ms at
@@ -25,7 +26,7 @@ const JOURNAL_MAGIC: usize = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum SnapshotError {
     /// A file of the database cannot be opened or read.
-    #[error("cannot read {path:?}: {source}")]
+    #[error("cannot read {path}: {source}", path = show_path(path))]
     Io {
         /// The database or its log.
         path: PathBuf,
@@ -33,7 +34,7 @@ pub enum SnapshotError {
         source: io::Error,
     },
     /// The file is not a database.
-    #[error("{path:?} is not an SQLite database: {what}")]
+    #[error("{path} is not an SQLite database: {what}", path = show_path(path))]
     NotADatabase {
         /// The database.
         path: PathBuf,
@@ -42,8 +43,7 @@ pub enum SnapshotError {
     },
     /// A transaction is under way, or one was left unfinished by a crash.
     #[error(
-        "{journal:?} holds an unfinished transaction, so {path:?} cannot be read without writing to it; run any Nix command on that store (it undoes the transaction), then try again"
-    )]
+        "{journal} holds an unfinished transaction, so {path} cannot be read without writing to it; run any Nix command on that store (it undoes the transaction), then try again", journal = show_path(journal), path = show_path(path))]
     Unfinished {
         /// The database.
         path: PathBuf,
@@ -52,8 +52,7 @@ pub enum SnapshotError {
     },
     /// Somebody wrote to the database while it was read.
     #[error(
-        "{path:?} changed while it was read; try again when nobody writes to that store, or use its daemon as lower store"
-    )]
+        "{path} changed while it was read; try again when nobody writes to that store, or use its daemon as lower store", path = show_path(path))]
     Changed {
         /// The database.
         path: PathBuf,
@@ -350,5 +349,38 @@ fn page_size(header: &[u8; header::SIZE]) -> Option<u64> {
         1 => Some(65536),
         size if size.is_power_of_two() && size >= 512 => Some(size),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a database is called does not break out of the message's line.
+    #[test]
+    fn hostile_names_stay_in_their_line() {
+        let path = PathBuf::from("/a\n\u{202e}b");
+        let journal = path.clone();
+        let source = || io::Error::from(io::ErrorKind::NotFound);
+        let (what, missing) = ("no header", source());
+        for error in [
+            SnapshotError::Io {
+                path: path.clone(),
+                source: missing,
+            },
+            SnapshotError::NotADatabase {
+                path: path.clone(),
+                what,
+            },
+            SnapshotError::Unfinished {
+                path: path.clone(),
+                journal,
+            },
+            SnapshotError::Changed { path },
+        ] {
+            let text = error.to_string();
+            assert!(text.contains(r"/a\n\u{202e}b"), "{text}");
+            assert!(!text.contains(['\n', '\u{202e}']), "{text}");
+        }
     }
 }

@@ -3,6 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use crate::escape::show_path;
+
 /// A string as part of a unit's name, as `systemd-escape` makes it (systemd.unit(5), "String
 /// escaping for inclusion in unit names").
 pub(crate) fn unit_name(text: &str) -> String {
@@ -54,7 +56,7 @@ pub(crate) fn argument(path: &Path) -> String {
 /// A path as the whole value of a setting that takes one, such as `ListenStream=`: not in quotes,
 /// with specifiers made ordinary.
 pub(crate) fn whole(path: &Path) -> String {
-    path.to_string_lossy().replace('%', "%%")
+    show_path(path).replace('%', "%%")
 }
 
 /// Text for people in a setting, such as a description.

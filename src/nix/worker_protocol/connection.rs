@@ -2,6 +2,7 @@ use std::io::{BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use crate::escape::show_line;
 use crate::nix::worker_protocol::error::DaemonError;
 use crate::nix::worker_protocol::stream::{Deadline, Stream};
 use crate::nix::worker_protocol::wire::{self, WireError};
@@ -162,7 +163,7 @@ impl Connection {
         }
         if self.speaks(33) {
             let version = self.read(|from| wire::read_bytes(from, LONGEST_MESSAGE))?;
-            self.info.nix_version = Some(printable(&version));
+            self.info.nix_version = Some(show_line(&version));
         }
         if self.speaks(35) {
             self.info.trusted = match self.read(wire::read_u64)? {
@@ -277,7 +278,7 @@ impl Connection {
         }
         Ok(DaemonError::Remote {
             socket: self.socket.clone(),
-            message: printable(&message),
+            message: show_line(&message),
         })
     }
 
@@ -339,20 +340,6 @@ fn encode_version((major, minor): (u64, u64)) -> u64 {
 
 fn decode_version(version: u64) -> (u64, u64) {
     (version >> 8, version & 0xff)
-}
-
-/// Text from the other side, without what could act on a terminal.
-fn printable(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes)
-        .chars()
-        .map(|c| {
-            if c.is_control() && c != '\n' {
-                '\u{fffd}'
-            } else {
-                c
-            }
-        })
-        .collect()
 }
 
 #[cfg(test)]
@@ -453,6 +440,28 @@ mod tests {
         );
     }
 
+    /// What a daemon says of itself cannot act on a terminal, nor begin a line of its own.
+    #[test]
+    fn a_hostile_message_stays_in_its_line() {
+        let error = probe_with(|mut stream| {
+            hear(&mut stream);
+            let said = "error: \u{1b}[31mno\u{1b}[0m \u{202e}kcab\r\n       \u{7}really\n\nerror: \u{200b}x";
+            let mut answer =
+                numbers(&[DAEMON_MAGIC, 1 << 8 | 21, message::ERROR, said.len() as u64]);
+            answer.extend_from_slice(said.as_bytes());
+            answer.resize(answer.len().next_multiple_of(8), 0);
+            answer.extend(numbers(&[1]));
+            stream.write_all(&answer).unwrap();
+            // Until the client has read it.
+            let _ = stream.read_to_end(&mut Vec::new());
+        });
+        let error = error.unwrap_err();
+        let DaemonError::Remote { message, .. } = &error else {
+            panic!("{error}");
+        };
+        assert_eq!(message, r"error: no \u{202e}kcab really error: \u{200b}x");
+    }
+
     #[test]
     fn an_old_daemon_is_told() {
         let error = probe_with(|mut stream| {
@@ -504,7 +513,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_is_told_without_control_characters() {
+    fn a_refusal_is_told_without_its_colours() {
         let error = probe_with(|mut stream| {
             let mut answer = numbers(&[DAEMON_MAGIC, 1 << 8 | 30, message::ERROR]);
             answer.extend(numbers(&[5]));
@@ -521,7 +530,7 @@ mod tests {
         let Err(DaemonError::Remote { message, .. }) = error else {
             panic!("{error:?}")
         };
-        assert_eq!(message, "go\u{fffd}[mx");
+        assert_eq!(message, "gox");
     }
 
     #[test]

@@ -2,14 +2,15 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::escape::show_path;
+
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The socket cannot be connected to.
     #[error(
-        "cannot connect to the daemon's socket {socket:?}: {source}; {}",
-        connect_remedy(source)
-    )]
+        "cannot connect to the daemon's socket {socket}: {source}; {}",
+        connect_remedy(source), socket = show_path(socket))]
     Connect {
         /// The daemon's socket.
         socket: PathBuf,
@@ -18,9 +19,8 @@ pub enum DaemonError {
     },
     /// The other end did not answer, or stopped answering.
     #[error(
-        "the daemon behind {socket:?} did not answer within {} s; see whether it is stuck or overloaded, and restart it if so",
-        .waited.as_secs_f32()
-    )]
+        "the daemon behind {socket} did not answer within {} s; see whether it is stuck or overloaded, and restart it if so",
+        .waited.as_secs_f32(), socket = show_path(socket))]
     Silent {
         /// The daemon's socket.
         socket: PathBuf,
@@ -29,16 +29,14 @@ pub enum DaemonError {
     },
     /// The other end hung up.
     #[error(
-        "the daemon behind {socket:?} closed the connection; its own log says why (a daemon that cannot open its store, or that does not allow this user, does that)"
-    )]
+        "the daemon behind {socket} closed the connection; its own log says why (a daemon that cannot open its store, or that does not allow this user, does that)", socket = show_path(socket))]
     Closed {
         /// The daemon's socket.
         socket: PathBuf,
     },
     /// The other end speaks something else than the worker protocol.
     #[error(
-        "what answers on {socket:?} is not a Nix daemon: expected the magic number of the worker protocol, found {found:#x}"
-    )]
+        "what answers on {socket} is not a Nix daemon: expected the magic number of the worker protocol, found {found:#x}", socket = show_path(socket))]
     NotADaemon {
         /// The daemon's socket.
         socket: PathBuf,
@@ -47,8 +45,7 @@ pub enum DaemonError {
     },
     /// The daemon speaks a version of the protocol that we do not.
     #[error(
-        "the daemon behind {socket:?} speaks version {major}.{minor} of the worker protocol, expected 1.21 (Nix 2.1) or a later 1.x; use a newer Nix there"
-    )]
+        "the daemon behind {socket} speaks version {major}.{minor} of the worker protocol, expected 1.21 (Nix 2.1) or a later 1.x; use a newer Nix there", socket = show_path(socket))]
     Version {
         /// The daemon's socket.
         socket: PathBuf,
@@ -58,15 +55,15 @@ pub enum DaemonError {
         minor: u64,
     },
     /// The daemon answered with an error of its own.
-    #[error("the daemon behind {socket:?} reports: {message}")]
+    #[error("the daemon behind {socket} reports: {message}", socket = show_path(socket))]
     Remote {
         /// The daemon's socket.
         socket: PathBuf,
-        /// The daemon's message, without control characters.
+        /// The daemon's message, in one printable line.
         message: String,
     },
     /// The daemon sent something that the protocol does not allow.
-    #[error("the daemon behind {socket:?} broke the worker protocol: {what}")]
+    #[error("the daemon behind {socket} broke the worker protocol: {what}", socket = show_path(socket))]
     Malformed {
         /// The daemon's socket.
         socket: PathBuf,
@@ -74,7 +71,7 @@ pub enum DaemonError {
         what: String,
     },
     /// Another error while reading or writing.
-    #[error("cannot talk to the daemon behind {socket:?}: {source}")]
+    #[error("cannot talk to the daemon behind {socket}: {source}", socket = show_path(socket))]
     Io {
         /// The daemon's socket.
         socket: PathBuf,
@@ -94,5 +91,55 @@ fn connect_remedy(error: &io::Error) -> &'static str {
         }
         io::ErrorKind::WouldBlock => "its queue of waiting connections is full",
         _ => "see whether it is a socket that the lower store's daemon listens on",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a socket is called does not break out of the message's line.
+    #[test]
+    fn hostile_names_stay_in_their_line() {
+        let socket = PathBuf::from("/a\n\u{202e}b");
+        let source = || io::Error::from(io::ErrorKind::NotFound);
+        for error in [
+            DaemonError::Connect {
+                socket: socket.clone(),
+                source: source(),
+            },
+            DaemonError::Silent {
+                socket: socket.clone(),
+                waited: Duration::ZERO,
+            },
+            DaemonError::Closed {
+                socket: socket.clone(),
+            },
+            DaemonError::NotADaemon {
+                socket: socket.clone(),
+                found: 0,
+            },
+            DaemonError::Version {
+                socket: socket.clone(),
+                major: 1,
+                minor: 2,
+            },
+            DaemonError::Remote {
+                socket: socket.clone(),
+                message: String::new(),
+            },
+            DaemonError::Malformed {
+                socket: socket.clone(),
+                what: String::new(),
+            },
+            DaemonError::Io {
+                socket,
+                source: source(),
+            },
+        ] {
+            let text = error.to_string();
+            assert!(text.contains(r"/a\n\u{202e}b"), "{text}");
+            assert!(!text.contains(['\n', '\u{202e}']), "{text}");
+        }
     }
 }
