@@ -40,7 +40,11 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
             Finding::new(Code::ObjectWithoutRow, in_upper(path))
                 .expected("metadata of it in the upper database")
                 .found("none: left over by something that was interrupted")
-                .remedy("collect garbage in this store (`nix-store --gc`), which removes it"),
+                .remedy(format!(
+                    "if nothing of it is needed, delete it, with all that neither database knows: \
+                     overstore gc --leftovers {}",
+                    store.arguments
+                )),
         );
     }
     for path in &across.hiding.first {

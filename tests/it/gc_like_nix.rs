@@ -342,6 +342,64 @@ fn both_collectors_leave_the_same() {
     }
 }
 
+/// On a lower store like a package set, of which nothing is rooted above, Nix's collector fails, and
+/// frees nothing; that is what `overstore gc` is for. When this test fails, Nix has changed.
+#[test]
+fn nix_s_own_collector_fails_where_this_one_works() {
+    for world in World::each() {
+        let mut random = Random(0x2545_f491_4f6c_dd1d);
+        let path = |number: usize| {
+            // Hashes in no order, as real ones are.
+            let hash = format!("{:0>32}", (number * 611_953 + 104_729) % 1_000_003);
+            format!("/nix/store/{hash}-package-{number}")
+        };
+        let mut rows = String::new();
+        for number in 0..300 {
+            let references: BTreeSet<String> = (0..random.below(12))
+                .filter(|_| number > 0)
+                .map(|_| path(random.below(number)))
+                .collect();
+            rows += &format!("{}\n{:064}\n120\n\n{}\n", path(number), 0, references.len());
+            rows.extend(references.into_iter().map(|reference| reference + "\n"));
+        }
+        // Nix goes through the directory in its order: on tmpfs that of the making.
+        let mut objects: Vec<String> = (0..300).map(path).collect();
+        objects.sort();
+        for path in &objects {
+            world.write(format!("{}/{}/file", Example::LOWER, name(path)), "");
+        }
+        world
+            .nix(["nix-store", "--load-db", "--store", "/mnt/example/store-a"])
+            .stdin(rows)
+            .ok();
+        let database = "/mnt/example/store-a/nix/var/nix/db/db.sqlite";
+        world.ok(["sqlite3", database, "pragma wal_checkpoint(truncate)"]);
+        world.write(
+            "/etc/overstore/example.toml",
+            format!(
+                "root = \"/mnt/example/merged-store\"\n\
+                 lower-store = \"/mnt/example/store-a?read-only=true\"\n\
+                 upper-layer = \"{}\"\nworkdir = \"{}\"\n",
+                Example::UPPER,
+                Example::WORKDIR
+            ),
+        );
+        world.overstore(["up", "example"]).ok();
+        let url = world.overstore(["url", "example"]).ok().trim().to_owned();
+        world.write("/tmp/garbage", "garbage");
+        let garbage = world
+            .nix(["nix-store", "--add", "/tmp/garbage", "--store", &url])
+            .ok();
+        let upper = format!("{}/{}", Example::UPPER, name(garbage.trim()));
+        let failed = world.nix(["nix-store", "--gc", "--store", &url]).fails();
+        assert!(failed.stderr().contains("is not valid"), "{failed}");
+        assert!(world.path(&upper).exists());
+        let collected = world.overstore(["gc", "example"]).ok();
+        assert!(collected.starts_with("deleted 1 objects"), "{collected}");
+        assert!(!world.path(&upper).exists());
+    }
+}
+
 /// Two hundred collections a version: `make soak`.
 #[test]
 #[ignore = "takes a quarter of an hour"]

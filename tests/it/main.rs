@@ -18,6 +18,7 @@ mod file_systems;
 mod full_disk;
 mod gc;
 mod gc_like_nix;
+mod gc_stress;
 mod generator;
 mod hostile_upper;
 mod install;

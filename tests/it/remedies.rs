@@ -48,6 +48,23 @@ fn mends(world: &World, code: &str, damage: impl FnOnce(&World)) {
     world.overstore(["down", DESCRIPTION]).ok();
 }
 
+#[test]
+fn an_object_that_neither_database_knows() {
+    let Some(world) = World::trixie() else { return };
+    mends(&world, "object-without-row", |world| {
+        world.write("/tmp/known", "known");
+        let url = world.overstore(["url", DESCRIPTION]).ok();
+        world
+            .nix(["nix-store", "--add", "/tmp/known", "--store", url.trim()])
+            .ok();
+        world.mkdir(format!(
+            "{}/00000000000000000000000000000000-half",
+            Example::UPPER
+        ));
+        world.overstore(["remount", DESCRIPTION]).ok();
+    });
+}
+
 /// Changes a value in the description.
 fn describe(world: &World, more: &str) {
     let text = world.read(DESCRIPTION);
