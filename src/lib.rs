@@ -21,7 +21,8 @@
 //! - [`collect`]: garbage of the upper layer: roots, choice, deletion through Nix.
 //! - [`systemd`]: units, notifications, the journal.
 //! - [`report`]: outcomes as text and as JSON.
-//! - [`commands`], [`cli`]: one file a command; the command line.
+//! - [`cli`]: the command line.
+//! - [`commands`]: one file a command.
 
 #![warn(unreachable_pub)]
 // Foreign text is shown escaped, by `escape`.

@@ -38,6 +38,7 @@ mod nixos;
 mod parallel;
 mod remedies;
 mod remount;
+mod source_layout;
 mod status;
 mod support;
 mod systemd_generator;
