@@ -8,7 +8,7 @@ use super::database::{Keep, UpperRows};
 use super::graph::{Graph, Nodes};
 use super::layers::{Kind, Layers};
 use super::limits;
-use super::roots::Roots;
+use super::root::Roots;
 use crate::config::Store;
 use crate::lower::{self, Source};
 use crate::nix::path_info::PathInfo;

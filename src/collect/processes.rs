@@ -14,7 +14,7 @@ use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::CollectError;
-use super::roots::{Root, RootKind, Roots};
+use super::root::{Root, RootKind, Roots};
 use crate::config::Store;
 use crate::linux::{processes, root::System};
 use crate::nix::store_path::StorePath;

@@ -8,7 +8,7 @@ use super::database::Keep;
 use super::layers::Layers;
 use super::leftovers::{Leftovers, Merged, Removed};
 use super::nix::{Deletion, Nix, Programs};
-use super::roots::{Root, RootKind, Roots};
+use super::root::{Root, RootKind, Roots};
 use super::space::Space;
 use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
 use crate::apply;

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use super::CollectError;
 use super::database::{Keep, UpperRows};
 use super::layers::{Kind, Layers};
-use super::roots::{Root, RootKind, Roots};
+use super::root::{Root, RootKind, Roots};
 use crate::config::Store;
 use crate::lower;
 use crate::nix::store_directory::StoreDirectory;
