@@ -1,7 +1,16 @@
 //! The integration tests: one binary, because linking each costs seconds, with a module an area.
 //!
-//! Tests run side by side as threads of one process. Most have a machine of their own, a
-//! [`support::World`]. What they need otherwise is in [`support`].
+//! `cargo test --test it AREA::` runs those of one. Unit tests are beside what they test, in `src/`.
+//!
+//! - Tests run side by side as threads of one process, so none changes what all of them share: the
+//!   working directory, the umask, the environment, the mounts and directories of the machine. What
+//!   does has a machine of its own, a [`support::World`], or its own thread and mount namespace
+//!   ([`mount_failure`]).
+//! - What is not to be had here is reported with [`support::skip`], and in no other way: `.ci/run`
+//!   takes only what it knows. What `tests/setup` can install, it installs.
+//! - Nothing is timed, and nothing sleeps: [`support::wait_until`] waits for the thing itself.
+//! - Data are directories: `tests/AREA/CASE/input` beside `expected` ([`support::assert_expected`]).
+//!   `UPDATE_EXPECTED=1` writes what comes out over what was expected; git shows what that changes.
 
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
