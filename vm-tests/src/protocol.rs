@@ -139,12 +139,16 @@ impl Agent {
     /// requests.
     pub fn synchronise(&mut self) -> Result<()> {
         let deadline = Instant::now() + HANG;
+        let mut patience = Duration::from_secs(5);
         while Instant::now() < deadline {
             self.synchronisations += 1;
             let id = u64::from(std::process::id()) << 20 | self.synchronisations;
             self.lines
                 .send("guest-sync-delimited", &json!({ "id": id }))?;
-            let wait = Instant::now() + Duration::from_secs(5);
+            let wait = Instant::now() + patience;
+            // What was sent before the agent was there may be lost, so it is sent again; but an agent
+            // that is slow answers the last one in the end.
+            patience += Duration::from_secs(5);
             while let Some(answer) = self.lines.receive(wait.min(deadline))? {
                 if answer["return"] == json!(id) {
                     return Ok(());
