@@ -133,23 +133,26 @@ fn the_forms_of_lower_store_are_taken() {
     }
 }
 
-/// The pages, with where they are.
-const PAGES: [(&str, &str); 7] = [
-    ("README.md", include_str!("../../README.md")),
-    ("docs/manual.md", include_str!("../../docs/manual.md")),
-    ("docs/configuration.md", CONFIGURATION),
-    ("docs/findings.md", include_str!("../../docs/findings.md")),
-    ("docs/systemd.md", include_str!("../../docs/systemd.md")),
-    ("docs/warm.md", include_str!("../../docs/warm.md")),
-    (
-        "vm-tests/README.md",
-        include_str!("../../vm-tests/README.md"),
-    ),
-];
+/// All pages, with where they are.
+fn pages() -> Vec<(String, String)> {
+    let top = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut pages = Vec::new();
+    for directory in ["", "docs", "fuzz", "vm-tests"] {
+        for entry in std::fs::read_dir(top.join(directory)).unwrap() {
+            let name = entry.unwrap().file_name().into_string().unwrap();
+            if name.ends_with(".md") {
+                let path = Path::new(directory).join(name);
+                let text = std::fs::read_to_string(top.join(&path)).unwrap();
+                pages.push((path.to_str().unwrap().to_owned(), text));
+            }
+        }
+    }
+    pages
+}
 
 /// A page by where it is.
-fn page(name: &str) -> &'static str {
-    PAGES.iter().find(|page| page.0 == name).unwrap().1
+fn page(name: &str) -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
 /// The anchors of a page's headings, as they are made of the headings' text.
@@ -170,7 +173,7 @@ fn anchors(text: &str) -> Vec<String> {
 #[test]
 fn links_lead_somewhere() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
-    for (name, text) in PAGES {
+    for (name, text) in pages() {
         let links = text
             .split("](")
             .skip(1)
@@ -178,8 +181,8 @@ fn links_lead_somewhere() {
         for link in links.filter(|link| !link.contains("://")) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = match path {
-                "" => top.join(name),
-                path => top.join(name).parent().unwrap().join(path),
+                "" => top.join(&name),
+                path => top.join(&name).parent().unwrap().join(path),
             };
             let target = std::fs::read_to_string(&target)
                 .unwrap_or_else(|error| panic!("{name}: {link}: {error}"));
@@ -193,7 +196,7 @@ fn links_lead_somewhere() {
 #[test]
 fn fragments_are_parts_of_descriptions() {
     for name in ["README.md", "docs/systemd.md", "docs/warm.md"] {
-        for block in blocks("toml", page(name)) {
+        for block in blocks("toml", &page(name)) {
             let example = blocks("toml", CONFIGURATION)[0];
             let whole = if block.contains("lower-store") {
                 block.to_owned()
@@ -217,7 +220,8 @@ fn every_command_is_in_the_table() {
 
 /// Runs what the `console` blocks of a page show, line by line, and compares what it prints.
 fn try_out(world: &World, name: &str) {
-    let blocks = blocks("console", page(name));
+    let page = page(name);
+    let blocks = blocks("console", &page);
     assert!(!blocks.is_empty());
     for block in blocks {
         let block = block.replace("\\\n", "");
@@ -237,7 +241,8 @@ fn try_out(world: &World, name: &str) {
 fn the_worked_example_works() {
     let Some(world) = World::trixie() else { return };
     world.lower_store("/mnt/example/store-a");
-    let description = blocks("toml", page("README.md"))[0];
+    let readme = page("README.md");
+    let description = blocks("toml", &readme)[0];
     world.write("/etc/overstore/example.toml", description);
     try_out(&world, "README.md");
     world.overstore(["up", "example"]).ok();
