@@ -23,7 +23,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         FileFacts::File { size: 0, .. } => return missing("an empty file"),
         FileFacts::File { .. } => {}
         FileFacts::Missing => return missing("nothing"),
-        FileFacts::Other(kind) => return vec![rule.unreadable((*kind).to_owned())],
+        FileFacts::Other(kind) => return vec![rule.unreadable(kind.clone().into_owned())],
         FileFacts::Unreachable(errno) => {
             let error = std::io::Error::from_raw_os_error(*errno).to_string();
             return vec![match observed.machine.uid {

@@ -155,7 +155,7 @@ impl Looked<'_> {
         let actual = match facts {
             FileFacts::File { .. } => return None,
             FileFacts::Missing => "nothing".to_owned(),
-            FileFacts::Other(kind) => (*kind).to_owned(),
+            FileFacts::Other(kind) => kind.clone().into_owned(),
             FileFacts::Unreachable(errno) => {
                 let error = io::Error::from_raw_os_error(*errno);
                 if error.kind() == io::ErrorKind::PermissionDenied && self.machine.uid != 0 {
@@ -309,6 +309,16 @@ fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
                 .remedy(format!(
                     "where the lower store is published: \
                      sqlite3 {} 'pragma wal_checkpoint(truncate)'",
+                    shell_quote(path)
+                )),
+        ),
+        LogFacts::Other(kind) => Some(
+            Finding::at(Code::LowerWalPending, path)
+                .expected("a write-ahead log beside the database, or none")
+                .found(format!("in its place: {kind}"))
+                .remedy(format!(
+                    "where the lower store is published: find out who put it there, and move it \
+                     away: {}-wal",
                     shell_quote(path)
                 )),
         ),

@@ -83,6 +83,11 @@ fn secure(component: &Path, why: Danger) -> String {
         Danger::TheirDirectory { .. } | Danger::NothingThere { .. } => {
             format!("chown root {}", shell_quote(parent))
         }
+        Danger::TheirLink { .. } => {
+            return "have the link's owner link to what is that user's own, or name by its own path what \
+                    the link leads to"
+                .to_owned();
+        }
         Danger::TheirEntry { .. } => format!("chown root {}", shell_quote(component)),
     };
     format!("name a path that nobody else can change, or see to it that this one is: {command}")

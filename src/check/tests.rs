@@ -143,7 +143,7 @@ rules! {
         observed.lower.directory.found = Found::Unreachable { component: store.lower.real.clone(), errno: 116 };
     };
     lower_database_missing = ["lower-database-missing"], |_, observed| *source(observed).0 = FileFacts::Missing;
-    lower_database_is_a_directory = ["lower-database-missing"], |_, observed| *source(observed).0 = FileFacts::Other("a directory");
+    lower_database_is_a_directory = ["lower-database-missing"], |_, observed| *source(observed).0 = FileFacts::Other("a directory".into());
     lower_database_not_for_this_user = ["not-checked"], |_, observed| {
         observed.machine.uid = 1000;
         *source(observed).0 = FileFacts::Unreachable(13);
@@ -153,6 +153,7 @@ rules! {
     lower_schema_no_number = ["lower-schema-unknown"], |_, observed| *source(observed).2 = Some("ten\n".to_owned());
     lower_schema_missing = ["lower-schema-unknown"], |_, observed| *source(observed).2 = None;
     lower_wal_pending = ["lower-wal-pending"], |_, observed| *source(observed).1 = Some(LogFacts::Pending(3));
+    lower_wal_is_a_pipe = ["lower-wal-pending"], |_, observed| *source(observed).1 = Some(LogFacts::Other("a named pipe".into()));
     lower_wal_unreadable = ["not-checked"], |_, observed| *source(observed).1 = Some(LogFacts::Unreadable(13));
     lower_directories_missing = ["lower-directory-missing", "lower-directory-missing"], |store, observed| {
         *source(observed).4 = vec![store.lower.real.join(".links"), store.lower.state().unwrap().join("temproots")];
@@ -360,7 +361,7 @@ rules! {
     state_of_somebody_else = ["state-permissions"], |_, observed| directory(&mut observed.state[0]).uid = 1000;
     database_missing = ["database-missing"], |_, observed| observed.database.file = FileFacts::Missing;
     database_empty = ["database-missing"], |_, observed| observed.database.file = file(0o644, 0);
-    database_is_a_link = ["database-unreadable"], |_, observed| observed.database.file = FileFacts::Other("a symbolic link");
+    database_is_a_link = ["database-unreadable"], |_, observed| observed.database.file = FileFacts::Other("a symbolic link".into());
     database_unreadable = ["database-unreadable"], |_, observed| observed.database.content = Some(Err("file is not a database".to_owned()));
     database_not_for_this_user = ["not-checked"], |_, observed| {
         observed.machine.uid = 1000;

@@ -1,8 +1,7 @@
 //! From the STORE argument to a validated description.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,14 +9,12 @@ use crate::cli::{RootArgument, StoreArgument};
 use crate::commands::Failure;
 use crate::config::{self, Environment, Store};
 use crate::escape::{shell_quote, show_path};
+use crate::linux::regular_file::{self, ReadError};
 use crate::linux::root::System;
 use crate::observe;
 
 /// Where the descriptions are that have a name.
 const DIRECTORY: &str = "/etc/overstore";
-
-/// The size of a description, in bytes, above which it is not read: it is some other file then.
-const MAX_SIZE: u64 = 1 << 20;
 
 /// A description and the machine it is for.
 #[derive(Debug)]
@@ -123,33 +120,36 @@ fn file(argument: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 fn contents(file: &Path) -> Result<String, Failure> {
-    let shown = show_path(file);
-    let mut bytes = Vec::new();
-    File::open(file)
-        .and_then(|open| open.take(MAX_SIZE + 1).read_to_end(&mut bytes))
-        .map_err(|error| Failure::Refused(unreadable(file, &error)))?;
-    if bytes.len() as u64 > MAX_SIZE {
-        return Err(Failure::Refused(format!(
-            "{shown} has more than {MAX_SIZE} bytes, so it is no description of a store\n\
-             remedy: give the path of a TOML file as `overstore new` prints it"
-        )));
-    }
-    String::from_utf8(bytes).map_err(|error| {
-        let at = error.utf8_error().valid_up_to();
-        let before = &error.as_bytes()[..at];
-        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
-        let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
-        Failure::Refused(format!(
-            "{shown}:{line}:{column}: expected UTF-8, as in every TOML file, found the byte 0x{:02X}\n\
-             remedy: save the file as UTF-8",
-            error.as_bytes()[at]
-        ))
-    })
+    let unreadable = |error| Failure::Refused(unreadable(file, &error));
+    let content = regular_file::read(file, config::MAX_SIZE).map_err(unreadable)?;
+    config::text(&show_path(file), content).map_err(Failure::Refused)
 }
 
 /// Why a description cannot be read, and what to do.
-fn unreadable(file: &Path, error: &io::Error) -> String {
+fn unreadable(file: &Path, error: &ReadError) -> String {
     let shown = show_path(file);
+    let error = match error {
+        ReadError::Io(error) => error,
+        ReadError::Obstacle(obstacle) => {
+            return format!(
+                "{shown} cannot be read: {obstacle}\nremedy: give the path of a readable TOML file"
+            );
+        }
+        ReadError::NotRegular("a directory") => {
+            return format!("{shown} is a directory\nremedy: give the path of a TOML file in it");
+        }
+        ReadError::NotRegular(kind) => {
+            return format!(
+                "{shown} is {kind}, which is not read\nremedy: give the path of a TOML file"
+            );
+        }
+        ReadError::TooLong(limit) => {
+            return format!(
+                "{shown} has more than {limit} bytes, so it is no description of a store\n\
+                 remedy: give the path of a TOML file as `overstore new` prints it"
+            );
+        }
+    };
     match error.kind() {
         io::ErrorKind::NotFound => {
             let remedy = match others(file) {
@@ -161,9 +161,6 @@ fn unreadable(file: &Path, error: &io::Error) -> String {
                 }
             };
             format!("there is no file {shown}\nremedy: {remedy}")
-        }
-        io::ErrorKind::IsADirectory => {
-            format!("{shown} is a directory\nremedy: give the path of a TOML file in it")
         }
         io::ErrorKind::PermissionDenied => {
             format!(

@@ -8,11 +8,12 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::AtFlags;
 
 use crate::compare::layers::AcrossError;
 use crate::config::Store;
 use crate::escape::show_path;
+use crate::linux::safe_path::{self, Symlinks};
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{LowerError, Source};
 use crate::nix::nar;
@@ -214,9 +215,8 @@ fn work(
 }
 
 fn open(path: &Path) -> Result<OwnedFd, AcrossError> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::empty()).map_err(|error| AcrossError::Layer {
+    safe_path::open_directory(path, Symlinks::Follow).map_err(|source| AcrossError::Layer {
         path: show_path(path).into_owned(),
-        source: error.into(),
+        source,
     })
 }

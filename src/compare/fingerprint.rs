@@ -5,11 +5,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use rustix::fs::{Dir, Mode, OFlags};
+use rustix::fs::Dir;
 use serde::{Deserialize, Serialize};
 
 use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::{show, show_path};
+use crate::linux::safe_path::{self, Symlinks};
 use crate::lower::daemon::DaemonSource;
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{LowerError, Source, retry};
@@ -205,8 +206,8 @@ fn directory(store: &Store) -> StoreDirectory {
 /// The first store paths that are found in a directory: it is not listed to its end. None where it
 /// cannot be read.
 fn names(directory: &Path) -> Vec<StorePath> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let Ok(entries) = rustix::fs::open(directory, flags, Mode::empty()).and_then(Dir::new) else {
+    let opened = safe_path::open_directory(directory, Symlinks::Follow);
+    let Some(entries) = opened.ok().and_then(|opened| Dir::new(opened).ok()) else {
         return Vec::new();
     };
     entries

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::config::Store;
 use crate::escape::show_path;
+use crate::linux::safe_path::{self, Symlinks};
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{self, LowerError, Source};
 use crate::nix::path_info::PathInfo;
@@ -315,13 +316,12 @@ enum Kind {
 
 impl Layer {
     fn open(path: &Path) -> Result<Self, AcrossError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let shown = show_path(path).into_owned();
-        match rustix::fs::open(path, flags, Mode::empty()) {
+        match safe_path::open_directory(path, Symlinks::Follow) {
             Ok(directory) => Ok(Self { directory, shown }),
-            Err(error) => Err(AcrossError::Layer {
+            Err(source) => Err(AcrossError::Layer {
                 path: shown,
-                source: error.into(),
+                source,
             }),
         }
     }

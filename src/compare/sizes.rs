@@ -35,11 +35,8 @@ pub(crate) fn sizes(
     lower: &Path,
     mut progress: impl FnMut(),
 ) -> std::io::Result<Sizes> {
-    let open = |path| match safe_path::directory(path, Symlinks::Refuse) {
-        Ok(reached) => Ok(reached.open()?),
-        Err(obstacle) => Err(std::io::Error::other(obstacle.to_string())),
-    };
-    let (upper, lower) = (open(upper)?, open(lower)?);
+    let upper = safe_path::open_directory(upper, Symlinks::Refuse)?;
+    let lower = safe_path::open_directory(lower, Symlinks::Follow)?;
     let mut sizes = Sizes::default();
     let mut linked = HashSet::new();
     for entry in Dir::read_from(&upper)? {

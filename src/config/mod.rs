@@ -46,6 +46,9 @@ pub const KEYS: [(&str, &[&str]); 8] = [
     ("gc", RawGc::KEYS),
 ];
 
+/// The size of a description, in bytes, above which it is not read: it is some other file then.
+pub(crate) const MAX_SIZE: u64 = 1 << 20;
+
 /// How many lines that are not TOML are shown.
 const MOST_LINES: usize = 5;
 
@@ -75,6 +78,24 @@ pub fn parse(
         Some(store) if problems.is_empty() => Ok(store),
         _ => Err(Errors::new(label, text, problems)),
     }
+}
+
+/// The text of a description. `label` is what messages call the file.
+///
+/// # Errors
+/// Where it is not UTF-8, in words.
+pub(crate) fn text(label: &str, content: Vec<u8>) -> Result<String, String> {
+    String::from_utf8(content).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        let before = &error.as_bytes()[..at];
+        let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
+        let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
+        format!(
+            "{label}:{line}:{column}: expected UTF-8, as in every TOML file, found the byte 0x{:02X}\n\
+             remedy: save the file as UTF-8",
+            error.as_bytes()[at]
+        )
+    })
 }
 
 /// The JSON schema of the file.

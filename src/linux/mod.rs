@@ -5,6 +5,7 @@ pub(crate) mod kernel_log;
 pub(crate) mod locks;
 pub(crate) mod namespaces;
 pub(crate) mod processes;
+pub(crate) mod regular_file;
 pub(crate) mod root;
 pub(crate) mod safe_path;
 pub(crate) mod sync;

@@ -7,7 +7,14 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 
+use super::regular_file::{self, ReadError};
 use super::users;
+
+/// Where a system has its groups.
+const GROUPS: &str = "/etc/group";
+
+/// The size in bytes above which it is something else.
+const LONGEST_GROUPS: u64 = 16 << 20;
 
 /// Handles that a run needs whatever its root directory is.
 ///
@@ -114,12 +121,11 @@ impl System {
         if self.root.is_none() {
             return users::group(name);
         }
-        let groups = match std::fs::read_to_string("/etc/group") {
-            Ok(groups) => groups,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        Ok(group_number(&groups, name))
+        match regular_file::read(Path::new(GROUPS), LONGEST_GROUPS) {
+            Ok(groups) => Ok(group_number(&String::from_utf8_lossy(&groups), name)),
+            Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(io::Error::other(format!("{GROUPS}: {error}"))),
+        }
     }
 }
 

@@ -30,8 +30,9 @@ const OVERFLOW_UID: u32 = 65534;
 pub(crate) enum Symlinks {
     /// None: for everything that is written to or mounted.
     Refuse,
-    /// Those of root or ourselves, in directories that are safe themselves: for the lower store,
-    /// whose paths are its owner's choice.
+    /// Those of root or ourselves, and those of others to what belongs to the same user: for the
+    /// lower store, whose paths are its owner's choice, and who could otherwise have root read, and
+    /// show, whatever that user may not.
     Follow,
 }
 
@@ -85,6 +86,14 @@ pub enum Danger {
         /// Whose the directory is.
         directory: u32,
     },
+    /// The user that a symbolic link on the way belongs to.
+    #[error("belongs to user {target}, and a symbolic link of user {link} leads there")]
+    TheirLink {
+        /// Whose the link is.
+        link: u32,
+        /// Whose the component is.
+        target: u32,
+    },
     /// The user that the component belongs to; everybody may make such entries in the directory.
     #[error("belongs to user {entry} in a directory that everybody may write to")]
     TheirEntry {
@@ -136,6 +145,16 @@ pub(crate) enum Obstacle {
     },
 }
 
+impl From<Obstacle> for io::Error {
+    fn from(obstacle: Obstacle) -> io::Error {
+        match obstacle {
+            Obstacle::Missing { .. } => io::ErrorKind::NotFound.into(),
+            Obstacle::Unreachable { errno, .. } => io::Error::from_raw_os_error(errno),
+            other => io::Error::other(other.to_string()),
+        }
+    }
+}
+
 /// Walks an absolute path from the root directory to a directory.
 ///
 /// # Errors
@@ -151,12 +170,45 @@ pub(crate) fn directory(path: &Path, symlinks: Symlinks) -> Result<Reached, Obst
     }
 }
 
+/// Walks an absolute path from the root directory to a directory, and opens it for reading its
+/// entries.
+///
+/// # Errors
+/// See [`Obstacle`]; and those of openat(2).
+pub(crate) fn open_directory(path: &Path, symlinks: Symlinks) -> io::Result<OwnedFd> {
+    Ok(directory(path, symlinks)?.open()?)
+}
+
 /// Walks an absolute path from the root directory to whatever is there.
 ///
 /// # Errors
 /// See [`Obstacle`].
 pub(crate) fn walk(path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
+    Ok(walk_from(Reached::root()?, path, symlinks)?.0)
+}
+
+/// Walks an absolute path from the root directory to whatever is there, and gives the directory that
+/// it is in, too: of a path that ends in a directory above, there is none.
+///
+/// # Errors
+/// See [`Obstacle`].
+pub(crate) fn walk_to_entry(
+    path: &Path,
+    symlinks: Symlinks,
+) -> Result<(Reached, Option<Reached>), Obstacle> {
     walk_from(Reached::root()?, path, symlinks)
+}
+
+/// [`walk_to_entry`], from a directory that was reached.
+///
+/// # Errors
+/// See [`Obstacle`].
+pub(crate) fn walk_to_entry_below(
+    start: &Reached,
+    path: &Path,
+    symlinks: Symlinks,
+) -> Result<(Reached, Option<Reached>), Obstacle> {
+    walk_from(start.try_clone()?, path, symlinks)
 }
 
 /// Walks on from a directory that was reached, to whatever is there: as [`walk`] with the whole
@@ -169,15 +221,21 @@ pub(crate) fn walk_below(
     path: &Path,
     symlinks: Symlinks,
 ) -> Result<Reached, Obstacle> {
-    walk_from(start.try_clone()?, path, symlinks)
+    Ok(walk_from(start.try_clone()?, path, symlinks)?.0)
 }
 
-fn walk_from(start: Reached, path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
+fn walk_from(
+    start: Reached,
+    path: &Path,
+    symlinks: Symlinks,
+) -> Result<(Reached, Option<Reached>), Obstacle> {
     let mut here = start;
     // What is still to be walked, the next component last.
     let mut rest: Vec<OsString> = names(path).rev().collect();
     let mut above: Vec<Reached> = Vec::new();
     let mut links = 0;
+    // Whose link it was that the path led through, if it is somebody to be feared.
+    let mut led_by = None;
     while let Some(name) = rest.pop() {
         if name == ".." {
             // Only a symbolic link's target has these; the way up is the one that came down.
@@ -188,7 +246,27 @@ fn walk_from(start: Reached, path: &Path, symlinks: Symlinks) -> Result<Reached,
             };
             continue;
         }
-        let next = here.enter(&name)?;
+        let entered = here.enter(&name);
+        // Not even whether it is there is told of what is somebody else's.
+        if let (Err(_), Some(why)) = (&entered, here.led_astray(led_by)) {
+            return Err(Obstacle::Unsafe {
+                component: here.path,
+                why,
+            });
+        }
+        let next = match entered {
+            // Nothing is made where links are followed: there it is just missing.
+            Err(Obstacle::Unsafe {
+                component,
+                why: Danger::NothingThere { .. },
+            }) if symlinks == Symlinks::Follow => {
+                return Err(Obstacle::Missing {
+                    component,
+                    nearest: Box::new(here),
+                });
+            }
+            entered => entered?,
+        };
         if next.status.kind != FileType::Symlink {
             above.push(std::mem::replace(&mut here, next));
             continue;
@@ -202,6 +280,15 @@ fn walk_from(start: Reached, path: &Path, symlinks: Symlinks) -> Result<Reached,
         if links > MAXIMUM_LINKS {
             return Err(next.unreachable(Errno::LOOP));
         }
+        if !next.status.trusted() {
+            led_by = Some(next.status.uid);
+        }
+        if here.is_proc() {
+            // Such a link leads somewhere by itself, whatever its text says: proc_pid_root(5).
+            let next = here.follow(&name)?;
+            above.push(std::mem::replace(&mut here, next));
+            continue;
+        }
         let target = match readlinkat(&next.fd, "", Vec::new()) {
             Ok(target) => PathBuf::from(OsString::from_vec(target.into_bytes())),
             Err(errno) => return Err(next.unreachable(errno)),
@@ -212,7 +299,13 @@ fn walk_from(start: Reached, path: &Path, symlinks: Symlinks) -> Result<Reached,
         }
         rest.extend(names(&target).rev());
     }
-    Ok(here)
+    match here.led_astray(led_by) {
+        Some(why) => Err(Obstacle::Unsafe {
+            component: here.path,
+            why,
+        }),
+        None => Ok((here, above.pop())),
+    }
 }
 
 /// The names in a path, `..` included.
@@ -287,6 +380,32 @@ impl Reached {
                 why,
             }),
             None => Ok(Reached { fd, path, status }),
+        }
+    }
+
+    /// Whether a link of this user, if of any, led to what is not theirs.
+    fn led_astray(&self, led_by: Option<u32>) -> Option<Danger> {
+        let (link, target) = (led_by?, self.status.uid);
+        (link != target).then_some(Danger::TheirLink { link, target })
+    }
+
+    /// Whether this is a directory of the kernel's own, in procfs.
+    fn is_proc(&self) -> bool {
+        rustix::fs::fstatfs(&self.fd).is_ok_and(|fs| fs.f_type == rustix::fs::PROC_SUPER_MAGIC)
+    }
+
+    /// Has the kernel follow a link of its own.
+    fn follow(&self, name: &OsStr) -> Result<Reached, Obstacle> {
+        let path = self.path.join(name);
+        let flags = OFlags::PATH | OFlags::CLOEXEC;
+        let followed =
+            openat(&self.fd, name, flags, Mode::empty()).and_then(|fd| Ok((Status::of(&fd)?, fd)));
+        match followed {
+            Ok((status, fd)) => Ok(Reached { fd, path, status }),
+            Err(errno) => Err(Obstacle::Unreachable {
+                component: path,
+                errno: errno.raw_os_error(),
+            }),
         }
     }
 
@@ -570,5 +689,67 @@ mod tests {
         assert!(is_unsafe("hers/missing"));
         assert!(is_unsafe("sticky/hers"));
         assert!(!is_unsafe("sticky/ours"));
+    }
+
+    /// A link of somebody else leads to what is the same user's, and nowhere else. Needs root to give
+    /// links away.
+    #[test]
+    fn links_of_others_lead_to_what_is_theirs() {
+        if !rustix::process::geteuid().is_root() {
+            crate::skip::skip("root", "giving links away needs it");
+            return;
+        }
+        let (_keep, root) = scratch();
+        fs::create_dir_all(root.join("hers/store/below")).unwrap();
+        fs::create_dir_all(root.join("ours/below")).unwrap();
+        fs::write(root.join("ours/secret"), "secret").unwrap();
+        for path in ["hers", "hers/store", "hers/store/below"] {
+            chown(root.join(path), Some(1000), None).unwrap();
+        }
+        let link = |target: &Path, name: &str, uid: u32| {
+            symlink(target, root.join(name)).unwrap();
+            std::os::unix::fs::lchown(root.join(name), Some(uid), None).unwrap();
+        };
+        link(Path::new("store"), "hers/to-hers", 1000);
+        link(&root.join("ours"), "hers/to-ours", 1000);
+        link(&root.join("ours/secret"), "hers/to-secret", 1000);
+        link(Path::new("../our-link"), "hers/through-ours", 1000);
+        link(Path::new("ours"), "our-link", 0);
+        let walk = |path: &str| walk(&root.join(path), Symlinks::Follow);
+        let reached = walk("hers/to-hers/below").unwrap();
+        assert_eq!(reached.path(), root.join("hers/store/below"));
+        assert_eq!(
+            walk("our-link/below").unwrap().path(),
+            root.join("ours/below")
+        );
+        for path in [
+            "hers/to-ours",
+            "hers/to-ours/below",
+            "hers/to-secret",
+            "hers/through-ours",
+            "hers/through-ours/below",
+        ] {
+            assert!(
+                matches!(
+                    walk(path),
+                    Err(Obstacle::Unsafe {
+                        why: Danger::TheirLink {
+                            link: 1000,
+                            target: 0
+                        },
+                        ..
+                    })
+                ),
+                "{path}"
+            );
+        }
+        assert!(matches!(
+            walk("hers/missing"),
+            Err(Obstacle::Missing { .. })
+        ));
+        assert!(matches!(
+            directory(&root.join("hers/missing"), Symlinks::Refuse),
+            Err(Obstacle::Unsafe { .. })
+        ));
     }
 }

@@ -1,5 +1,6 @@
 //! The machine as observed: values only, so that the rules over them are pure.
 
+use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -241,6 +242,8 @@ pub enum LogFacts {
     Empty,
     /// So many pages in it are not in the database.
     Pending(u64),
+    /// Something else is in its place: in words.
+    Other(Cow<'static, str>),
     /// It could not be read: the error number.
     Unreadable(i32),
 }
@@ -262,7 +265,7 @@ pub enum FileFacts {
         size: u64,
     },
     /// Something else is there: in words.
-    Other(&'static str),
+    Other(Cow<'static, str>),
     /// It could not be looked at: the error number.
     Unreachable(i32),
 }

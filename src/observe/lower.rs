@@ -2,11 +2,10 @@
 //! files are read as plain files.
 
 use std::fs::File;
-use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
+use rustix::fs::{Access, AtFlags, CWD, FileType};
 use rustix::io::Errno;
 
 use super::mount_table::MountTable;
@@ -14,6 +13,7 @@ use super::overlay::{self, Expected};
 use super::path::{self, Visited};
 use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, names};
 use crate::config::{Lower, MetadataSource};
+use crate::linux::regular_file::{self, ReadError};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
 use crate::nix::layout;
@@ -116,9 +116,7 @@ fn database(
     let state = path::visit(state, Symlinks::Follow, mounts);
     let (database, file) = match open(&state, &database_name("")) {
         Ok(file) => (file_facts(&file), Some(file)),
-        Err(Unopened::Other(kind)) => (FileFacts::Other(kind), None),
-        Err(Unopened::Errno(Errno::NOENT | Errno::NOTDIR)) => (FileFacts::Missing, None),
-        Err(Unopened::Errno(errno)) => (FileFacts::Unreachable(errno.raw_os_error()), None),
+        Err(error) => (unopened(error), None),
     };
     let log = file
         .filter(|_| read_only)
@@ -136,17 +134,21 @@ fn database(
 fn log_facts(database: &File, state: &Visited, depth: Depth) -> Option<LogFacts> {
     let beside = |suffix: &str| match open(state, &database_name(suffix)) {
         Ok(file) => Ok(Some(file)),
-        Err(Unopened::Errno(Errno::NOENT)) => Ok(None),
-        Err(Unopened::Errno(errno)) => Err(io::Error::from(errno)),
-        Err(Unopened::Other(_)) => Err(Errno::INVAL.into()),
+        Err(error) => match unopened(error) {
+            FileFacts::Missing => Ok(None),
+            FileFacts::Unreachable(errno) => Err(LogFacts::Unreadable(errno)),
+            FileFacts::Other(kind) => Err(LogFacts::Other(kind)),
+            FileFacts::File { .. } => Ok(None),
+        },
     };
     let thorough = matches!(depth, Depth::Check { .. });
-    let pages = beside("-wal").and_then(|log| {
-        // Without its index, the log still tells everything itself.
-        let index = beside("-shm").unwrap_or_default();
-        pending::pages(database, log.as_ref(), index.as_ref(), thorough)
-    });
-    match pages {
+    let log = match beside("-wal") {
+        Ok(log) => log,
+        Err(facts) => return Some(facts),
+    };
+    // Without its index, the log still tells everything itself.
+    let index = beside("-shm").unwrap_or_default();
+    match pending::pages(database, log.as_ref(), index.as_ref(), thorough) {
         Ok(pages) => pages.map(|pages| match pages {
             0 => LogFacts::Empty,
             pending => LogFacts::Pending(pending),
@@ -158,11 +160,9 @@ fn log_facts(database: &File, state: &Visited, depth: Depth) -> Option<LogFacts>
 }
 
 fn schema(state: &Visited) -> Option<String> {
-    let mut text = String::new();
     let file = open(state, "db/schema").ok()?;
-    file.take(MAXIMUM_SCHEMA_SIZE)
-        .read_to_string(&mut text)
-        .ok()?;
+    let content = regular_file::read_to_end(file, MAXIMUM_SCHEMA_SIZE).ok()?;
+    let text = String::from_utf8(content).ok()?;
     Some(text.trim_end().to_owned())
 }
 
@@ -202,29 +202,31 @@ fn walk(directory: &Visited, name: &str) -> Result<Reached, Obstacle> {
     }
 }
 
-/// Why a file was not opened.
-enum Unopened {
-    /// It is no regular file: in words.
-    Other(&'static str),
-    /// The kernel's reason.
-    Errno(Errno),
+/// Opens a regular file of the lower store for reading.
+fn open(directory: &Visited, name: &str) -> Result<File, ReadError> {
+    match &directory.reached {
+        Some(reached) => {
+            regular_file::open_walked_below(reached, Path::new(name), Symlinks::Follow)
+        }
+        None => regular_file::open_walked(&directory.place.path.join(name), Symlinks::Follow),
+    }
 }
 
-/// Opens a regular file of the lower store for reading.
-fn open(directory: &Visited, name: &str) -> Result<File, Unopened> {
-    let reached = walk(directory, name).map_err(|obstacle| match obstacle {
-        Obstacle::Missing { .. } => Unopened::Errno(Errno::NOENT),
-        Obstacle::NotDirectory { .. } => Unopened::Errno(Errno::NOTDIR),
-        Obstacle::Unreachable { errno, .. } => Unopened::Errno(Errno::from_raw_os_error(errno)),
-        Obstacle::Symlink { .. } | Obstacle::Unsafe { .. } => Unopened::Errno(Errno::PERM),
-    })?;
-    // Looked at before it is opened: opening a device or a pipe does something.
-    if reached.status().kind != FileType::RegularFile {
-        return Err(Unopened::Other(path::kind_name(reached.status().kind)));
+/// Why a file of the lower store was not opened, as facts.
+fn unopened(error: ReadError) -> FileFacts {
+    match error {
+        ReadError::NotRegular(kind) => FileFacts::Other(kind.into()),
+        ReadError::Obstacle(Obstacle::Missing { .. } | Obstacle::NotDirectory { .. }) => {
+            FileFacts::Missing
+        }
+        ReadError::Obstacle(Obstacle::Unreachable { errno, .. }) => FileFacts::Unreachable(errno),
+        ReadError::Io(error) => match error.raw_os_error() {
+            Some(errno) if errno == Errno::NOENT.raw_os_error() => FileFacts::Missing,
+            Some(errno) => FileFacts::Unreachable(errno),
+            None => FileFacts::Other(error.to_string().into()),
+        },
+        other => FileFacts::Other(other.to_string().into()),
     }
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::open(reached.path(), flags, Mode::empty()).map_err(Unopened::Errno)?;
-    Ok(File::from(file))
 }
 
 fn file_facts(file: &File) -> FileFacts {

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 
 use super::mount_table::MountTable;
 use crate::escape::show;
+pub(super) use crate::linux::regular_file::kind_name;
 use crate::linux::safe_path::{self, Obstacle, Reached, Status, Symlinks};
 use crate::observe::{FileFacts, FileSystem, Found, Place, Stat};
 
@@ -144,20 +145,6 @@ pub(super) fn file_facts(stat: &rustix::fs::Stat) -> FileFacts {
             gid: stat.st_gid,
             size: u64::try_from(stat.st_size).unwrap_or(0),
         },
-        kind => FileFacts::Other(kind_name(kind)),
-    }
-}
-
-/// What a file type is called in messages.
-pub(super) fn kind_name(kind: FileType) -> &'static str {
-    match kind {
-        FileType::RegularFile => "a file",
-        FileType::Directory => "a directory",
-        FileType::Symlink => "a symbolic link",
-        FileType::Fifo => "a named pipe",
-        FileType::Socket => "a socket",
-        FileType::CharacterDevice => "a character device",
-        FileType::BlockDevice => "a block device",
-        FileType::Unknown => "something of an unknown type",
+        kind => FileFacts::Other(kind_name(kind).into()),
     }
 }

@@ -1,13 +1,12 @@
 //! The upper database. It belongs to this store, so SQLite may lock it; nothing is written to it.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Row};
-use rustix::fs::{Mode, OFlags};
 
+use crate::linux::regular_file;
+use crate::linux::safe_path::Symlinks;
 use crate::nix::layout::DATABASE_FILE;
 use crate::nix::schema::{self, SchemaObject};
 use crate::observe::path::{self, Visited};
@@ -22,13 +21,16 @@ const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many violations a finding can use; more are not collected.
 const MAXIMUM_VIOLATIONS: usize = 100;
 
+/// The size in bytes above which a file with a number is something else.
+const LONGEST_SMALL: u64 = 64;
+
 /// Looks at the upper database in the directory `db`, which was visited.
 pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> DatabaseFacts {
     let Some(directory) = &db.reached else {
         let file = match &db.place.found {
             crate::observe::Found::Missing { .. } => FileFacts::Missing,
             crate::observe::Found::Unreachable { errno, .. } => FileFacts::Unreachable(*errno),
-            _ => FileFacts::Other("behind something that is not a safe directory"),
+            _ => FileFacts::Other("behind something that is not a safe directory".into()),
         };
         return DatabaseFacts {
             big_lock: file.clone(),
@@ -56,15 +58,14 @@ pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> Datab
 }
 
 fn read_small(directory: impl std::os::fd::AsFd, name: &str) -> Option<String> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(directory, name, flags, Mode::empty()).ok()?;
-    let mut text = String::new();
-    File::from(file).take(64).read_to_string(&mut text).ok()?;
+    let content = regular_file::read_at(directory, name, Symlinks::Refuse, LONGEST_SMALL).ok()?;
+    let text = String::from_utf8(content).ok()?;
     Some(text.trim_end().to_owned())
 }
 
 fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, OpenError> {
-    let wal = header::has_write_ahead_log(&File::open(path)?)?;
+    let wal =
+        header::has_write_ahead_log(&regular_file::open(path).map_err(std::io::Error::from)?)?;
     let connection = open::to_read(path, use_sqlite_wal, BUSY_TIMEOUT)?;
     let quick_check = quick_check(&connection)?;
     let schema = judge_schema(&connection)?;

@@ -204,7 +204,7 @@ fn obstacles_are_told_before_anything_is_done() {
             observed.database.schema = Some("11".to_owned())
         }),
         ("database-unreadable", |observed| {
-            observed.database.file = FileFacts::Other("a directory")
+            observed.database.file = FileFacts::Other("a directory".into())
         }),
     ];
     for (code, change) in cases {

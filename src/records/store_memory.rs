@@ -1,12 +1,10 @@
 //! What overstore remembers of a store over reboots: `${state}/overstore/state.json`. Losing it
 //! loses nothing else.
 
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, openat};
 use serde::{Deserialize, Serialize};
 
 use super::{atomic_file, warmed_paths};
@@ -14,6 +12,7 @@ use crate::compare::Identity;
 use crate::config::{MEMORY_FILE, Store};
 use crate::escape::{show, show_path};
 use crate::linux::clock;
+use crate::linux::regular_file;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::path_set::PathSet;
 
@@ -143,11 +142,9 @@ impl Memory {
         let Ok(directory) = safe_path::directory(&store.memory(), Symlinks::Refuse) else {
             return Memory::default();
         };
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let read = || {
-            let file = openat(&directory, MEMORY_FILE, flags, Mode::empty())?;
-            let mut text = Vec::new();
-            File::from(file).take(MAXIMUM_SIZE).read_to_end(&mut text)?;
+            let text =
+                regular_file::read_at(&directory, MEMORY_FILE, Symlinks::Refuse, MAXIMUM_SIZE)?;
             Ok::<_, io::Error>(serde_json::from_slice::<Memory>(&text)?)
         };
         read()

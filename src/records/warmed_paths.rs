@@ -4,14 +4,14 @@
 //! Eight bytes that tell the format and its version, then eight bytes a path: the numbers of a
 //! [`PathSet`], ascending, the first byte of each the most significant.
 
-use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::AsFd;
 
-use rustix::fs::{Mode, OFlags, openat};
 use sha2::{Digest, Sha256};
 
 use super::atomic_file::replace;
+use crate::linux::regular_file;
+use crate::linux::safe_path::Symlinks;
 use crate::nix::hash::render_sha256;
 use crate::nix::path_set::PathSet;
 
@@ -48,8 +48,7 @@ pub(super) fn write(directory: impl AsFd, paths: &PathSet) -> io::Result<String>
 
 /// Reads it, if it has so many paths and this hash.
 pub(super) fn read(directory: impl AsFd, paths: u64, hash: &str) -> io::Result<Option<PathSet>> {
-    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let mut file = File::from(openat(directory, FILE, flags, Mode::empty())?);
+    let mut file = regular_file::open_at(directory, FILE, Symlinks::Refuse)?;
     let size = file.metadata()?.len();
     let mut magic = [0; MAGIC.len()];
     file.read_exact(&mut magic)?;

@@ -1,7 +1,6 @@
 //! A store's database, opened as Nix opens it: `openSQLite` in its `sqlite.cc` and `openDB` in its
 //! `local-store.cc`. With other locks than Nix's, nothing would keep the two apart.
 
-use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -12,6 +11,7 @@ use rusqlite::{Connection, OpenFlags};
 use super::hardening::distrust;
 use super::{header, pending};
 use crate::escape::percent_encode;
+use crate::linux::regular_file;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -87,14 +87,14 @@ fn open(
 /// Whether a database has a write-ahead log with neither content nor the index that a process makes
 /// that opens it.
 fn is_at_rest(path: &Path) -> io::Result<bool> {
-    let database = File::open(path)?;
+    let database = regular_file::open(path)?;
     if !header::has_write_ahead_log(&database)? {
         return Ok(false);
     }
     let beside = |suffix: &str| {
         let mut path = path.as_os_str().to_owned();
         path.push(suffix);
-        match File::open(&path) {
+        match regular_file::open(Path::new(&path)).map_err(io::Error::from) {
             Ok(file) => Ok(Some(file)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),

@@ -8,10 +8,10 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, SystemTime};
 
-use rustix::fs::{Mode, OFlags};
-
 use super::header;
 use crate::escape::show_path;
+use crate::linux::regular_file;
+use crate::linux::safe_path::Symlinks;
 use crate::sqlite::wal::{HEADER as LOG_HEADER, Log, read_full};
 
 /// Longer than the clock that file systems take modification times from stands still (10 ms at
@@ -315,23 +315,12 @@ fn refuse_unfinished(path: &Path) -> Result<(), SnapshotError> {
     Ok(())
 }
 
-/// Opens a regular file for reading, leaving its access time alone where we may.
+/// Opens a regular file for reading, which its directory's owner cannot have be somebody else's.
 fn open(path: &Path) -> io::Result<File> {
-    // Not blocking: a pipe in its place would hang us.
-    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOCTTY | OFlags::NONBLOCK;
-    let file = match rustix::fs::open(path, flags | OFlags::NOATIME, Mode::empty()) {
-        // Only the owner and root may leave it alone.
-        Err(rustix::io::Errno::PERM) => rustix::fs::open(path, flags, Mode::empty())?,
-        other => other?,
-    };
-    let file = File::from(file);
-    if !file.metadata()?.is_file() {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidInput,
-            "expected a regular file",
-        ));
-    }
-    Ok(file)
+    Ok(regular_file::open_walked(
+        &std::path::absolute(path)?,
+        Symlinks::Follow,
+    )?)
 }
 
 /// The path of a file that SQLite keeps beside a database.

@@ -10,9 +10,12 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::fs::FileType;
+
 use super::units::{Content, Described, Files, Places, units};
 use crate::config::{self, Environment};
 use crate::escape::show_path;
+use crate::linux::regular_file;
 
 /// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
 const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];
@@ -112,7 +115,12 @@ fn read(
     environment: &Environment,
 ) -> Result<Option<Described>, String> {
     let there = root.join(file.strip_prefix("/").unwrap_or(file));
-    let text = fs::read_to_string(&there).map_err(|error| format!("cannot be read: {error}"))?;
+    if is_null(&there) {
+        return Ok(None);
+    }
+    let content = regular_file::read(&there, config::MAX_SIZE)
+        .map_err(|error| format!("cannot be read: {error}"))?;
+    let text = config::text(&show_path(file), content)?;
     if text.is_empty() {
         return Ok(None);
     }
@@ -123,6 +131,14 @@ fn read(
         store,
         file: file.to_owned(),
     }))
+}
+
+/// Whether a path leads to the null device: its major and minor number are 1 and 3 (null(4)).
+fn is_null(path: &Path) -> bool {
+    rustix::fs::stat(path).is_ok_and(|stat| {
+        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+            && stat.st_rdev == rustix::fs::makedev(1, 3)
+    })
 }
 
 /// Why a store cannot be there beside those before it.

@@ -1,11 +1,9 @@
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::OwnedFd;
-use rustix::fs::{Mode, OFlags};
-
 use super::WarmError;
+use crate::linux::regular_file;
+use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::derivation::parse_outputs;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -17,20 +15,19 @@ const MOST_BYTES: u64 = 64 << 20;
 #[derive(Debug)]
 pub(super) struct Objects {
     path: PathBuf,
-    directory: OwnedFd,
+    directory: Reached,
 }
 
 impl Objects {
     pub(super) fn open(path: &Path) -> Result<Self, WarmError> {
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match rustix::fs::open(path, flags, Mode::empty()) {
+        match safe_path::directory(path, Symlinks::Follow) {
             Ok(directory) => Ok(Self {
                 path: path.to_owned(),
                 directory,
             }),
-            Err(error) => Err(WarmError::Io {
+            Err(obstacle) => Err(WarmError::Io {
                 path: path.to_owned(),
-                source: error.into(),
+                source: obstacle.into(),
             }),
         }
     }
@@ -52,21 +49,12 @@ impl Objects {
 
     fn read(&self, derivation: &StorePath) -> io::Result<Vec<u8>> {
         // A store object may be a link to anywhere; a derivation never is one.
-        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let file = File::from(rustix::fs::openat(
+        let (name, links) = (derivation.as_str(), Symlinks::Refuse);
+        Ok(regular_file::read_at(
             &self.directory,
-            derivation.as_str(),
-            flags,
-            Mode::empty(),
-        )?);
-        if !file.metadata()?.is_file() {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "expected a regular file",
-            ));
-        }
-        let mut text = Vec::new();
-        file.take(MOST_BYTES).read_to_end(&mut text)?;
-        Ok(text)
+            name,
+            links,
+            MOST_BYTES,
+        )?)
     }
 }
