@@ -2,6 +2,8 @@
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
+# What can be run here, where PROGRAM is for another machine.
+RUN ?= $(PROGRAM)
 SCENARIO ?=
 TARGET ?= database
 
@@ -42,13 +44,13 @@ install: ## Builds the program, and installs it with all that belongs to it (PRE
 	ln -sf ../../../bin/overstore $(DESTDIR)$(PREFIX)/lib/systemd/system-generators/overstore-generator
 	install -D -m 644 src/systemd/overstore-initrd@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/overstore-initrd@.service
 	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	$(PROGRAM) manual $(DESTDIR)$(PREFIX)/share/man/man1
+	$(RUN) manual $(DESTDIR)$(PREFIX)/share/man/man1
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	$(PROGRAM) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/overstore
+	$(RUN) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/overstore
 	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
-	$(PROGRAM) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_overstore
+	$(RUN) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_overstore
 	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	$(PROGRAM) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/overstore.fish
+	$(RUN) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/overstore.fish
 
 vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only those with one of these in GUEST/SCENARIO)
 	rm -rf target/vm-program

@@ -13,24 +13,33 @@
 }:
 let
   inherit (pkgs) lib;
-  overstore = pkgs.callPackage ./nixos/package.nix { };
+  machineTests = import ./vm-tests/nixos { inherit pkgs; };
+  overstore = pkgs.callPackage ./nixos/package.nix { inherit machineTests; };
   nixFiles = lib.fileset.toSource {
     root = ./.;
-    fileset = lib.fileset.fileFilter (file: file.hasExt "nix") ./.;
+    fileset = lib.fileset.unions (
+      map (lib.fileset.fileFilter (file: file.hasExt "nix")) [
+        ./default.nix
+        ./flake.nix
+        ./nixos
+        ./tests/nixos
+        ./vm-tests
+      ]
+    );
   };
 
   # Each example as a whole system, with the real NixOS around it; nothing of it is
   # built.
   evaluated =
     file:
-    (import "${pkgs.path}/nixos/lib/eval-config.nix" {
+    (import (pkgs.path + "/nixos/lib/eval-config.nix") {
       inherit (pkgs.stdenv.hostPlatform) system;
       modules = [
         ./nixos
         file
         {
           boot.loader.grub.enable = lib.mkForce false;
-          fileSystems."/" = lib.mkDefault {
+          fileSystems."/" = lib.mkOverride 1400 {
             device = "/dev/disk/by-label/root";
             fsType = "ext4";
           };
@@ -75,5 +84,5 @@ in
       builtins.unsafeDiscardStringContext (builtins.toJSON examples)
     );
   }
-  // import ./vm-tests/nixos { inherit pkgs; };
+  // machineTests;
 }

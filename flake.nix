@@ -1,5 +1,5 @@
 {
-  description = "Sets up, checks and looks after Nix's local-overlay stores";
+  description = "Sets up, verifies and maintains Nix's local-overlay stores";
 
   inputs.nixpkgs.url = "github:NixOS/nixpkgs/nixos-25.11";
 

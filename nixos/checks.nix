@@ -57,18 +57,13 @@ let
     if holding == [ ] then null else config.fileSystems.${deepest} // { mountPoint = deepest; };
 
   # The lower store's directory, where the description says it as a plain path.
-  lowerOf =
-    store:
-    let
-      url = store.settings.lower-store;
-      bare = lib.head (lib.splitString "?" url);
-    in
-    if store.settings.lower.real != null then
-      store.settings.lower.real
-    else if url != null && hasPrefix "/" url then
-      "${removeSuffix "/" bare}/nix/store"
-    else
-      null;
+  lowerOf = store: if store.lowerPaths == [ ] then null else lib.head store.lowerPaths;
+
+  # Whether a directory is named as the store is, below another that is not the root
+  # directory: only then is it the store's own, and its mode ours to set.
+  isOwn = name: directory: baseNameOf directory == name && dirOf directory != "/";
+  # Whether what is on a file system is gone after a reboot; unknown for no file system.
+  isLost = on: if on == null then null else elem (on.fsType or "auto") [ "tmpfs" "ramfs" ];
 
   # What a store wants to have for itself.
   belongings = store: {
@@ -100,30 +95,27 @@ let
   ) pairs;
 
   ofSystem = filter (name: stores.${name}.servedBy == "system") names;
-  # The mount points that one part of a store is on have to be there in the initrd.
+  # The file systems that a part of the system's own store is on have to be there in
+  # the initrd. initrd.nix sees to that, unless somebody says otherwise.
   neededForBoot =
     name: store:
-    concatMap
-      (
-        path:
-        let
-          on = fileSystemOf path;
-        in
-        optional (on != null && !(utils.fsNeededForBoot on))
-          {
-            assertion = false;
-            message = ''
-              ${option name}: ${path} is on ${on.mountPoint}, which is not mounted in the initrd.
-              Set fileSystems."${on.mountPoint}".neededForBoot = true;'';
-          }
-      )
-      (
-        filter (path: path != null) [
+    let
+      paths = filter (path: path != null) (
+        [
           store.settings.upper-layer
           store.settings.workdir
-          (lowerOf store)
+          store.state
         ]
+        ++ store.lowerPaths
       );
+      on = filter (one: one != null && !(utils.fsNeededForBoot one)) (map fileSystemOf paths);
+    in
+    map (point: {
+      assertion = false;
+      message = ''
+        ${option name}: a part of it is on ${point}, which is not to be mounted in the initrd.
+        Remove fileSystems."${point}".neededForBoot = false;, or set it to true.'';
+    }) (lib.unique (map (one: one.mountPoint) on));
 
   daemonSocket = "/nix/var/nix/daemon-socket/socket";
   itsOwnLower =
@@ -149,6 +141,7 @@ let
       upper = store.settings.upper-layer;
       lower = lowerOf store;
       upperOn = if upper == null then null else fileSystemOf upper;
+      isSystems = store.initrd.enable && store.real == "/nix/store";
     in
     [
       {
@@ -206,23 +199,100 @@ let
           `settings.root` for a store beside the system's.'';
       }
       {
-        assertion = !store.initrd.enable || config.boot.initrd.systemd.enable;
+        assertion = store.real == "/nix/store" || !store.initrd.enable;
+        message = ''
+          ${option name}: its merged store directory is ${store.real}, and initrd.enable is for the system's
+          own /nix/store.
+          Leave `initrd.enable` out, or `settings.root` and `settings.real`.'';
+      }
+      {
+        assertion = !isSystems || config.boot.initrd.systemd.enable;
         message = ''
           ${option name}: a store that is mounted in the initrd needs systemd there.
           Set boot.initrd.systemd.enable = true;'';
       }
       {
-        assertion = !store.initrd.enable || !(config.fileSystems ? ${store.real});
+        assertion = !isSystems || !(config.fileSystems ? ${store.real});
         message = ''
           ${option name}: fileSystems."${store.real}" would be mounted at the same place.
           Remove it: overstore mounts the merged store.'';
       }
       {
-        assertion = !store.initrd.enable || store.real != "/nix/store" || store.servedBy == "system";
+        assertion = !isSystems || store.servedBy == "system";
         message = ''
           ${option name}: the system's own /nix/store has to be served by the system's nix-daemon,
           which otherwise knows nothing of the lower store.
           Set serve = "system";'';
+      }
+      {
+        assertion = !isSystems || setTo "store" "daemon";
+        message = ''
+          ${option name}: with nix.settings.store = "${toString settings.store or ""}";,
+          root's Nix would not ask the daemon. It would take the upper layer for all of the system's
+          store, and its collector would delete the rest.
+          Remove that setting: the module sets it to "daemon". For one command, use `--store`.'';
+      }
+      {
+        assertion = !isSystems || !(lib.hasInfix "--load-db" config.boot.postBootCommands);
+        message = ''
+          ${option name}: boot.postBootCommands has `nix-store --load-db`, which cannot write to the system's
+          database, and would fill it with what the lower store's has.
+          Set boot.postBootCommands = lib.mkForce "";, with whatever else it has to do.'';
+      }
+      {
+        assertion =
+          !isSystems
+          || builtins.match " *((-d|--delete-old|--delete-older-than +[0-9]+d) *)*" nix.gc.options != null;
+        message = ''
+          ${option name}: nix-gc.service is done by `overstore gc` for the system's own store, which has
+          nothing for what nix.gc.options says: ${nix.gc.options}
+          Set nix.gc.options to "", "--delete-old", or "--delete-older-than" with a number of days.'';
+      }
+      {
+        assertion = store.servedBy != "own" || isOwn name (dirOf store.settings.daemon.socket);
+        message = ''
+          ${option name}: who may use the store is decided by who may enter the directory of its socket,
+          ${dirOf store.settings.daemon.socket}, which has to be the store's own.
+          Set settings.daemon.socket = "/run/overstore/${name}/socket";, or name a directory "${name}".'';
+      }
+      {
+        assertion =
+          store.user == null
+          || store.settings.root != null
+          && isOwn name store.settings.root
+          && upper != null
+          && isOwn name (dirOf upper);
+        message = ''
+          ${option name}: for `user`, the directories of the merged store and of the layers are made, and closed
+          to everybody else, so they have to be the store's own.
+          For example, set settings.root = "/srv/stores/${name}"; and
+          settings.upper-layer = "/srv/layers/${name}/upper";'';
+      }
+      {
+        assertion = !store.client.enable || store.servedBy != null && !(settings ? store);
+        message = ''
+          ${option name}: `client.enable` sets NIX_REMOTE for a store that a daemon serves, and
+          nix.settings.store, which a store at /nix/store sets, too, wins over it.
+          Set serve = "own";, or leave `client.enable` out and name the store with `--store`.'';
+      }
+      {
+        assertion =
+          store.servedBy == "own" || store.daemon.environment == { } && store.daemon.serviceConfig == { };
+        message = ''
+          ${option name}: `daemon` is for a daemon of the store's own, and it has none.
+          Set serve = "own";, or use systemd.services.nix-daemon for the system's daemon.'';
+      }
+      {
+        assertion =
+          let
+            layer = isLost upperOn;
+            state = isLost (fileSystemOf store.state);
+          in
+          layer == null || state == null || layer == state;
+        message = ''
+          ${option name}: of the upper layer ${toString upper} and the state directory ${store.state},
+          which knows what is in it, only one is there after a reboot.
+          Have both on file systems that stay, or both on a tmpfs: set `settings.upper-layer`, or `settings.state`.'';
       }
       {
         assertion = !(store.warm.all && (store.warm.paths != [ ] || store.warm.roots != [ ]));
@@ -231,7 +301,7 @@ let
           Leave `warm.paths` and `warm.roots` out, or `warm.all`.'';
       }
     ]
-    ++ lib.optionals store.initrd.enable (neededForBoot name store);
+    ++ lib.optionals isSystems (neededForBoot name store);
 
   version = lib.getVersion nix.package;
   ofNix = [

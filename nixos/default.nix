@@ -14,7 +14,10 @@ in
   imports = [
     ./units.nix
     ./warm.nix
+    ./guest.nix
     ./initrd.nix
+    ./own-store.nix
+    ./users.nix
     ./checks.nix
   ];
 
@@ -33,6 +36,18 @@ in
         Local-overlay stores of Nix: each layers a private, writable store over
         a shared one. See the manual of overstore for what the settings mean.
       '';
+    };
+
+    # A program of the target system cannot be run where that is only built.
+    buildProgram = mkOption {
+      type = types.str;
+      internal = true;
+      default =
+        if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
+          "${config.services.overstore.package}/bin/overstore"
+        else
+          "${pkgs.buildPackages.callPackage ./package.nix { }}/bin/overstore";
+      description = "The overstore that is run when the system is built.";
     };
 
     enabled = mkOption {

@@ -1,6 +1,5 @@
-# The system's own /nix/store as a local-overlay store: it is mounted before the
-# switch of root, with the description in the initrd, since the system's own /etc
-# does not exist yet.
+# The system's own /nix/store is mounted before the switch of root, with the
+# description in the initrd, since the system's own /etc does not exist yet.
 {
   config,
   lib,
@@ -10,9 +9,37 @@
 let
   cfg = config.services.overstore;
   stores = lib.filterAttrs (_: store: store.initrd.enable) cfg.enabled;
-  served = lib.filterAttrs (_: store: store.servedBy == "system") stores;
+  # The merged store directory itself is mounted by the unit.
+  needed =
+    store:
+    lib.unique (
+      [
+        (dirOf store.real)
+        store.state
+      ]
+      ++ lib.filter (path: path != null) [
+        store.settings.upper-layer
+        store.settings.workdir
+      ]
+      ++ store.lowerPaths
+    );
+  paths = lib.concatMap needed (lib.attrValues stores);
+  isBelow = directory: path: path == directory || lib.hasPrefix "${lib.removeSuffix "/" directory}/" path;
 in
 {
+  # Every file system decides for itself, because what is mounted where is known
+  # only when all of them are.
+  options.fileSystems = lib.mkOption {
+    type = lib.types.attrsOf (
+      lib.types.submodule (
+        { config, ... }:
+        {
+          config.neededForBoot = lib.mkIf (lib.any (isBelow config.mountPoint) paths) (lib.mkDefault true);
+        }
+      )
+    );
+  };
+
   config = lib.mkIf (stores != { }) {
     boot.initrd.kernelModules = [ "overlay" ];
     boot.initrd.systemd = {
@@ -28,19 +55,25 @@ in
           unitConfig = {
             DefaultDependencies = false;
             AssertPathExists = "/etc/initrd-release";
+            # What it needs, and not initrd-fs.target: with system.etc.overlay, parts of
+            # that come from the store.
+            RequiresMountsFor = map (path: "/sysroot${path}") (needed store);
           };
-          # Everything that is needed for boot is mounted then.
-          requires = [ "initrd-fs.target" ];
-          after = [ "initrd-fs.target" ];
-          # These look for the system in its store.
+          after = [ "systemd-modules-load.service" ];
+          # Those between look for the system in its store.
           before = [
+            "initrd-fs.target"
+            "initrd-find-etc.service"
             "initrd-find-nixos-closure.service"
             "initrd-nixos-activation.service"
             "initrd.target"
             "shutdown.target"
           ];
           conflicts = [ "shutdown.target" ];
-          requiredBy = [ "initrd.target" ];
+          requiredBy = [
+            "initrd-fs.target"
+            "initrd.target"
+          ];
           serviceConfig = {
             Type = "oneshot";
             RemainAfterExit = true;
@@ -58,27 +91,5 @@ in
         };
       }) stores;
     };
-
-    systemd.services = lib.mkMerge [
-      # The running system is in it: it is neither stopped nor restarted.
-      (lib.mapAttrs' (_: store: {
-        name = "overstore-${store.unit}";
-        value = {
-          restartIfChanged = false;
-          unitConfig.X-StopOnRemoval = false;
-          serviceConfig.ExecStop = [ "" ];
-        };
-      }) stores)
-      # So its daemon has to have the URL of what is mounted until the next boot, whatever
-      # is described meanwhile.
-      (lib.mkIf (served != { }) {
-        nix-daemon.serviceConfig.EnvironmentFile = [
-          ""
-        ]
-        ++ lib.mapAttrsToList (
-          _: store: "/run/booted-system/etc/overstore/overstore-${store.unit}.env"
-        ) served;
-      })
-    ];
   };
 }

@@ -8,10 +8,11 @@
 # registration makes the same database.
 set -eu
 registration=$1
-root=$2
+mkdir -p "$2/nix/store"
+# A store's root has to be an absolute path.
+root=$(cd "$2" && pwd)
 state=$root/nix/var/nix
 
-mkdir -p "$root/nix/store"
 nix-store --store "local?root=$root" --load-db <"$registration"
 
 # Who reads it sees no write-ahead log, so nothing may be left in one.

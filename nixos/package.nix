@@ -1,15 +1,26 @@
 # overstore, as `make install` installs it.
 {
   lib,
+  buildPackages,
+  nix-update-script,
   rustPlatform,
   stdenv,
+  versionCheckHook,
+
+  # The tests in virtual machines, where there are some: default.nix.
+  machineTests ? { },
 }:
 let
   manifest = (lib.importTOML ../Cargo.toml).package;
+  # The program writes its own manual pages and completions, where it can be run.
+  canExecute = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
 in
-rustPlatform.buildRustPackage {
+rustPlatform.buildRustPackage (finalAttrs: {
   pname = manifest.name;
   inherit (manifest) version;
+
+  __structuredAttrs = true;
+  strictDeps = true;
 
   src = lib.fileset.toSource {
     root = ../.;
@@ -34,18 +45,36 @@ rustPlatform.buildRustPackage {
 
   installPhase = ''
     runHook preInstall
-    make install PREFIX=$out \
-      PROGRAM=target/${stdenv.hostPlatform.rust.cargoShortTarget}/release/overstore
+    program=target/${stdenv.hostPlatform.rust.cargoShortTarget}/release/overstore
+    make install PREFIX=$out PROGRAM=$program RUN=${
+      if canExecute then "$program" else lib.getExe (buildPackages.callPackage ./package.nix { })
+    }
     runHook postInstall
   '';
 
+  nativeInstallCheckInputs = [ versionCheckHook ];
+  doInstallCheck = canExecute;
+
+  passthru = {
+    tests = machineTests;
+    updateScript = nix-update-script { };
+  };
+
   meta = {
     inherit (manifest) description;
+    longDescription = ''
+      A local-overlay store layers a private, writable Nix store over a shared one with
+      OverlayFS. One TOML file says which store lies below and which directory takes what
+      is new; overstore creates that, verifies it, restores it at boot, and explains any
+      fault.
+    '';
     license = with lib.licenses; [
       mit
       asl20
     ];
-    mainProgram = "overstore";
+    maintainers = [ ];
+    mainProgram = finalAttrs.pname;
     platforms = lib.platforms.linux;
-  };
-}
+  }
+  // lib.optionalAttrs (manifest ? repository) { homepage = manifest.repository; };
+})

@@ -112,10 +112,60 @@ in
       type = types.bool;
       default = false;
       description = ''
-        Whether the store is mounted in the initrd: for the system's own
-        {file}`/nix/store`, which has to be there before the system is. Needs
+        Whether the store is the system's own {file}`/nix/store`, which is mounted in
+        the initrd, before the system is there. Needs
         {option}`boot.initrd.systemd.enable`, and a lower store that holds the system.
-        A change takes effect at the next boot.
+        A change takes effect at the next boot: {command}`nixos-rebuild boot`.
+      '';
+    };
+
+    daemon = {
+      environment = mkOption {
+        type = types.attrsOf types.str;
+        default = { };
+        example = {
+          TMPDIR = "/var/tmp";
+        };
+        description = ''
+          Environment variables of the daemon of the store's own, beside those of the
+          system's daemon.
+        '';
+      };
+      serviceConfig = mkOption {
+        type = types.attrsOf types.unspecified;
+        default = { };
+        example = {
+          CPUSchedulingPolicy = "idle";
+          MemoryMax = "8G";
+        };
+        description = ''
+          Further settings of the daemon of the store's own, such as its scheduling
+          and its limits (see {manpage}`systemd.exec(5)` and
+          {manpage}`systemd.resource-control(5)`). Its scheduling is that of the
+          system's daemon unless it is set here.
+        '';
+      };
+    };
+
+    client.enable = mkOption {
+      type = types.bool;
+      default = false;
+      description = ''
+        Whether the shells of the users who may use the store through its daemon have
+        all of their Nix use it: {env}`NIX_REMOTE` is set when they log in, unless it
+        is set already. With {option}`allowedUsers` of `"*"` that is everybody but root.
+      '';
+    };
+
+    user = mkOption {
+      type = types.nullOr types.str;
+      default = null;
+      example = "alice";
+      description = ''
+        The one user whose store it is. The directories that hold the merged store and
+        the layers are made root's; the first is entered by this user alone, the
+        second by nobody but root, and `allowedUsers` names this user. Needs a `root`,
+        and directories that are named as the store is.
       '';
     };
 
@@ -138,6 +188,16 @@ in
       type = types.str;
       internal = true;
       description = "The merged store directory.";
+    };
+    state = mkOption {
+      type = types.str;
+      internal = true;
+      description = "The state directory.";
+    };
+    lowerPaths = mkOption {
+      type = types.listOf types.str;
+      internal = true;
+      description = "Where the lower store is, as far as the description says it as plain paths.";
     };
   };
 
@@ -173,5 +233,23 @@ in
         config.settings.store
       else
         "/nix/store";
+    state =
+      if config.settings.state != null then
+        config.settings.state
+      else if config.settings.root != null then
+        "${config.settings.root}/nix/var/nix"
+      else
+        "/nix/var/nix";
+    # A path is a store with that root.
+    lowerPaths =
+      let
+        url = config.settings.lower-store;
+        inherit (config.settings.lower) real state;
+        root = lib.head (lib.splitString "?" (if url == null then "" else url));
+        below = directory: lib.optional (lib.hasPrefix "/" root) "${lib.removeSuffix "/" root}${directory}";
+      in
+      (if real != null then [ real ] else below "/nix/store")
+      ++ (if state != null then [ state ] else below "/nix/var/nix");
+    allowedUsers = lib.mkIf (config.user != null) (lib.mkDefault [ config.user ]);
   };
 }

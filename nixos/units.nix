@@ -14,11 +14,12 @@ let
   served = lib.filterAttrs (_: store: store.servedBy != null) stores;
   own = lib.filterAttrs (_: store: store.servedBy == "own") stores;
   system = lib.filterAttrs (_: store: store.servedBy == "system") stores;
-  # The others' daemon goes on with what was mounted at boot: initrd.nix.
+  # The others' daemon goes on with what was mounted at boot: own-store.nix.
   changeable = lib.filterAttrs (_: store: !store.initrd.enable) system;
 
   units = pkgs.runCommand "overstore-units" { preferLocalBuild = true; } ''
-    ${cfg.package}/bin/overstore units \
+    ${cfg.buildProgram} units \
+      --program ${cfg.package}/bin/overstore \
       --nix-daemon ${config.nix.package}/bin/nix-daemon \
       --variables /etc/overstore \
       --output $out/lib/systemd/system \
@@ -35,8 +36,6 @@ let
       overrideStrategy = "asDropin";
     };
   };
-  people = store: store.allowedUsers ++ map (group: "@${group}") store.allowedGroups;
-  everybody = store: lib.elem "*" store.allowedUsers;
 in
 {
   config = lib.mkIf (stores != { }) {
@@ -73,7 +72,17 @@ in
         addTo "nix-daemon@${store.unit}" {
           # As the system's daemon has it.
           path = daemon.path or [ ];
-          environment = removeAttrs (daemon.environment or { }) [ "PATH" ];
+          environment = removeAttrs (daemon.environment or { }) [ "PATH" ] // store.daemon.environment;
+          serviceConfig = lib.mkMerge [
+            (lib.mapAttrs (_: lib.mkDefault) (
+              lib.filterAttrs (_: value: value != null) {
+                CPUSchedulingPolicy = config.nix.daemonCPUSchedPolicy or null;
+                IOSchedulingClass = config.nix.daemonIOSchedClass or null;
+                IOSchedulingPriority = config.nix.daemonIOSchedPriority or null;
+              }
+            ))
+            store.daemon.serviceConfig
+          ];
           restartTriggers = [
             store.file
             config.environment.etc."nix/nix.conf".source
@@ -90,31 +99,6 @@ in
       addTo "nix-daemon@${store.unit}" {
         wantedBy = [ "sockets.target" ];
       }
-    );
-
-    # Who can enter the socket's directory can use the store.
-    systemd.tmpfiles.rules = lib.concatLists (
-      lib.mapAttrsToList (
-        _: store:
-        let
-          directory = dirOf store.settings.daemon.socket;
-          entry = kind: name: "${kind}:${name}:x";
-          entries = map (entry "u") store.allowedUsers ++ map (entry "g") store.allowedGroups;
-        in
-        if everybody store then
-          [ "d ${directory} 0755 root root -" ]
-        else
-          [
-            "d ${directory} 0700 root root -"
-            "a ${directory} - - - - ${lib.concatStringsSep "," entries}"
-          ]
-      ) own
-    );
-
-    nix.settings = lib.mkMerge (
-      lib.mapAttrsToList (
-        _: store: lib.mkIf (!everybody store) { allowed-users = people store; }
-      ) system
     );
   };
 }

@@ -10,11 +10,14 @@ let
   stores = lib.filterAttrs (
     _: store: store.warm.all || store.warm.paths != [ ] || store.warm.roots != [ ]
   ) cfg.enabled;
+  # A system's own store is what was booted: own-store.nix.
+  booted = name: "/run/booted-system/etc/overstore/booted/${name}.toml";
   arguments =
-    { file, warm, ... }:
+    name:
+    { file, warm, ... }@store:
     [
       "warm"
-      file
+      (if store.initrd.enable then booted name else file)
     ]
     ++ lib.optional warm.keep "--keep"
     ++ lib.optional warm.all "--all"
@@ -33,11 +36,12 @@ in
       requires = [ "overstore-${store.unit}.service" ];
       after = [ "overstore-${store.unit}.service" ];
       wantedBy = [ "multi-user.target" ];
+      unitConfig = lib.optionalAttrs store.initrd.enable { ConditionPathExists = booted name; };
       serviceConfig = {
         Type = "oneshot";
         RemainAfterExit = true;
         ExecStart = utils.escapeSystemdExecArgs (
-          [ "${cfg.package}/bin/overstore" ] ++ arguments store
+          [ "${cfg.package}/bin/overstore" ] ++ arguments name store
         );
       };
     };

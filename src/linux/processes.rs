@@ -113,7 +113,8 @@ mod tests {
 
     #[test]
     fn our_own_process_is_among_all() {
-        let system = System::here().unwrap();
+        let run = tempfile::tempdir().unwrap();
+        let system = System::with_run(run.path()).unwrap();
         assert!(all(&system).unwrap().contains(&std::process::id()));
         let mut others = one_of_each_other_mount_namespace(&system);
         assert!(!others.any(|process| process == std::process::id()));

@@ -129,7 +129,8 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().canonicalize().unwrap();
         let reached = safe_path::directory(&path, Symlinks::Refuse).unwrap();
-        let system = System::here().unwrap();
+        let run = tempfile::tempdir().unwrap();
+        let system = System::with_run(run.path()).unwrap();
         assert_eq!(locked(&system, &reached), None);
         let ours = reached.open().unwrap();
         rustix::fs::flock(&ours, FlockOperation::NonBlockingLockExclusive).unwrap();

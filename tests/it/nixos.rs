@@ -2,8 +2,8 @@
 //! else it meets in NixOS (`tests/nixos/`), and the program run on what comes out, as a build of a
 //! system would run it.
 //!
-//! `OVERSTORE_NIXPKGS_LIB` says where `lib` is: a directory that has `lib/default.nix`, such as a
-//! checkout of nixpkgs, or of its `lib` alone. The tests that need it are skipped without. What was
+//! `OVERSTORE_NIXPKGS` says where a nixpkgs is, of which `lib` is enough here; `nixos_whole.rs` needs
+//! all of it. The tests that need it are skipped without. What was
 //! expected is in `vm-tests/scenarios/nixos-units/rendered/`; after a wanted change, `UPDATE_EXPECTED=1 cargo test
 //! --test it nixos::` writes what comes out over it.
 
@@ -12,73 +12,49 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::support::{Content, Files, Run, World, assert_expected, files, skip};
+use crate::support::{Content, Files, Run, Tree, World, assert_expected, files, skip};
 use overstore::testing::config;
 use overstore::testing::config::KEYS;
 use serde_json::Value;
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
 
-/// A World with the Nix files of the project in `/mnt/source`, for each Nix there is.
+/// A World with the project in `/source`, for each Nix there is.
 fn worlds() -> impl Iterator<Item = World> {
-    World::each().inspect(|world| {
-        for part in [
-            "nixos",
-            "tests/nixos",
-            "vm-tests/nixos",
-            "flake.nix",
-            "default.nix",
-        ] {
-            let from = Path::new(SOURCE).join(part);
-            if from.exists() {
-                copy(&from, &world.path(Path::new("/mnt/source").join(part)));
-            }
-        }
-    })
+    Tree::all()
+        .into_iter()
+        .map(|tree| World::showing(tree, &[(Path::new(SOURCE), "/source")]))
 }
 
-/// The same with `lib` in `/mnt/lib`; none (reported) where that is not to be had.
-fn worlds_with_lib() -> Vec<World> {
-    let Some(lib) = std::env::var_os("OVERSTORE_NIXPKGS_LIB") else {
+/// The same with nixpkgs in `/nixpkgs`; none (reported) where that is not to be had.
+pub fn worlds_with_nixpkgs() -> Vec<World> {
+    let Some(nixpkgs) = std::env::var_os("OVERSTORE_NIXPKGS") else {
         skip(
-            "nixpkgs-lib",
-            "OVERSTORE_NIXPKGS_LIB does not say where the lib of nixpkgs is",
+            "nixpkgs",
+            "OVERSTORE_NIXPKGS does not say where a nixpkgs is",
         );
         return Vec::new();
     };
-    worlds()
-        .inspect(|world| {
-            copy(
-                &Path::new(&lib).join("lib"),
-                &world.path("/mnt/nixpkgs/lib"),
-            )
-        })
+    let shown = [
+        (Path::new(SOURCE), "/source"),
+        (Path::new(&nixpkgs), "/nixpkgs"),
+    ];
+    Tree::all()
+        .into_iter()
+        .map(|tree| World::showing(tree, &shown))
         .collect()
 }
 
-fn copy(from: &Path, to: &Path) {
-    if !from.is_dir() {
-        fs::create_dir_all(to.parent().unwrap()).unwrap();
-        fs::copy(from, to).unwrap();
-        return;
-    }
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        copy(&entry.path(), &to.join(entry.file_name()));
-    }
-}
-
 /// Nix, with what the evaluation wants.
-fn nix<'w>(world: &'w World, words: &[&str]) -> Run<'w> {
+pub fn nix<'w>(world: &'w World, words: &[&str]) -> Run<'w> {
     world
         .nix(words)
-        .env("OVERSTORE_NIXPKGS_LIB", "/mnt/nixpkgs")
+        .env("OVERSTORE_NIXPKGS", "/nixpkgs")
         .env("NIX_PATH", "")
 }
 
 /// An attribute of `tests/nixos/evaluate.nix`.
-fn evaluated(world: &World, attribute: &str) -> Value {
+pub fn evaluated(world: &World, attribute: &str) -> Value {
     let json = nix(
         world,
         &[
@@ -89,14 +65,14 @@ fn evaluated(world: &World, attribute: &str) -> Value {
             "--show-trace",
         ],
     )
-    .args(["/mnt/source/tests/nixos/evaluate.nix", "--attr", attribute])
+    .args(["/source/tests/nixos/evaluate.nix", "--attr", attribute])
     .ok();
     serde_json::from_str(&json).unwrap()
 }
 
 #[test]
 fn the_examples_have_nothing_to_object_to() {
-    for world in worlds_with_lib() {
+    for world in worlds_with_nixpkgs() {
         let said = evaluated(&world, "examples.said");
         let said = said.as_object().unwrap();
         assert!(said.len() >= 4);
@@ -109,7 +85,7 @@ fn the_examples_have_nothing_to_object_to() {
 
 #[test]
 fn every_objection_is_made_to_a_configuration_made_for_it() {
-    let Some(world) = worlds_with_lib().into_iter().next() else {
+    let Some(world) = worlds_with_nixpkgs().into_iter().next() else {
         return;
     };
     let mistakes = evaluated(&world, "mistakes");
@@ -160,7 +136,7 @@ fn has_extension(path: &Path, extension: &str) -> bool {
     path.extension().is_some_and(|found| found == extension)
 }
 
-fn without_hashes(text: &str) -> String {
+pub fn without_hashes(text: &str) -> String {
     let mut parts = text.split("/nix/store/");
     let mut result = parts.next().unwrap().to_owned();
     for part in parts {
@@ -182,7 +158,7 @@ fn without_hashes(text: &str) -> String {
 /// that is wrong: this is what a build of the system would do.
 #[test]
 fn the_examples_become_the_expected_files() {
-    for world in worlds_with_lib() {
+    for world in worlds_with_nixpkgs() {
         let examples = evaluated(&world, "examples.said");
         for example in examples.as_object().unwrap().keys() {
             let attribute = format!("examples.trees.{example}");
@@ -202,13 +178,13 @@ fn build<'w>(world: &'w World, arguments: &[&str]) -> Run<'w> {
         &["nix-build", "--no-out-link", "--option", "sandbox", "false"],
     )
     .args(["--option", "build-users-group", ""])
-    .args(["/mnt/source/tests/nixos/evaluate.nix"])
+    .args(["/source/tests/nixos/evaluate.nix"])
     .args(arguments)
 }
 
 #[test]
 fn a_mistake_in_a_description_stops_the_build_with_the_programs_message() {
-    for world in worlds_with_lib() {
+    for world in worlds_with_nixpkgs() {
         world.write(
             "/mnt/wrong.nix",
             "{ services.overstore.stores.wrong.settings = {\n\
@@ -240,7 +216,9 @@ fn the_expected_units_are_what_the_program_makes() {
         let place = tempfile::tempdir().unwrap();
         let mut names = Vec::new();
         for (name, content) in files(&etc.join("overstore")) {
-            if let (Content::Text(text), true) = (content, has_extension(&name, "toml")) {
+            // What is booted is the same again.
+            let counts = has_extension(&name, "toml") && !name.starts_with("booted");
+            if let (Content::Text(text), true) = (content, counts) {
                 fs::write(place.path().join(&name), text).unwrap();
                 names.push(name);
             }
@@ -324,7 +302,7 @@ const OPTIONS_PAGE: &str = "docs/nixos-options.md";
 /// The options are documented where they are declared; the page is made of that.
 #[test]
 fn the_options_page_is_up_to_date() {
-    let Some(world) = worlds_with_lib().into_iter().next() else {
+    let Some(world) = worlds_with_nixpkgs().into_iter().next() else {
         return;
     };
     let options = evaluated(&world, "options");
@@ -336,7 +314,7 @@ fn the_options_page_is_up_to_date() {
             let part = &option[name];
             let text = part["text"].as_str().or(part.as_str()).unwrap_or_default();
             // Roles of nixpkgs' Markdown.
-            ["file", "option", "command"]
+            ["command", "env", "file", "manpage", "option"]
                 .iter()
                 .fold(text.trim().to_owned(), |text, role| {
                     text.replace(&format!("{{{role}}}`"), "`")
@@ -396,7 +374,7 @@ fn options_keys_and_schema_agree() {
 
 fn options_agree(world: &World) {
     let json = nix(world, &["nix-instantiate", "--eval", "--strict", "--json"])
-        .args(["/mnt/source/tests/nixos/keys.nix"])
+        .args(["/source/tests/nixos/keys.nix"])
         .ok();
     let options: BTreeMap<String, String> = serde_json::from_str(&json).unwrap();
     let keys: BTreeSet<String> = KEYS
@@ -528,7 +506,7 @@ fn nix_files_are_tidy() {
 fn the_flake_offers_what_it_should() {
     for world in worlds() {
         let json = nix(&world, &["nix-instantiate", "--eval", "--strict", "--json"])
-            .args(["/mnt/source/tests/nixos/flake.nix"])
+            .args(["/source/tests/nixos/flake.nix"])
             .ok();
         let flake: Value = serde_json::from_str(&json).unwrap();
         let systems = serde_json::json!(["aarch64-linux", "x86_64-linux"]);
@@ -594,7 +572,7 @@ fn an_image_with_the_made_metadata_is_a_lower_store() {
             world
                 .nix([
                     "sh",
-                    "/mnt/source/nixos/lower-store.sh",
+                    "/source/nixos/lower-store.sh",
                     "/mnt/registration",
                     root,
                 ])
@@ -639,7 +617,7 @@ fn an_image_with_the_made_metadata_is_a_lower_store() {
         let refused = world
             .nix([
                 "sh",
-                "/mnt/source/nixos/lower-store.sh",
+                "/source/nixos/lower-store.sh",
                 "/mnt/registration",
                 "/mnt/tree",
             ])

@@ -1,7 +1,7 @@
 # Evaluates configurations with the module, and makes of them the files that NixOS
 # would put into /etc and the initrd, as one derivation.
 {
-  lib ? import (builtins.getEnv "OVERSTORE_NIXPKGS_LIB" + "/lib"),
+  lib ? import (builtins.getEnv "OVERSTORE_NIXPKGS" + "/lib"),
   # Another configuration.
   file ? { },
 }:
@@ -74,8 +74,13 @@ let
         in
         ''
           mkdir -p "$(dirname ${quoted})"
-          cp ${pkgs.writeText "unit" (unitText unit)} ${quoted}
         ''
+        + (
+          if unit.enable then
+            "cp ${pkgs.writeText "unit" (unitText unit)} ${quoted}\n"
+          else
+            "ln -s /dev/null ${quoted}\n"
+        )
         + lib.concatMapStrings (link "wants") unit.wantedBy
         + lib.concatMapStrings (link "requires") unit.requiredBy
       ) units
@@ -93,12 +98,18 @@ let
         # NixOS takes no such links from packages.
         rm -rf etc/systemd/system/*.wants
       ''
-      + put "etc/systemd/system" "service" config.systemd.services
+      # Of NixOS's own unit only the script is ours.
+      + put "etc/systemd/system" "service" (removeAttrs config.systemd.services [ "nix-gc" ])
+      + lib.optionalString (config.systemd.services ? nix-gc) ''
+        cp ${pkgs.writeText "script" config.systemd.services.nix-gc.script} nix-gc
+      ''
       + put "etc/systemd/system" "socket" config.systemd.sockets
       + lib.concatStrings (
         lib.mapAttrsToList (
-          name: entry:
-          "cp ${entry.source} etc/${lib.escapeShellArg name}\n"
+          name: entry: ''
+            mkdir -p ${lib.escapeShellArg "etc/${dirOf name}"}
+            cp ${entry.source} ${lib.escapeShellArg "etc/${name}"}
+          ''
         ) (lib.filterAttrs (name: _: lib.hasPrefix "overstore/" name) config.environment.etc)
       )
       + lib.optionalString (config.systemd.tmpfiles.rules != [ ]) ''
@@ -107,9 +118,22 @@ let
           pkgs.writeText "rules" (lib.concatMapStrings (rule: rule + "\n") config.systemd.tmpfiles.rules)
         } etc/tmpfiles.d/00-nixos.conf
       ''
-      + lib.optionalString (config.nix.settings.allowed-users != [ "*" ]) ''
+      + ''
         mkdir -p etc/nix
-        echo 'allowed-users = ${toString config.nix.settings.allowed-users}' >etc/nix/nix.conf
+        cp ${
+          pkgs.writeText "nix.conf" (
+            lib.optionalString (config.nix.settings.allowed-users != [ "*" ]) ''
+              allowed-users = ${toString config.nix.settings.allowed-users}
+            ''
+            + lib.optionalString (config.nix.settings ? store) ''
+              store = ${config.nix.settings.store}
+            ''
+          )
+        } etc/nix/nix.conf
+        cp ${pkgs.writeText "check" config.system.preSwitchChecks.overstore} pre-switch-check
+      ''
+      + lib.optionalString (config.environment.extraInit != "") ''
+        cp ${pkgs.writeText "init" config.environment.extraInit} etc/set-environment
       ''
       + put "initrd/etc/systemd/system" "service" config.boot.initrd.systemd.services
       + lib.concatStrings (
@@ -118,12 +142,20 @@ let
           cp ${entry.source} initrd${name}
         '') config.boot.initrd.systemd.contents
       )
+      # What these name in the store and is made by the module: scripts, variables.
+      + ''
+        for path in $(grep -rhoE '/nix/store/[a-z0-9]{32}-overstore-(up-|not-booted|client-)[^ <;]*' etc | sort -u); do
+            mkdir -p store
+            cp --preserve=mode "$path" "store/$(basename "$path" | cut -c 34-)"
+        done
+      ''
     );
 
   examples = lib.mapAttrs' (file: _: {
     name = lib.removeSuffix ".nix" file;
     value = evaluate (../../nixos/examples + "/${file}");
-  }) (builtins.readDir ../../nixos/examples);
+    # This one has a whole NixOS in it: whole.nix.
+  }) (removeAttrs (builtins.readDir ../../nixos/examples) [ "micro-vm-host.nix" ]);
 
   mistakes = import ./mistakes.nix;
 in

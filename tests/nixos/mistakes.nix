@@ -1,6 +1,21 @@
 # A configuration for everything that nixos/checks.nix objects to, and a part of
 # what it says. Each is otherwise in order.
 let
+  # A package that is only a name.
+  package =
+    name: version:
+    let
+      it = {
+        type = "derivation";
+        name = "${name}-${version}";
+        pname = name;
+        inherit version;
+        outPath = "/nix-package";
+        out = it;
+        meta = { };
+      };
+    in
+    it;
   store = settings: {
     serve = "own";
     settings = {
@@ -42,7 +57,7 @@ in
   name = {
     configuration = {
       imports = [ decided ];
-      services.overstore.stores."a b" = store { daemon.socket = "/run/a/socket"; };
+      services.overstore.stores."a b" = store { daemon.socket = "/run/overstore/a b/socket"; };
     };
     says = "a store's name becomes part of the names of units";
   };
@@ -87,6 +102,67 @@ in
     configuration = one { } { root = null; };
     says = "which the running system is in";
   };
+  initrd-for-another-place = {
+    configuration = one { initrd.enable = true; } { };
+    says = "initrd.enable is for the system's own /nix/store";
+  };
+  root-without-daemon = {
+    configuration = system { nix.settings.store = "local"; };
+    says = "root's Nix would not ask the daemon";
+  };
+  registration-at-boot = {
+    configuration = system {
+      boot.postBootCommands = "nix-store --load-db </nix/store/nix-path-registration";
+    };
+    says = "boot.postBootCommands has `nix-store --load-db`";
+  };
+  options-of-nix-gc = {
+    configuration = system { nix.gc.options = "--max-freed 1000"; };
+    says = "nothing for what nix.gc.options says: --max-freed 1000";
+  };
+  shared-directory-of-socket = {
+    configuration = one { } { daemon.socket = "/run/nix.socket"; };
+    says = "/run, which has to be the store's own";
+  };
+  directories-of-others = {
+    configuration = one { user = "alice"; } { };
+    says = "so they have to be the store's own";
+  };
+  client-of-none = {
+    configuration = {
+      imports = [
+        (one {
+          serve = null;
+          client.enable = true;
+        } { })
+      ];
+      nix.settings.experimental-features = [ "local-overlay-store" ];
+    };
+    says = "sets NIX_REMOTE for a store that a daemon serves";
+  };
+  settings-of-no-daemon = {
+    configuration = one {
+      serve = "system";
+      daemon.environment.TMPDIR = "/var/tmp";
+    } { };
+    says = "`daemon` is for a daemon of the store's own";
+  };
+  half-persistent = {
+    configuration = {
+      imports = [ (one { } { }) ];
+      fileSystems = {
+        "/srv/example/merged" = {
+          device = "/dev/disk/by-label/data";
+          fsType = "ext4";
+        };
+        "/srv/example/upper" = {
+          device = "none";
+          fsType = "tmpfs";
+        };
+      };
+    };
+    says = "only one is there after a reboot";
+  };
   no-systemd-in-initrd = {
     configuration =
       { lib, ... }:
@@ -128,9 +204,10 @@ in
       fileSystems."/nix/.ro-store" = {
         device = "/dev/disk/by-label/store";
         fsType = "squashfs";
+        neededForBoot = false;
       };
     };
-    says = ''Set fileSystems."/nix/.ro-store".neededForBoot = true;'';
+    says = ''Remove fileSystems."/nix/.ro-store".neededForBoot = false;'';
   };
   shared-upper-layer = {
     configuration = {
@@ -168,39 +245,21 @@ in
   lix = {
     configuration = {
       imports = [ (one { } { }) ];
-      nix.package = {
-        type = "derivation";
-        name = "lix-2.93.0";
-        pname = "lix";
-        version = "2.93.0";
-        outPath = "/lix";
-      };
+      nix.package = package "lix" "2.93.0";
     };
     says = "Lix has no local-overlay store";
   };
   old-nix = {
     configuration = {
       imports = [ (one { } { }) ];
-      nix.package = {
-        type = "derivation";
-        name = "nix-2.18.9";
-        pname = "nix";
-        version = "2.18.9";
-        outPath = "/nix-package";
-      };
+      nix.package = package "nix" "2.18.9";
     };
     says = "it came with 2.22";
   };
   untested-nix = {
     configuration = {
       imports = [ (one { } { }) ];
-      nix.package = {
-        type = "derivation";
-        name = "nix-2.24.15";
-        pname = "nix";
-        version = "2.24.15";
-        outPath = "/nix-package";
-      };
+      nix.package = package "nix" "2.24.15";
     };
     says = "is not tested with Nix 2.24.15";
   };

@@ -23,6 +23,19 @@ rec {
       ];
     };
 
+  writeShellScript = name: text: runCommand name { } ''
+    cat >$out <<'END OF TEXT'
+    #!/bin/sh
+    ${text}
+    END OF TEXT
+    chmod +x $out
+  '';
+  # The tests never build for another machine.
+  stdenv = {
+    hostPlatform = { };
+    buildPlatform.canExecute = _: true;
+  };
+
   writeText =
     name: text:
     runCommand name { } "cat >$out <<'END OF TEXT'\n${text}\nEND OF TEXT\n";

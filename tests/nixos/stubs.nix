@@ -8,10 +8,20 @@ let
   flag = option types.bool;
   names = option (types.listOf types.str) [ ];
   lines = option (types.listOf types.str) [ ];
-  section = option (types.attrsOf types.raw) { };
+  # A setting of a unit: lists of several definitions are one, and else they agree.
+  setting = types.raw // {
+    merge =
+      location: definitions:
+      if lib.any (one: lib.isList one.value) definitions then
+        lib.concatMap (one: lib.toList one.value) definitions
+      else
+        lib.mergeEqualOption location definitions;
+  };
+  section = option (types.attrsOf setting) { };
 
   unit = {
     options = {
+      enable = flag true;
       description = option types.str "";
       documentation = names;
       overrideStrategy = option (types.enum [
@@ -33,6 +43,7 @@ let
       serviceConfig = section;
       environment = option (types.attrsOf types.str) { };
       path = option (types.listOf (types.either types.package types.str)) [ ];
+      script = option types.lines "";
       restartIfChanged = flag true;
       stopIfChanged = flag true;
     };
@@ -51,6 +62,7 @@ in
     assertions = mkOption { type = types.listOf types.raw; };
     warnings = option (types.listOf types.str) [ ];
     environment.systemPackages = option (types.listOf types.package) [ ];
+    environment.extraInit = option types.lines "";
     environment.etc = option (types.attrsOf (
       types.submodule {
         options.source = mkOption { type = types.path; };
@@ -64,8 +76,12 @@ in
     };
     nix = {
       enable = flag true;
+      daemonCPUSchedPolicy = option types.str "other";
+      daemonIOSchedClass = option types.str "best-effort";
+      daemonIOSchedPriority = option types.int 4;
       package = option types.package (package "nix" "2.31.2" "/nix-package");
       extraOptions = option types.lines "";
+      gc.options = option types.singleLineStr "";
       settings = mkOption {
         type = types.submodule {
           freeformType = types.attrsOf types.raw;
@@ -89,6 +105,7 @@ in
       )
     )) { };
     boot = {
+      postBootCommands = option types.lines "";
       initrd = {
         kernelModules = names;
         availableKernelModules = names;
@@ -104,6 +121,9 @@ in
     };
     users.users = option (types.attrsOf types.raw) { };
     system.build = option (types.attrsOf types.raw) { };
+    system.preSwitchChecks = option (types.attrsOf types.str) { };
+    virtualisation.vmVariant = option types.raw { };
+    virtualisation.vmVariantWithBootLoader = option types.raw { };
     networking.hostName = option types.str "nixos";
   };
 
@@ -112,6 +132,11 @@ in
     systemd.services.nix-daemon = {
       path = [ config.nix.package ];
       environment.CURL_CA_BUNDLE = "/etc/ssl/certs/ca-certificates.crt";
+      serviceConfig = {
+        CPUSchedulingPolicy = config.nix.daemonCPUSchedPolicy;
+        IOSchedulingClass = config.nix.daemonIOSchedClass;
+        IOSchedulingPriority = config.nix.daemonIOSchedPriority;
+      };
       stopIfChanged = false;
     };
     services.overstore.package = package "overstore" "0.1.0" "/usr";

@@ -17,8 +17,11 @@ in
   nixos-reboot = test ./reboot.nix;
   nixos-crash = test ./crash.nix;
   nixos-collect = test ./collect.nix;
+  nixos-gc = test ./gc.nix;
   nixos-nfs = test ./nfs.nix;
   nixos-per-user = test ./per-user.nix;
   nixos-switch = test ./switch.nix;
+  nixos-first-switch = test ./first-switch.nix;
+  nixos-etc-overlay = test ./etc-overlay.nix;
   nixos-refused = import ./refused.nix { inherit pkgs lib; };
 }

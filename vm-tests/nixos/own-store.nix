@@ -64,17 +64,16 @@ in
       "/srv/lower" = {
         device = "/dev/disk/by-id/virtio-lower";
         fsType = "squashfs";
-        neededForBoot = true;
       };
       "/data" = {
         device = "/dev/disk/by-id/virtio-data";
         fsType = "ext4";
         autoFormat = true;
-        neededForBoot = true;
       };
     };
   };
-  # It would load the whole system's metadata into the upper database.
+  # Older versions of nixpkgs load the system's registration here. Newer ones have a
+  # service for it, which the module turns off.
   boot.postBootCommands = lib.mkForce "";
 
   services.overstore.stores.system = {

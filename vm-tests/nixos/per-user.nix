@@ -6,10 +6,6 @@
     { lib, ... }:
     {
       imports = [ ../../nixos/examples/per-user-stores.nix ];
-      users.groups = {
-        alice.members = [ "alice" ];
-        bob.members = [ "bob" ];
-      };
       # The lower store is made by the test.
       systemd.services = lib.genAttrs [ "overstore-alice" "overstore-bob" ] (_: {
         wantedBy = lib.mkForce [ ];

@@ -5,6 +5,8 @@
   nodes.machine.imports = [ ./own-store.nix ];
   testScript = prelude + ''
     paths = "OVERSTORE_TEST_PATHS=/etc/overstore-test/paths"
+    # QEMU ends at a reboot unless it is told not to.
+    machine.start(allow_reboot=True)
     machine.wait_for_unit("multi-user.target")
     lines(machine, """
       build alice onTop >"$STATE/built"

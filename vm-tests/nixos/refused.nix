@@ -2,7 +2,7 @@
 # message.
 { pkgs, lib }:
 let
-  system = import "${pkgs.path}/nixos/lib/eval-config.nix" {
+  system = import (pkgs.path + "/nixos/lib/eval-config.nix") {
     inherit (pkgs.stdenv.hostPlatform) system;
     modules = [
       ../../nixos

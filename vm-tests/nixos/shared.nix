@@ -1,7 +1,15 @@
 # What the tests share.
 { pkgs }:
 let
-  scenarios = ../scenarios;
+  # Copied to the store on their own: a path below the project's would be all of it.
+  scenarios = builtins.path {
+    path = ../scenarios;
+    name = "scenarios";
+  };
+  makeLowerStore = builtins.path {
+    path = ../images/make-lower-store;
+    name = "make-lower-store";
+  };
 in
 {
   # Every machine: the module, people, and a Nix that needs no network.
@@ -9,6 +17,12 @@ in
     { pkgs, ... }:
     {
       imports = [ ../../nixos ];
+      # The store of a guest has what its system needs, and nothing that only a test
+      # script names.
+      system.extraDependencies = [
+        scenarios
+        makeLowerStore
+      ];
       environment.systemPackages = [
         pkgs.sqlite
         pkgs.psmisc
@@ -55,7 +69,7 @@ in
 
     # A small lower store, where the Debian guests have it.
     def make_lower_store(machine, root="/srv/lower"):
-        machine.succeed(f"NIX_REMOTE=local sh ${../images/make-lower-store} {root}")
+        machine.succeed(f"NIX_REMOTE=local sh ${makeLowerStore} {root}")
 
     def no_ordering_cycle(machine):
         machine.succeed("sh -eu ${scenarios}/after-boot")

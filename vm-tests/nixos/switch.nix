@@ -5,7 +5,7 @@
 {
   name = "overstore-switch";
   nodes.machine =
-    { lib, ... }:
+    { config, lib, ... }:
     {
       services.overstore.stores.example = {
         serve = "own";
@@ -18,7 +18,10 @@
           state = lib.mkDefault "/srv/first/state";
         };
       };
-      systemd.services.overstore-example.wantedBy = lib.mkForce [ ];
+      # The lower store is made by the test. Where there is no such store there is no such unit.
+      systemd.services = lib.mkIf config.services.overstore.stores.example.enable {
+        overstore-example.wantedBy = lib.mkForce [ ];
+      };
 
       specialisation = {
         changed.configuration.services.overstore.stores.example.settings = {

@@ -57,6 +57,12 @@ impl World {
 
     /// A new World that shows `tree`.
     pub fn new(tree: Tree) -> Self {
+        Self::showing(tree, &[])
+    }
+
+    /// A new World that shows `tree`, and directories of this machine, read-only: each pair is one of
+    /// them, and the directory of the World (which is made, and is not below `/mnt`) where it is.
+    pub fn showing(tree: Tree, directories: &[(&Path, &str)]) -> Self {
         let support = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/it/support");
         let base = tree.path.with_file_name("world");
         fs::create_dir_all(&base).expect("the cache of trees can be written to");
@@ -72,6 +78,11 @@ impl World {
             .arg("bash")
             .arg(support.join("world.sh"))
             .args([tree.path, Path::new(env!("CARGO_BIN_EXE_overstore")), &base])
+            .args(
+                directories
+                    .iter()
+                    .flat_map(|(from, to)| [from.as_os_str(), OsStr::new(to)]),
+            )
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
@@ -115,6 +126,20 @@ impl World {
             .map_or(Ok(()), fs::create_dir_all)
             .and_then(|()| fs::write(&path, content))
             .unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    }
+
+    /// Copies a file or directory of this machine to `to`, and makes the directories above it.
+    pub fn copy(&self, from: &Path, to: impl AsRef<Path>) {
+        let to = self.path(to);
+        to.parent()
+            .map_or(Ok(()), fs::create_dir_all)
+            .expect("every path of a World can be written to");
+        let copied = Command::new("cp")
+            .args(["--recursive", "--no-target-directory"])
+            .args([from, &to])
+            .status()
+            .expect("cp can be run");
+        assert!(copied.success(), "copying {from:?} to {to:?}");
     }
 
     /// A file's content.
