@@ -5,6 +5,7 @@
 //! above it:
 //!
 //! - [`escape`]: foreign bytes as text for people, shells and units.
+//! - [`remedy`]: what fixes something, as a value.
 //! - [`linux`]: the kernel's facts: safe paths, locks, processes, namespaces, users.
 //! - [`sqlite`]: SQLite as Nix and we open it: hardening, header, write-ahead log, snapshot.
 //! - [`overlayfs`]: OverlayFS: options, the mount table, opaque marks and whiteouts.
@@ -43,6 +44,7 @@ mod observe;
 mod overlayfs;
 mod plan;
 mod records;
+mod remedy;
 mod report;
 mod sqlite;
 mod systemd;

@@ -1,13 +1,14 @@
 //! What no longer fits together across the layers and the upper database.
 
-use crate::check::{Code, Finding, Part};
+use crate::check::{Code, Finding, Part, up};
 use crate::compare::Difference;
 use crate::compare::Identity;
 use crate::compare::{Across, Contents, Damaged, Several};
 use crate::config::{MEMORY_FILE, Store};
-use crate::escape::{shell_quote, show_path};
+use crate::escape::show_path;
 use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
+use crate::remedy::{Remedy, command};
 
 /// The findings of [`crate::compare::layers`].
 pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
@@ -40,11 +41,12 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
             Finding::new(Code::ObjectWithoutRow, in_upper(path))
                 .expected("metadata of it in the upper database")
                 .found("none: left over by something that was interrupted")
-                .remedy(format!(
-                    "if nothing of it is needed, delete it, with all that neither database knows: \
-                     overstore gc --leftovers {}",
-                    store.arguments
-                )),
+                .remedy(
+                    Remedy::say(
+                        "if nothing of it is needed, delete it, with all that neither database knows",
+                    )
+                    .run(store.command(["gc", "--leftovers"])),
+                ),
         );
     }
     for path in &across.hiding.first {
@@ -52,11 +54,11 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
             Finding::new(Code::LowerObjectHidden, in_upper(path))
                 .expected("the object of the lower store, which is valid")
                 .found("a whiteout or an opaque directory that hides it")
-                .remedy(format!(
-                    "overstore down {0} && rm -r {1} && overstore up {0}",
-                    store.arguments,
-                    shell_quote(&store.upper_layer.join(path.as_str()))
-                )),
+                .remedy(
+                    Remedy::from(store.command(["down"]))
+                        .run(command!["rm", "-r", store.upper_layer.join(path.as_str())])
+                        .run(up(store)),
+                ),
         );
     }
     for path in &across.both.first {
@@ -99,11 +101,13 @@ pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> 
                     "a lower store whose paths begin with {directory}, as those above do"
                 ))
                 .found(format!("paths that begin with {}", now.store_directory))
-                .remedy(format!(
-                    "bring back the lower store that was there, or correct `lower-store`; where \
-                     nothing has been added above yet, set `store = \"{}\"`",
-                    now.store_directory
-                )),
+                .remedy(
+                    Remedy::say(
+                        "bring back the lower store that was there, or correct `lower-store`",
+                    )
+                    .or(Remedy::say("where nothing has been added above yet")
+                        .and_set("store", format!("\"{}\"", now.store_directory))),
+                ),
         );
     }
     let Difference { what, was, is } = then?.difference(now)?;
@@ -114,11 +118,12 @@ pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> 
                  {what}: {was}"
             ))
             .found(is)
-            .remedy(format!(
-                "bring that one back; or, where it was replaced and nothing else is found here, \
-                 have overstore forget it: rm {}",
-                shell_quote(&store.memory().join(MEMORY_FILE))
-            )),
+            .remedy(
+                Remedy::say("bring that one back").or(Remedy::say(
+                    "where it was replaced and nothing else is found here, have overstore forget it",
+                )
+                .run(command!["rm", store.memory().join(MEMORY_FILE)])),
+            ),
     )
 }
 

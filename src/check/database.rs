@@ -2,10 +2,11 @@
 
 use super::{Code, Finding, Part, Severity, path, up};
 use crate::config::Store;
-use crate::escape::{shell_quote, show};
+use crate::escape::show;
 use crate::nix::layout;
 use crate::nix::schema::{VERSION, Verdict};
 use crate::observe::{DatabaseContent, FileFacts, Observed};
+use crate::remedy::{CommandLine, Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let path = store.database();
@@ -57,16 +58,25 @@ impl Rule<'_> {
     }
 
     /// A command line of the `sqlite3` program.
-    fn sqlite(&self, sql: &str) -> String {
-        format!("sqlite3 {} '{sql}'", shell_quote(&self.store.database()))
+    fn sqlite(&self, sql: &str) -> CommandLine {
+        command!["sqlite3", self.store.database(), sql]
     }
 
     /// A way back from a database that is lost: objects of the upper layer are registered anew.
-    fn restore(&self) -> String {
-        format!(
-            "restore it from a backup, or save what can be read: {}",
-            self.sqlite(".recover") + " | sqlite3 recovered.sqlite"
-        )
+    fn restore(&self) -> Remedy {
+        let saved = ".output recovered.sql";
+        Remedy::say("restore it from a backup").or(Remedy::say("save what can be read")
+            .run(command![
+                "sqlite3",
+                self.store.database(),
+                saved,
+                ".recover"
+            ])
+            .run(command![
+                "sqlite3",
+                "recovered.sqlite",
+                ".read recovered.sql"
+            ]))
     }
 
     fn unreadable(&self, actual: String) -> Finding {
@@ -77,22 +87,24 @@ impl Rule<'_> {
     }
 
     fn version(&self, schema: Option<&str>) -> Option<Finding> {
-        let (actual, remedy) = match schema.map(str::parse::<u32>) {
+        let (actual, remedy): (_, Remedy) = match schema.map(str::parse::<u32>) {
             Some(Ok(version)) if version <= VERSION => return None,
             Some(Ok(version)) => (
                 format!("version {version}"),
-                "use the version of Nix that made it, and an overstore that knows it".to_owned(),
+                "use the version of Nix that made it, and an overstore that knows it".into(),
             ),
             Some(Err(_)) => (
                 format!("`{}`", show(schema.unwrap_or_default().as_bytes())),
-                format!(
-                    "printf {VERSION} >{}",
-                    shell_quote(&self.store.state.join("db/schema"))
-                ),
+                Remedy::from(command![
+                    "sh",
+                    "-c",
+                    format!("printf {VERSION} >\"$0\""),
+                    self.store.state.join("db/schema")
+                ]),
             ),
             None => (
                 "no schema file: its making was interrupted".to_owned(),
-                up(self.store),
+                up(self.store).into(),
             ),
         };
         let code = match schema {
@@ -129,11 +141,10 @@ impl Rule<'_> {
                 Finding::at(Code::DatabasePermissions, &path)
                     .expected("a file that only its owner, who runs the store, can write to")
                     .found(format!("owner {uid}, mode {mode:04o}"))
-                    .remedy(format!(
-                        "chown {} {1} && chmod go-w {1}",
-                        observed.machine.uid,
-                        shell_quote(&path)
-                    ))
+                    .remedy(
+                        Remedy::from(command!["chown", observed.machine.uid.to_string(), path])
+                            .run(command!["chmod", "go-w", path]),
+                    )
             })
             .collect()
     }
@@ -157,14 +168,16 @@ impl Rule<'_> {
                 self.finding(Code::ForeignKeyViolated)
                     .expected("rows that refer only to rows that are there")
                     .found(format!("{first}{}", more(&content.foreign_keys)))
-                    .remedy(format!(
-                        "with the store down and the database saved, delete those rows: {}",
-                        self.sqlite(
+                    .remedy(
+                        Remedy::say(
+                            "with the store down and the database saved, delete those rows",
+                        )
+                        .run(self.sqlite(
                             "delete from Refs where referrer not in (select id from ValidPaths) or \
                              reference not in (select id from ValidPaths); delete from \
-                             DerivationOutputs where drv not in (select id from ValidPaths)"
-                        )
-                    )),
+                             DerivationOutputs where drv not in (select id from ValidPaths)",
+                        )),
+                    ),
             );
         }
         if content.wal != self.store.use_sqlite_wal {
@@ -182,13 +195,15 @@ impl Rule<'_> {
                         true => "a database in WAL mode",
                         false => "a database that is not in WAL mode",
                     })
-                    .remedy(format!(
-                        "set `use-sqlite-wal` alike in nix.conf and under `[database]`, then {}",
-                        self.sqlite(&format!(
+                    .remedy(
+                        Remedy::say(
+                            "set `use-sqlite-wal` alike in nix.conf and under `[database]`, then run",
+                        )
+                        .run(self.sqlite(&format!(
                             "pragma journal_mode = {}",
                             mode(self.store.use_sqlite_wal)
-                        ))
-                    )),
+                        ))),
+                    ),
             );
         }
         findings
@@ -217,7 +232,7 @@ impl Rule<'_> {
                 self.finding(Code::SchemaForeign)
                     .expected("nothing but what Nix makes in its database")
                     .found(show(verdict.foreign.join(", ").as_bytes()))
-                    .remedy(format!("see what it is: {}", self.sqlite(".schema"))),
+                    .remedy(Remedy::say("see what it is").run(self.sqlite(".schema"))),
             );
         }
         if !verdict.unknown_migrations.is_empty() {

@@ -83,9 +83,9 @@ fn url_depends_on_version(store: &Store) -> Option<Finding> {
                 texts.before_2_34, texts.since_2_34
             ))
             .remedy(format!(
-                "use `overstore url --nix-version VERSION {}` wherever the URL goes, or name the \
-                 lower store without `%`, `&`, `#`, `?` and characters outside ASCII",
-                store.arguments
+                "use `{}` wherever the URL goes, or name the lower store without `%`, `&`, `#`, \
+                 `?` and characters outside ASCII",
+                store.command(["url", "--nix-version", "VERSION"])
             )),
     )
 }

@@ -8,6 +8,7 @@ use std::path::Path;
 use super::Code;
 use super::code::StopsUp;
 use crate::escape::show_path;
+use crate::remedy::Remedy;
 
 /// Something that is not as it should be. Made with [`Finding::new`] or [`Finding::at`] and what is
 /// particular: the rest comes from the code.
@@ -26,8 +27,9 @@ pub struct Finding {
     pub expected: String,
     /// What is there.
     pub actual: String,
-    /// What mends it: a command or a setting.
-    pub remedy: String,
+    /// What fixes it.
+    #[serde(flatten)]
+    pub remedy: Remedy,
     /// Whether `up` does nothing while this is so.
     pub stops_up: bool,
 }
@@ -43,7 +45,7 @@ impl Finding {
             subject: subject.into(),
             expected: String::new(),
             actual: String::new(),
-            remedy: String::new(),
+            remedy: Remedy::default(),
             stops_up: declared.stops_up == StopsUp::Always,
         }
     }
@@ -75,8 +77,8 @@ impl Finding {
         Finding { actual, ..self }
     }
 
-    /// What mends it.
-    pub(crate) fn remedy(self, remedy: impl Into<String>) -> Finding {
+    /// What fixes it.
+    pub(crate) fn remedy(self, remedy: impl Into<Remedy>) -> Finding {
         let remedy = remedy.into();
         Finding { remedy, ..self }
     }

@@ -3,9 +3,10 @@
 use super::path::{self, Named};
 use super::{Code, Finding, Part, down_up, fix_permissions, up};
 use crate::config::Store;
-use crate::escape::{shell_quote, show, show_path};
+use crate::escape::{show, show_path};
 use crate::nix::layout;
 use crate::observe::{Found, Links, Machine, Observed, Stat, Usage};
+use crate::remedy::{Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -13,7 +14,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mounted = observed.mount.overlay.is_some();
     let make = match mounted {
         true => down_up(store),
-        false => up(store),
+        false => up(store).into(),
     };
     let upper = Named {
         part: Part::UpperLayer,
@@ -78,27 +79,28 @@ fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
             )
             .found(actual)
             .remedy(match stat.fs.read_only {
-                true => format!(
-                    "see why it is, then make it writable: findmnt --target {}",
-                    shell_quote(&store.upper_layer)
-                ),
+                true => Remedy::say("see why it is, then make it writable").run(command![
+                    "findmnt",
+                    "--target",
+                    store.upper_layer
+                ]),
                 false => {
                     "put `upper-layer` and `workdir` on ext4, xfs (with ftype=1), btrfs or tmpfs"
-                        .to_owned()
+                        .into()
                 }
             }),
     )
 }
+
+/// Lists the processes in whose mount namespace the first argument is part of a mount.
+const WHO_HAS_IT: &str = "grep -lF \"$0\" /proc/*/mountinfo";
 
 fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
     let (actual, remedy) = match usage {
         Usage::Unknown | Usage::Free => return None,
         Usage::Locked(pids) if pids.is_empty() => (
             "a process holds overstore's lock on it".to_owned(),
-            format!(
-                "see which one: fuser -v {}",
-                shell_quote(&store.upper_layer)
-            ),
+            Remedy::say("see which one").run(command!["fuser", "-v", store.upper_layer]),
         ),
         Usage::Locked(pids) => {
             let pids: Vec<String> = pids.iter().map(u32::to_string).collect();
@@ -107,19 +109,19 @@ fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
                     "overstore's lock on it is held by process {}",
                     pids.join(", ")
                 ),
-                format!(
-                    "wait for its end; see what it is: ps -fp {}",
+                Remedy::say("wait for its end; see what it is").run(command![
+                    "ps",
+                    "-fp",
                     pids.join(",")
-                ),
+                ]),
             )
         }
         Usage::Mounted(what) => (
             format!("{what} writes to it too"),
-            format!(
-                "unmount that one, or give this store an `upper-layer` of its own; see who has it: \
-                 grep -l {} /proc/*/mountinfo",
-                shell_quote(&store.upper_layer)
-            ),
+            Remedy::say(
+                "unmount that one, or give this store an `upper-layer` of its own; see who has it",
+            )
+            .run(command!["sh", "-c", WHO_HAS_IT, store.upper_layer]),
         ),
     };
     Some(
@@ -167,14 +169,12 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
             .found(actual)
             .remedy(
                 match (observed.mount.overlay.is_some(), observed.upper_layer.links) {
-                    (_, Links::Other) => format!(
-                        "remove it while the store is down: overstore down {0} && rm {1} && {2}",
-                        store.arguments,
-                        shell_quote(&store.upper_layer.join(layout::LINKS)),
-                        up(store)
-                    ),
+                    (_, Links::Other) => Remedy::say("remove it while the store is down")
+                        .run(store.command(["down"]))
+                        .run(command!["rm", store.upper_layer.join(layout::LINKS)])
+                        .run(up(store)),
                     (true, _) => down_up(store),
-                    (false, _) => up(store),
+                    (false, _) => up(store).into(),
                 },
             ),
     )
@@ -192,15 +192,12 @@ fn strangers(store: &Store, observed: &Observed) -> Vec<Finding> {
                     show(name.as_encoded_bytes())
                 ))
                 .remedy(match (name == "lost+found", mounted) {
-                    (true, _) => {
-                        "use a directory of that file system as `upper-layer`, not its root"
-                            .to_owned()
-                    }
+                    (true, _) => Remedy::from(
+                        "use a directory of that file system as `upper-layer`, not its root",
+                    ),
                     // Through the mount: a layer must not change below it.
-                    (false, true) => format!("rm -r {}", shell_quote(&store.real.join(name))),
-                    (false, false) => {
-                        format!("rm -r {}", shell_quote(&store.upper_layer.join(name)))
-                    }
+                    (false, true) => command!["rm", "-r", store.real.join(name)].into(),
+                    (false, false) => command!["rm", "-r", store.upper_layer.join(name)].into(),
                 })
         })
         .collect()

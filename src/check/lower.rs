@@ -6,13 +6,14 @@ use std::path::Path;
 use super::path::{self, Named};
 use super::{Code, Finding, Part, Severity, mount};
 use crate::config::{Lower, MetadataSource, Store};
-use crate::escape::{shell_quote, show, show_path};
+use crate::escape::{show, show_path};
 use crate::nix::layout;
 use crate::observe::{
     FileFacts, Found, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, SourceFacts,
 };
 
 use crate::nix::schema::VERSION as SCHEMA_VERSION;
+use crate::remedy::{Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -84,21 +85,20 @@ impl Looked<'_> {
     }
 
     /// What to do where the lower store directory is missing.
-    fn missing(&self) -> String {
+    fn missing(&self) -> Remedy {
         let directory = &self.facts.directory;
         if let Found::Missing { nearest } = &directory.found
             && let Some(root) = root_of(nearest)
             && directory.path == nearest.join("nix/store")
         {
-            return format!(
-                "`lower-store` is a store's root, not its store directory: write `lower-store = {}`",
-                match root == Path::new("/") {
-                    true => "\"local\"".to_owned(),
-                    false => format!("\"{}\"", show_path(root)),
-                }
-            );
+            let root = match root == Path::new("/") {
+                true => "\"local\"".to_owned(),
+                false => format!("\"{}\"", show_path(root)),
+            };
+            return Remedy::say("`lower-store` is a store's root, not its store directory")
+                .and_set("lower-store", root);
         }
-        "mount or make the lower store, or correct `lower-store`".to_owned()
+        "mount or make the lower store, or correct `lower-store`".into()
     }
 
     fn add_database(
@@ -181,14 +181,15 @@ impl Looked<'_> {
     fn written(&self, read_only_mount: bool) -> Finding {
         let nested = matches!(self.lower.source, MetadataSource::Overlay { .. });
         let remedy = match nested {
-            true => {
+            true => Remedy::from(
                 "serve the nested store with a daemon, and name its socket: \
-                 `lower-store = \"unix://SOCKET\"` with `real` under `[lower]`"
-            }
-            false => {
-                "set `read-only = true` under `[lower]`; whoever publishes the store then runs \
-                 `pragma wal_checkpoint(truncate)` after each change"
-            }
+                 `lower-store = \"unix://SOCKET\"` with `real` under `[lower]`",
+            ),
+            false => Remedy::say(
+                "with `pragma wal_checkpoint(truncate)` run after each change where the store is \
+                 published",
+            )
+            .and_set("lower.read-only", "true"),
         };
         match read_only_mount {
             true => Finding::at(Code::LowerNotDescribedReadOnly, &self.lower.real)
@@ -216,25 +217,27 @@ impl Looked<'_> {
                     "{}, at which Nix's garbage collector stops",
                     show(name.as_encoded_bytes())
                 ))
-                .remedy(format!(
-                    "hide it with a whiteout in the upper layer; the lower store stays as it is: \
-                     rm -r {}",
-                    shell_quote(&self.store.real.join(name))
-                ))
+                .remedy(
+                    Remedy::say(
+                        "hide it with a whiteout in the upper layer; the lower store stays as it is",
+                    )
+                    .run(command!["rm", "-r", self.store.real.join(name)]),
+                )
         })
     }
 
     /// The findings about a nested store's mount, as one kind: it is not ours to mend.
     fn mount(&self, below: &Path, facts: &MountFacts) -> Vec<Finding> {
-        let remedy =
-            "set the nested lower store up first, with its own description: overstore up STORE";
-        mount::wrong(&self.lower.real, below, facts, remedy)
+        let up = command!["overstore", "up", "STORE"];
+        let remedy = Remedy::say("set the nested lower store up first, with its own description")
+            .run(up.clone());
+        mount::wrong(&self.lower.real, below, facts, &up)
             .into_iter()
             .map(|finding| {
                 Finding::new(Code::LowerMountWrong, finding.subject)
                     .expected(finding.expected)
                     .found(finding.actual)
-                    .remedy(remedy)
+                    .remedy(remedy.clone())
             })
             .collect()
     }
@@ -254,11 +257,12 @@ fn silent(socket: &Path, why: &str) -> Finding {
         .expected("the answer of a Nix daemon")
         .found(why)
         .remedy(match socket == system {
-            true => "systemctl start nix-daemon.socket".to_owned(),
-            false => format!(
-                "start the daemon of the lower store on it: systemctl list-sockets {}",
-                shell_quote(socket)
-            ),
+            true => Remedy::from(command!["systemctl", "start", "nix-daemon.socket"]),
+            false => Remedy::say("start the daemon of the lower store on it").run(command![
+                "systemctl",
+                "list-sockets",
+                socket
+            ]),
         })
 }
 
@@ -306,11 +310,13 @@ fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
                      its write-ahead log",
                 )
                 .found(format!("{pages} pages that only the write-ahead log has"))
-                .remedy(format!(
-                    "where the lower store is published: \
-                     sqlite3 {} 'pragma wal_checkpoint(truncate)'",
-                    shell_quote(path)
-                )),
+                .remedy(
+                    Remedy::say("where the lower store is published").run(command![
+                        "sqlite3",
+                        path,
+                        "pragma wal_checkpoint(truncate)"
+                    ]),
+                ),
         ),
         LogFacts::Other(kind) => Some(
             Finding::at(Code::LowerWalPending, path)
@@ -319,7 +325,7 @@ fn pending(path: &Path, log: Option<&LogFacts>) -> Option<Finding> {
                 .remedy(format!(
                     "where the lower store is published: find out who put it there, and move it \
                      away: {}-wal",
-                    shell_quote(path)
+                    show_path(path)
                 )),
         ),
         LogFacts::Unreadable(errno) => Some(path::not_checked(
@@ -337,10 +343,11 @@ fn reserved_missing(path: &Path) -> Finding {
     Finding::at(Code::LowerWrittenByNix, path)
         .expected("a file of 8 MiB, which Nix makes where it can, also in a read-only store")
         .found("nothing, so Nix makes it, in the lower store")
-        .remedy(format!(
-            "where the lower store is published: (umask 077 && fallocate -l 8M {})",
-            shell_quote(path)
-        ))
+        .remedy(
+            Remedy::say("where the lower store is published")
+                .run(command!["install", "-m", "600", "/dev/null", path])
+                .run(command!["fallocate", "-l", "8M", path]),
+        )
 }
 
 fn directory_missing(path: &Path, read_only_mount: bool) -> Finding {
@@ -354,8 +361,7 @@ fn directory_missing(path: &Path, read_only_mount: bool) -> Finding {
             true => "nothing, and Nix cannot make it on a read-only mount",
             false => "nothing, so Nix makes it, in the lower store",
         })
-        .remedy(format!(
-            "where the lower store is published: mkdir -p {}",
-            shell_quote(path)
-        ))
+        .remedy(
+            Remedy::say("where the lower store is published").run(command!["mkdir", "-p", path]),
+        )
 }

@@ -24,6 +24,7 @@ pub(crate) use finding::{Finding, Part};
 
 use crate::config::Store;
 use crate::observe::Observed;
+use crate::remedy::{CommandLine, Remedy};
 
 /// Everything that is not as it should be, as far as it was looked at.
 pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
@@ -38,16 +39,18 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
 }
 
 /// The command that sets the store up.
-fn up(store: &Store) -> String {
-    format!("overstore up {}", store.arguments)
+fn up(store: &Store) -> CommandLine {
+    store.command(["up"])
 }
 
-/// The command that mounts the store again.
-fn down_up(store: &Store) -> String {
-    format!("overstore down {} && {}", store.arguments, up(store))
+/// The commands that mount the store again.
+fn down_up(store: &Store) -> Remedy {
+    Remedy::default()
+        .run(store.command(["down"]))
+        .run(up(store))
 }
 
-/// The command that mends owners and modes.
-fn fix_permissions(store: &Store) -> String {
-    format!("overstore up --fix-permissions {}", store.arguments)
+/// The command that fixes owners and modes.
+fn fix_permissions(store: &Store) -> CommandLine {
+    store.command(["up", "--fix-permissions"])
 }

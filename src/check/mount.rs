@@ -5,11 +5,12 @@ use std::path::Path;
 use super::path::{self, Named};
 use super::{Code, Finding, Part, down_up, up};
 use crate::config::Store;
-use crate::escape::{shell_quote, show, show_path};
+use crate::escape::{show, show_path};
 use crate::nix::mount_check::{self, CheckedPath, Verdict};
 use crate::observe::{Identity, MountFacts, Observed, OverlayFacts, Place, Recorded};
 use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::options::{MountOption, SuperOptions};
+use crate::remedy::{CommandLine, Remedy, command};
 use std::os::unix::ffi::OsStrExt;
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
@@ -20,7 +21,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         key: "real",
         missing: Code::MountMissing,
         made_by_up: true,
-        remedy: up(store),
+        remedy: up(store).into(),
     };
     if let Some(finding) = path::finding(&facts.place, &named, &observed.machine) {
         return [Some(finding), unsupported(observed)]
@@ -41,7 +42,12 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
 }
 
 /// What is wrong with a mount whatever its layers should be; as it applies to a nested store too.
-pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> Vec<Finding> {
+pub(super) fn wrong(
+    real: &Path,
+    lower: &Path,
+    facts: &MountFacts,
+    up: &CommandLine,
+) -> Vec<Finding> {
     let Some(overlay) = &facts.overlay else {
         return vec![no_overlay(real, facts, up)];
     };
@@ -51,10 +57,14 @@ pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> 
             Finding::at(Code::MountReadOnly, real)
                 .expected("an overlay that can be written to")
                 .found("its file system is read-only")
-                .remedy(format!(
-                    "LIBMOUNT_FORCE_MOUNT2=always mount -o remount,rw {}",
-                    shell_quote(real)
-                )),
+                .remedy(command![
+                    "env",
+                    "LIBMOUNT_FORCE_MOUNT2=always",
+                    "mount",
+                    "-o",
+                    "remount,rw",
+                    real
+                ]),
         );
     }
     findings.extend(layers(real, lower, overlay, up));
@@ -62,7 +72,7 @@ pub(super) fn wrong(real: &Path, lower: &Path, facts: &MountFacts, up: &str) -> 
 }
 
 /// Why there is no overlay in effect at a merged store directory.
-fn no_overlay(real: &Path, facts: &MountFacts, up: &str) -> Finding {
+fn no_overlay(real: &Path, facts: &MountFacts, up: &CommandLine) -> Finding {
     let Some(top) = facts.stack.first() else {
         return match facts.buried.first() {
             Some(_) => Finding::at(Code::MountHidden, real)
@@ -70,14 +80,14 @@ fn no_overlay(real: &Path, facts: &MountFacts, up: &str) -> Finding {
                 .found(
                     "an overlay that nobody sees: something is mounted over a directory above it",
                 )
-                .remedy(format!(
-                    "see what it is, and unmount it: findmnt --target {}",
-                    shell_quote(real)
-                )),
+                .remedy(
+                    Remedy::say("see what it is, and unmount it")
+                        .run(command!["findmnt", "--target", real]),
+                ),
             None => Finding::at(Code::MountMissing, real)
                 .expected("an overlay")
                 .found("nothing is mounted there")
-                .remedy(up),
+                .remedy(up.clone()),
         };
     };
     let kind = show(top.fs_type.as_bytes());
@@ -86,21 +96,22 @@ fn no_overlay(real: &Path, facts: &MountFacts, up: &str) -> Finding {
         true => Finding::at(Code::MountHidden, real)
             .expected("the overlay as the topmost mount, or under a bind mount of itself")
             .found(format!("a mount of type {kind} on top of it"))
-            .remedy(format!("umount {}", shell_quote(real))),
+            .remedy(command!["umount", real]),
         false => Finding::at(Code::MountForeign, real)
             .expected("an overlay")
             .found(format!("a mount of type {kind}"))
-            .remedy(format!(
-                "unmount it if nobody needs it, then mount the store: umount {} && {up}",
-                shell_quote(real)
-            )),
+            .remedy(
+                Remedy::say("unmount it if nobody needs it, then mount the store")
+                    .run(command!["umount", real])
+                    .run(up.clone()),
+            ),
     }
 }
 
 /// An overlay whose layers are not those described.
-fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Finding> {
+fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &CommandLine) -> Vec<Finding> {
     let options = SuperOptions::parse(&overlay.info.super_options);
-    let again = format!("umount {} && {up}", shell_quote(real));
+    let again = |remedy: Remedy| remedy.run(command!["umount", real]).run(up.clone());
     let mut findings = Vec::new();
     let replaced = match (&overlay.lower, &overlay.recorded) {
         (_, Some(Recorded::Different(how))) | (Identity::Different(how), _) => Some(how),
@@ -112,13 +123,13 @@ fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Fi
             true => Finding::at(Code::LowerReplaced, real)
                 .expected("the lower store directory that was there when the overlay was mounted")
                 .found(how)
-                .remedy(format!(
-                    "put it back, or mount the store again over the new one: {again}"
-                )),
+                .remedy(again(Remedy::say(
+                    "put it back, or mount the store again over the new one",
+                ))),
             false => Finding::at(Code::LowerdirDiffers, real)
                 .expected("an overlay over the lower store directory described, and nothing else")
                 .found(how)
-                .remedy(&again),
+                .remedy(again(Remedy::default())),
         });
     }
     if let Identity::Different(how) = &overlay.upper {
@@ -126,7 +137,7 @@ fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Fi
             Finding::at(Code::UpperdirDiffers, real)
                 .expected("an overlay that writes to the upper layer described")
                 .found(how)
-                .remedy(&again),
+                .remedy(again(Remedy::default())),
         );
     }
     if let Identity::Different(how) = &overlay.workdir {
@@ -134,7 +145,7 @@ fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &str) -> Vec<Fi
             Finding::at(Code::WorkdirDiffers, real)
                 .expected("an overlay with the work directory described")
                 .found(how)
-                .remedy(&again),
+                .remedy(again(Remedy::default())),
         );
     }
     findings
@@ -252,11 +263,7 @@ fn nix_check(store: &Store, facts: &MountFacts) -> Option<Finding> {
                 show_path(&store.upper_layer)
             ))
             .found(actual)
-            .remedy(format!(
-                "umount {} && {}",
-                shell_quote(&store.real),
-                up(store)
-            )),
+            .remedy(Remedy::from(command!["umount", *store.real]).run(up(store))),
     )
 }
 
@@ -269,6 +276,6 @@ fn unsupported(observed: &Observed) -> Option<Finding> {
         )
         .expected("`overlay` in /proc/filesystems")
         .found("it is not there (mounting may still load the module)")
-        .remedy("modprobe overlay")
+        .remedy(command!["modprobe", "overlay"])
     })
 }

@@ -2,8 +2,9 @@
 
 use super::{Code, Finding};
 use crate::config::Store;
-use crate::escape::{shell_quote, show};
+use crate::escape::show;
 use crate::observe::Observed;
+use crate::remedy::{Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     [hook(store, observed), group(store, observed)]
@@ -11,6 +12,9 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         .flatten()
         .collect()
 }
+
+/// Links overstore, wherever it is installed, to the first argument.
+const LINK_TO_OVERSTORE: &str = "ln -s \"$(command -v overstore)\" \"$0\"";
 
 fn hook(store: &Store, observed: &Observed) -> Option<Finding> {
     let hook = store.remount_hook.as_deref()?;
@@ -21,10 +25,11 @@ fn hook(store: &Store, observed: &Observed) -> Option<Finding> {
                  layers",
             )
             .found("there is none")
-            .remedy(format!(
-                "link overstore there: ln -s \"$(command -v overstore)\" {}; or set `remount-hook`",
-                shell_quote(hook)
-            ))
+            .remedy(
+                Remedy::say("link overstore there")
+                    .run(command!["sh", "-c", LINK_TO_OVERSTORE, hook])
+                    .or("set `remount-hook`"),
+            )
     })
 }
 

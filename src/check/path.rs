@@ -3,9 +3,10 @@
 use std::path::Path;
 
 use crate::check::{Code, Finding, Part, Severity};
-use crate::escape::{shell_quote, show_path};
+use crate::escape::show_path;
 use crate::linux::safe_path::Danger;
 use crate::observe::{Found, Machine, Place};
+use crate::remedy::{Remedy, command};
 
 /// A directory that the description names.
 pub(super) struct Named<'a> {
@@ -20,7 +21,7 @@ pub(super) struct Named<'a> {
     /// Whether `up` makes it where it is missing.
     pub made_by_up: bool,
     /// What makes it.
-    pub remedy: String,
+    pub remedy: Remedy,
 }
 
 /// What keeps a path from being the directory it should be.
@@ -58,15 +59,10 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
         } => finding(Code::PathUnsafe)
             .found(format!("{} is a symbolic link", show_path(component)))
             .remedy(match resolved {
-                Some(resolved) => format!(
-                    "name it by its own path: `{} = \"{}\"`",
-                    named.key,
-                    show_path(resolved)
-                ),
-                None => format!(
-                    "remove the link, which leads nowhere: rm {}",
-                    shell_quote(component)
-                ),
+                Some(resolved) => Remedy::say("name it by its own path")
+                    .and_set(named.key, format!("\"{}\"", show_path(resolved))),
+                None => Remedy::say("remove the link, which leads nowhere")
+                    .run(command!["rm", component]),
             }),
         Found::Unsafe { component, why } => finding(Code::PathUnsafe)
             .found(format!("{} {why}", show_path(component)))
@@ -76,21 +72,22 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
 }
 
 /// Takes from others what lets them replace a component.
-fn secure(component: &Path, why: Danger) -> String {
+fn secure(component: &Path, why: Danger) -> Remedy {
     let parent = component.parent().unwrap_or(component);
     let command = match why {
-        Danger::OpenDirectory => format!("chmod o-w {}", shell_quote(parent)),
+        Danger::OpenDirectory => command!["chmod", "o-w", parent],
         Danger::TheirDirectory { .. } | Danger::NothingThere { .. } => {
-            format!("chown root {}", shell_quote(parent))
+            command!["chown", "root", parent]
         }
         Danger::TheirLink { .. } => {
-            return "have the link's owner link to what is that user's own, or name by its own path what \
-                    the link leads to"
-                .to_owned();
+            return "have the link's owner link to what is that user's own, or name by its own path \
+                    what the link leads to"
+                .into();
         }
-        Danger::TheirEntry { .. } => format!("chown root {}", shell_quote(component)),
+        Danger::TheirEntry { .. } => command!["chown", "root", component],
     };
-    format!("name a path that nobody else can change, or see to it that this one is: {command}")
+    Remedy::say("name a path that nobody else can change, or see to it that this one is")
+        .run(command)
 }
 
 /// A component that could not be looked at.
@@ -105,11 +102,11 @@ fn unreachable(component: &Path, errno: i32, named: &Named<'_>, machine: &Machin
         .expected(format!("{}, or the way to it", named.what))
         .found(error.to_string())
         .remedy(match errno {
-            107 | 116 | 5 | 112 | 110 => format!(
-                "see which file system it is on, and mount that again: findmnt --target {}",
-                shell_quote(component)
-            ),
-            _ => format!("see what is there: namei -l {}", shell_quote(component)),
+            107 | 116 | 5 | 112 | 110 => {
+                Remedy::say("see which file system it is on, and mount that again")
+                    .run(command!["findmnt", "--target", component])
+            }
+            _ => Remedy::say("see what is there").run(command!["namei", "-l", component]),
         })
 }
 

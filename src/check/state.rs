@@ -23,7 +23,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
             // Nix makes those that it misses.
             missing: Code::StateMissing,
             made_by_up: true,
-            remedy: up(store),
+            remedy: up(store).into(),
         };
         findings.extend(path::finding(place, &named, &observed.machine));
         if let Found::Directory(stat) = &place.found {

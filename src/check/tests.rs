@@ -34,7 +34,7 @@ pub(super) fn told(findings: Vec<Finding>) -> (Vec<&'static str>, String) {
             &finding.subject,
             &finding.expected,
             &finding.actual,
-            &finding.remedy,
+            &finding.remedy.to_string(),
         ];
         assert!(words.iter().all(|text| !text.is_empty()), "{finding:?}");
     }
@@ -415,13 +415,15 @@ rules! {
 #[test]
 fn remedies_name_the_store_as_it_was_given() {
     let mut store = fixture::store(DESCRIPTION);
-    store.arguments = "--root /sysroot './my stores/a.toml'".to_owned();
+    store.arguments = ["--root", "/sysroot", "./my stores/a.toml"]
+        .map(Into::into)
+        .into();
     let mut observed = fixture::observed(&store);
     unmounted(&mut observed);
     directory(&mut observed.state[1]).mode = 0o777;
     observed.upper_layer.links = Links::Other;
     let findings = check(&store, &observed);
-    let remedies: Vec<&str> = findings.iter().map(|finding| &*finding.remedy).collect();
+    let remedies: Vec<_> = findings.iter().map(|it| it.remedy.to_string()).collect();
     insta::assert_snapshot!("remedies_name_the_store", remedies.join("\n"));
 }
 

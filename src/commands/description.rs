@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{RootArgument, StoreArgument};
 use crate::commands::Failure;
 use crate::config::{self, Environment, Store};
-use crate::escape::{shell_quote, show_path};
+use crate::escape::show_path;
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::root::System;
 use crate::observe;
@@ -56,15 +56,10 @@ pub(super) fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded,
         Some(store) => store,
         None => read(store, &environment)?,
     };
-    let here = match root.description_here {
-        true => "--description-here ",
-        false => "",
-    };
-    store.arguments = format!(
-        "--root {} {here}{}",
-        shell_quote(directory),
-        store.arguments
-    );
+    let mut arguments = vec!["--root".into(), directory.clone().into_os_string()];
+    arguments.extend(root.description_here.then(|| "--description-here".into()));
+    arguments.append(&mut store.arguments);
+    store.arguments = arguments;
     Ok(Loaded { store, system })
 }
 
@@ -86,7 +81,7 @@ pub(super) fn description_and_environment(
 
 fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {
     let mut described = read_file(&file(&store.store)?, environment)?;
-    described.arguments = shell_quote(store.store.as_ref());
+    described.arguments = vec![store.store.clone()];
     Ok(described)
 }
 

@@ -51,9 +51,9 @@ fn busy(store: &Store, below: &[PathBuf], holders: &[Holder]) -> String {
         text.push_str("\n  by nobody who can be seen from here");
     }
     text.push_str(&format!(
-        "\nremedy: end these processes, or run `overstore down --lazy {}`, after which the mount \
+        "\nremedy: end these processes, or run `{}`, after which the mount \
          goes when its last user does",
-        store.arguments
+        store.command(["down", "--lazy"])
     ));
     text
 }

@@ -33,8 +33,9 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     if !as_described(&store, &system)? {
         return refused(&format!(
             "the store {} is not as described, so it is not collected\n\
-             remedy: follow what is printed above; `overstore check {}` tells more",
-            store.name, store.arguments
+             remedy: follow what is printed above; `{}` tells more",
+            store.name,
+            store.command(["check"])
         ));
     }
     let manager = ServiceManager::from_environment();
@@ -47,9 +48,10 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     if !arguments.dry_run && !namespaces::can_mount().unwrap_or(false) {
         return refused(&format!(
             "only root may collect the store {}\n\
-             remedy: run `overstore gc {}` as root, or have `[gc]` in its description collect it by \
+             remedy: run `{}` as root, or have `[gc]` in its description collect it by \
              itself; a store of `overstore exec` is collected inside of it",
-            store.name, store.arguments
+            store.name,
+            store.command(["gc"])
         ));
     }
     let keep = collect::keep(&programs);
@@ -122,10 +124,10 @@ fn why(
         Why::Unknown => {
             return Err(Failure::Refused(format!(
                 "{} is not valid in the store {}\n\
-                 remedy: `overstore gc --dry-run {}` lists what is garbage",
+                 remedy: `{}` lists what is garbage",
                 print(&path),
                 store.name,
-                store.arguments
+                store.command(["gc", "--dry-run"])
             )));
         }
     };

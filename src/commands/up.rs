@@ -1,5 +1,6 @@
 //! `overstore up`.
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::status::mounted_since;
@@ -8,9 +9,9 @@ use crate::apply::{End, Progress, SetUp};
 use crate::check::{self, Code, Finding};
 use crate::cli;
 use crate::config::{Store, WarmAtUp};
-use crate::escape::shell_quote;
 use crate::plan::StepReport;
 use crate::records::Memory;
+use crate::remedy::{CommandLine, Remedy, command};
 use crate::report::{self, Outcome, Report, WarmReport};
 use crate::systemd::notify::ServiceManager;
 
@@ -88,22 +89,26 @@ fn warm(
             Finding::at(Code::WarmFailed, &store.database())
                 .expected("the metadata that `warm` in the configuration names, copied up")
                 .found(failure.to_string())
-                .remedy(format!(
-                    "correct `[warm]` in the configuration, or mend it and run it by hand: {}",
-                    by_hand(store, wanted)
-                )),
+                .remedy(
+                    Remedy::say(
+                        "correct `[warm]` in the configuration, or fix it and run it by hand",
+                    )
+                    .run(by_hand(store, wanted)),
+                ),
         ]),
     }
 }
 
 /// The command that does the same.
-fn by_hand(store: &Store, wanted: &WarmAtUp) -> String {
-    let mut words = vec!["overstore warm".to_owned()];
-    words.extend(wanted.all.then(|| "--all".to_owned()));
-    words.extend(wanted.keep.then(|| "--keep".to_owned()));
-    let roots = wanted.roots.iter();
-    words.extend(roots.map(|directory| format!("--roots {}", shell_quote(directory))));
-    words.push(store.arguments.clone());
-    words.extend(wanted.paths.iter().map(|path| shell_quote(path)));
-    words.join(" ")
+fn by_hand(store: &Store, wanted: &WarmAtUp) -> CommandLine {
+    let mut options: Vec<OsString> = Vec::new();
+    options.extend(wanted.all.then(|| "--all".into()));
+    options.extend(wanted.keep.then(|| "--keep".into()));
+    for directory in &wanted.roots {
+        options.extend(["--roots".into(), directory.into()]);
+    }
+    command!["overstore", "warm"]
+        .with(options)
+        .with(store.arguments.iter().cloned())
+        .with(wanted.paths.iter().map(OsString::from))
 }

@@ -106,7 +106,8 @@ fn report(store: &Store, reference: &StoreReference, rules: Option<UrlRules>) ->
 }
 
 fn nix_conf(store: &Store, report: &UrlReport, client: bool) -> String {
-    let (name, arguments) = (&store.name, &store.arguments);
+    let name = &store.name;
+    let command = store.command(["url", "--client", "--format", "nix.conf"]);
     let mut text = if client {
         format!("# For the users of the daemon that serves the store {name}.\n")
     } else {
@@ -114,7 +115,7 @@ fn nix_conf(store: &Store, report: &UrlReport, client: bool) -> String {
             "# For a machine whose only user is the one of the store {name}: with this line in\n\
              # nix.conf, every Nix that reads the file opens the store itself, its daemon too. Where a\n\
              # daemon serves the store, run it as `nix-daemon --store URL`, and set here what\n\
-             # `overstore url --client --format nix.conf {arguments}` prints.\n"
+             # `{command}` prints.\n"
         )
     };
     text.push_str(&format!("store = {}\n", report.url));

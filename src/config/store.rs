@@ -3,6 +3,7 @@
 //! Everything here is decided: defaults are filled in, `auto` is resolved, paths are absolute and
 //! free of `.` and `..`. The words are those of the Nix manual's "Local Overlay Store".
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -10,6 +11,7 @@ use crate::nix::layout;
 use crate::nix::mount_check::{self, CheckedPath, Unmatchable};
 use crate::nix::url::StoreReference;
 use crate::overlayfs::options::MountOption;
+use crate::remedy::{CommandLine, command};
 
 /// The file in [`Store::memory`] that overstore remembers a store in.
 pub(crate) const MEMORY_FILE: &str = "state.json";
@@ -19,9 +21,9 @@ pub(crate) const MEMORY_FILE: &str = "state.json";
 pub struct Store {
     /// The store's name: the file's name without `.toml`. Used in units, records and messages.
     pub name: String,
-    /// What to write after a command of overstore for this store, quoted for a shell: the STORE
-    /// argument as it was given, and `--root` if it was. The name unless somebody sets it.
-    pub arguments: String,
+    /// What to write after a command of overstore for this store: the STORE argument as it was
+    /// given, after `--root` if that was. The name unless somebody sets it.
+    pub arguments: Vec<OsString>,
     /// `root`: the directory that holds the merged store and its state, if one was given.
     pub root: Option<PathBuf>,
     /// The merged store directory: where OverlayFS is mounted. Default `${root}/nix/store`.
@@ -170,6 +172,13 @@ pub enum MetadataSource {
 }
 
 impl Store {
+    /// A command of overstore for this store, for remedies.
+    pub(crate) fn command<const N: usize>(&self, words: [&str; N]) -> CommandLine {
+        command!["overstore"]
+            .with(words.map(OsString::from))
+            .with(self.arguments.iter().cloned())
+    }
+
     /// The paths that Nix's own mount check can never match, each with its key and the reason.
     pub fn unmatchable_paths(&self) -> Vec<(&'static str, &Path, Unmatchable)> {
         let paths = [

@@ -10,7 +10,6 @@ use super::problem::{Problem, Span};
 use super::raw::{RawLower, RawStore};
 use super::read::{At, ProgramOrFalse};
 use super::{Lower, Setting, Store};
-use crate::escape::shell_quote;
 
 /// The group that Nix uses unless told otherwise.
 const BUILD_USERS_GROUP: &str = "nixbld";
@@ -80,7 +79,7 @@ impl Reading<'_> {
         );
         let mut store = Store {
             name: name.to_owned(),
-            arguments: shell_quote(name.as_ref()),
+            arguments: vec![name.into()],
             root: given.root,
             real,
             state,

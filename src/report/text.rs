@@ -41,7 +41,7 @@ pub(super) fn write_finding(out: &mut (impl Write + ?Sized), finding: &Finding) 
     for (name, text) in [
         ("expected: ", &finding.expected),
         ("found:    ", &finding.actual),
-        ("remedy:   ", &finding.remedy),
+        ("remedy:   ", &finding.remedy.to_string()),
     ] {
         // What has several lines, as Nix's own messages have, stays in its column.
         let text = text.replace('\n', "\n              ");

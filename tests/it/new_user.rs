@@ -148,7 +148,7 @@ fn a_store_directory_in_place_of_a_root_is_understood() {
     );
     let outcome = world.overstore(["up", "example"]).run();
     assert_eq!(outcome.code(), Some(1), "{outcome}");
-    let remedy = "write `lower-store = \"/mnt/example/store-a\"`";
+    let remedy = "set `lower-store = \"/mnt/example/store-a\"`";
     assert!(outcome.stdout().contains(remedy), "{outcome}");
 }
 

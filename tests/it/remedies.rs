@@ -16,6 +16,21 @@ fn findings(world: &World) -> Vec<Value> {
     report["findings"].as_array().expect("a list").clone()
 }
 
+/// The commands of a finding's remedy, for a shell: those of the first way that has some.
+fn command(finding: &Value) -> String {
+    let ways = finding["remedies"].as_array().expect("a list");
+    let mut commands = ways.iter().filter_map(|way| way["commands"].as_array());
+    let commands = commands.next().expect("a way with commands");
+    let texts: Vec<&str> = commands
+        .iter()
+        .map(|command| command["shell"].as_str().expect("a text"))
+        .collect();
+    let text = texts.join(" && ");
+    let remedy = finding["remedy"].as_str().expect("a text");
+    assert!(remedy.contains(&text), "{finding}");
+    text
+}
+
 /// Makes one damage, finds it by its code (which is the first one), and runs its remedy.
 fn mends(world: &World, code: &str, damage: impl FnOnce(&World)) {
     world.ok(["rm", "-rf", "/mnt/example"]);
@@ -34,10 +49,8 @@ fn mends(world: &World, code: &str, damage: impl FnOnce(&World)) {
     let found = findings(world);
     let first = found.iter().find(|finding| finding["code"] == code);
     let first = first.unwrap_or_else(|| panic!("{code} is not among {found:?}"));
-    let remedy = first["remedy"].as_str().expect("a text");
-    // What stands before a command, if anything, ends in a colon.
-    let command = remedy.rsplit(": ").next().expect("not empty");
-    let outcome = world.run(["sh", "-c", command]);
+    let command = command(first);
+    let outcome = world.run(["sh", "-c", &command]);
     assert_eq!(outcome.code(), Some(0), "{code}: {outcome}");
     assert_eq!(
         findings(world),

@@ -1,0 +1,292 @@
+//! What fixes something that is wrong, as a value: what to do in words, what to set in the
+//! description, what to run. Findings have one, and errors.
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
+
+use schemars::JsonSchema;
+use serde::ser::SerializeStruct;
+use serde::{Serialize, Serializer};
+
+use crate::escape::{shell_quote, show};
+
+/// What fixes something: one way, or several, the safest first. As JSON it is two fields: `remedy`,
+/// the text for people, and `remedies`, the ways.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Remedy {
+    ways: Vec<Way>,
+}
+
+/// One way to fix something.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
+struct Way {
+    /// What to do, or (where commands follow) what they are for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    instruction: Option<String>,
+    /// What to set in the description, before anything is run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    settings: Vec<Setting>,
+    /// What to run, in this order, each after the one before it succeeded.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    commands: Vec<CommandLine>,
+}
+
+/// A key of the description, and its value.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+struct Setting {
+    /// The key, with its table: `lower.read-only`.
+    key: String,
+    /// The value, as TOML has it.
+    value: String,
+}
+
+/// A program with its arguments. Shown as a shell takes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandLine(Vec<OsString>);
+
+/// A [`CommandLine`] of words: texts and paths.
+macro_rules! command {
+    ($($word:expr),+ $(,)?) => {
+        $crate::remedy::CommandLine::new([$(::std::ffi::OsString::from(
+            AsRef::<::std::ffi::OsStr>::as_ref(&$word)
+        )),+])
+    };
+}
+pub(crate) use command;
+
+impl CommandLine {
+    /// The command line of these words.
+    pub(crate) fn new(words: impl IntoIterator<Item = OsString>) -> CommandLine {
+        CommandLine(words.into_iter().collect())
+    }
+
+    /// Adds words.
+    pub(crate) fn with(mut self, words: impl IntoIterator<Item = OsString>) -> CommandLine {
+        self.0.extend(words);
+        self
+    }
+}
+
+impl Remedy {
+    /// To be done, in words; or what the commands are for that follow.
+    pub(crate) fn say(instruction: impl Into<String>) -> Remedy {
+        Remedy {
+            ways: vec![Way {
+                instruction: Some(instruction.into()),
+                ..Way::default()
+            }],
+        }
+    }
+
+    /// Further, to be set in the description.
+    pub(crate) fn and_set(mut self, key: &str, value: impl Into<String>) -> Remedy {
+        let (key, value) = (key.to_owned(), value.into());
+        self.last().settings.push(Setting { key, value });
+        self
+    }
+
+    /// Further, to be run.
+    pub(crate) fn run(mut self, command: CommandLine) -> Remedy {
+        self.last().commands.push(command);
+        self
+    }
+
+    /// Another remedy, less safe than this one or more work.
+    pub(crate) fn or(mut self, other: impl Into<Remedy>) -> Remedy {
+        self.ways.extend(other.into().ways);
+        self
+    }
+
+    fn last(&mut self) -> &mut Way {
+        if self.ways.is_empty() {
+            self.ways.push(Way::default());
+        }
+        let last = self.ways.len() - 1;
+        &mut self.ways[last]
+    }
+}
+
+impl From<&str> for Remedy {
+    fn from(instruction: &str) -> Remedy {
+        Remedy::say(instruction)
+    }
+}
+
+impl From<String> for Remedy {
+    fn from(instruction: String) -> Remedy {
+        Remedy::say(instruction)
+    }
+}
+
+impl From<CommandLine> for Remedy {
+    fn from(command: CommandLine) -> Remedy {
+        Remedy::default().run(command)
+    }
+}
+
+impl fmt::Display for Remedy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (number, way) in self.ways.iter().enumerate() {
+            if number > 0 {
+                f.write_str("; or ")?;
+            }
+            way.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for Way {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let join = |texts: Vec<String>, with: &str| (!texts.is_empty()).then(|| texts.join(with));
+        let settings = self.settings.iter().map(Setting::to_string).collect();
+        let settings = join(settings, " and ").map(|settings| format!("set {settings}"));
+        let commands = self.commands.iter().map(CommandLine::to_string).collect();
+        let parts = [self.instruction.clone(), settings, join(commands, " && ")];
+        let parts: Vec<String> = parts.into_iter().flatten().collect();
+        f.write_str(&parts.join(": "))
+    }
+}
+
+impl fmt::Display for Setting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.key.split_once('.') {
+            Some((table, key)) => write!(f, "`{key} = {}` under `[{table}]`", self.value),
+            None => write!(f, "`{} = {}`", self.key, self.value),
+        }
+    }
+}
+
+impl fmt::Display for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words: Vec<String> = self
+            .0
+            .iter()
+            .map(|word| shell_quote(Path::new(word)))
+            .collect();
+        f.write_str(&words.join(" "))
+    }
+}
+
+/// A command as JSON has it.
+#[derive(Serialize, JsonSchema)]
+#[schemars(rename = "Command")]
+struct CommandJson {
+    /// The program and its arguments; absent where one of them cannot be printed as it is.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    arguments: Option<Vec<String>>,
+    /// The same for a shell.
+    shell: String,
+}
+
+impl Serialize for CommandLine {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let plain = |word: &OsString| {
+            let text = word.to_str()?;
+            (show(text.as_bytes()) == text).then(|| text.to_owned())
+        };
+        CommandJson {
+            arguments: self.0.iter().map(plain).collect(),
+            shell: self.to_string(),
+        }
+        .serialize(serializer)
+    }
+}
+
+impl JsonSchema for CommandLine {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        CommandJson::schema_name()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        CommandJson::json_schema(generator)
+    }
+}
+
+/// A remedy as the fields of what has it.
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct RemedyJson {
+    /// What fixes it, in words.
+    remedy: String,
+    /// The ways to fix it, the safest first.
+    remedies: Vec<Way>,
+}
+
+impl Serialize for Remedy {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let mut fields = serializer.serialize_struct("Remedy", 2)?;
+        fields.serialize_field("remedy", &self.to_string())?;
+        fields.serialize_field("remedies", &self.ways)?;
+        fields.end()
+    }
+}
+
+impl JsonSchema for Remedy {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Remedy".into()
+    }
+
+    fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        RemedyJson::json_schema(generator)
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_is_a_text_for_people_and_its_parts_for_scripts() {
+        let remedy = Remedy::say("unmount it if nobody needs it")
+            .run(command!["umount", Path::new("/a b")])
+            .run(command!["overstore", "up", "x"])
+            .or(Remedy::default()
+                .and_set("lower.read-only", "true")
+                .and_set("real", "\"/x\""));
+        assert_eq!(
+            remedy.to_string(),
+            "unmount it if nobody needs it: umount '/a b' && overstore up x; \
+             or set `read-only = true` under `[lower]` and `real = \"/x\"`"
+        );
+        assert_eq!(
+            serde_json::to_value(&remedy).unwrap(),
+            serde_json::json!({
+                "remedy": remedy.to_string(),
+                "remedies": [
+                    {
+                        "instruction": "unmount it if nobody needs it",
+                        "commands": [
+                            { "arguments": ["umount", "/a b"], "shell": "umount '/a b'" },
+                            { "arguments": ["overstore", "up", "x"], "shell": "overstore up x" },
+                        ],
+                    },
+                    {
+                        "settings": [
+                            { "key": "lower.read-only", "value": "true" },
+                            { "key": "real", "value": "\"/x\"" },
+                        ],
+                    },
+                ],
+            })
+        );
+    }
+
+    /// What cannot be printed is for a shell only.
+    #[test]
+    fn hostile_words_are_escaped() {
+        for (word, shell) in [
+            (&b"/a\xff"[..], r"rm $'/a\377'"),
+            (b"/a\n\xe2\x80\xaeb", r"rm $'/a\012\342\200\256b'"),
+        ] {
+            let word: &std::ffi::OsStr = std::os::unix::ffi::OsStrExt::from_bytes(word);
+            let json = serde_json::to_value(command!["rm", word]).unwrap();
+            assert_eq!(json, serde_json::json!({ "shell": shell }));
+        }
+    }
+}
