@@ -78,6 +78,13 @@ impl RawPathInfo<'_> {
             .split(' ')
             .filter(|signature| !signature.is_empty())
             .collect::<BTreeSet<_>>();
+        if let Some(wrong) = signatures.iter().find(|it| !is_signature(it)) {
+            return Err(format!(
+                "expected a signature as KEY:SIGNATURE, found {}, which Nix 2.34 and later take for \
+                 corrupt",
+                quote(wrong.as_bytes())
+            ));
+        }
         Ok(PathInfo {
             nar_hash,
             registration_time: self.registration_time,
@@ -89,6 +96,13 @@ impl RawPathInfo<'_> {
             references: Vec::new(),
         })
     }
+}
+
+/// Whether this is the name of a key, a colon, and more. Nix before 2.34 copies anything else too,
+/// and later ones then cannot read the row.
+fn is_signature(text: &str) -> bool {
+    text.split_once(':')
+        .is_some_and(|(key, signature)| !key.is_empty() && !signature.is_empty())
 }
 
 #[cfg(test)]
@@ -157,6 +171,18 @@ mod tests {
             },
             RawPathInfo {
                 signatures: b"\xff",
+                ..raw()
+            },
+            RawPathInfo {
+                signatures: b"a:1 corrupt",
+                ..raw()
+            },
+            RawPathInfo {
+                signatures: b":1",
+                ..raw()
+            },
+            RawPathInfo {
+                signatures: b"a:",
                 ..raw()
             },
         ];

@@ -546,3 +546,36 @@ fn a_circle_of_references_is_gone_through_once() {
         "ok\n"
     );
 }
+
+/// Security case W2: what Nix 2.34 could not read later is not copied, and told.
+#[test]
+fn a_signature_that_nix_cannot_read_is_not_copied() {
+    let Some(world) = World::trixie() else { return };
+    let lower = world.lower_store("/mnt/lower");
+    let bad = lower.path("chain-3");
+    world.ok([
+        "sqlite3",
+        "/mnt/lower/nix/var/nix/db/db.sqlite",
+        &format!(
+            "update ValidPaths set sigs = 'cache-1:Ymw= corrupt' where path = '{bad}'; \
+             pragma wal_checkpoint(truncate)"
+        ),
+    ]);
+    let _daemon = world.nix_daemon("/mnt/lower", "/run/lower.socket");
+    for source in LOWERS {
+        let stores = Stores::anew(&world, source);
+        let warm = stores.warm(&["--all"]).fails();
+        assert_eq!(warm.code(), Some(3), "{warm}");
+        let said = warm.stderr();
+        assert!(
+            said.contains("'corrupt'") && said.contains(&bad[11..]),
+            "{warm}"
+        );
+        let rows = world.ok([
+            "sqlite3",
+            "/mnt/ours/db/db.sqlite",
+            "select count(*) from ValidPaths",
+        ]);
+        assert_eq!(rows, "0\n", "{source}");
+    }
+}
