@@ -357,9 +357,12 @@ pub struct Units {
     /// The descriptions, all of one system: TOML files, each named after its store.
     #[arg(value_name = "FILE", required = true)]
     pub files: Vec<PathBuf>,
-    /// Write to DIR, which is made if it is missing.
+    /// Write to DIR, which is made if it is missing, and has to be empty otherwise.
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
+    /// Write to a DIR that is not empty, and replace overstore's own files there, no others.
+    #[arg(long)]
+    pub force: bool,
     /// Where that system has the files with the store URLs (`overstore-NAME.env`), which are written
     /// beside the units.
     #[arg(long, value_name = "DIR", default_value = "/etc/overstore")]

@@ -96,6 +96,23 @@ pub(crate) fn percent_encode_unless(bytes: &[u8], keeps: impl Fn(u8) -> bool) ->
     text
 }
 
+/// A path as the whole value of a setting that takes one, such as `ListenStream=`: not in quotes,
+/// with specifiers made ordinary. `None` for one that no such setting can have: there is no way to
+/// write a line's end, a space at the end, or what is not UTF-8.
+pub(crate) fn unit_value(path: &Path) -> Option<String> {
+    let text = path.to_str()?;
+    let fits =
+        !text.chars().any(char::is_control) && text.trim() == text && !unit_line_continues(text);
+    fits.then(|| text.replace('%', "%%"))
+}
+
+/// Whether a line that ends with this goes on in the next one: after a backslash that is not itself
+/// behind one (systemd.syntax(7); source: `config_parse`).
+pub(crate) fn unit_line_continues(text: &str) -> bool {
+    text.bytes()
+        .fold(false, |escaped, byte| !escaped && byte == b'\\')
+}
+
 fn escape(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 8);
     for chunk in bytes.utf8_chunks() {
@@ -123,6 +140,8 @@ fn is_printable(character: char) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::ffi::OsStr;
+
     use proptest::prelude::*;
 
     #[test]
@@ -156,6 +175,18 @@ mod tests {
         assert_eq!(shell_quote(Path::new("/a b")), "'/a b'");
         assert_eq!(shell_quote(Path::new("/a'b")), r"'/a'\''b'");
         assert_eq!(shell_quote(Path::new("/a\n'b")), r"$'/a\012\'b'");
+    }
+
+    #[test]
+    fn nothing_goes_on_in_the_next_line() {
+        for path in ["/a\nb", "/a\u{85}b", "/a\\", "/a ", "/a\rb", "/a\\\\\\"] {
+            assert_eq!(unit_value(Path::new(path)), None, "{path:?}");
+        }
+        assert_eq!(unit_value(Path::new(OsStr::from_bytes(b"/\xff"))), None);
+        assert_eq!(
+            unit_value(Path::new("/a b%\\c\\\\")).unwrap(),
+            "/a b%%\\c\\\\"
+        );
     }
 
     proptest! {

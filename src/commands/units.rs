@@ -1,14 +1,14 @@
 //! `overstore units`: the generator's work for a system that is not running.
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Failure, description};
 use crate::check;
 use crate::cli;
-use crate::escape::show_path;
+use crate::escape::{show_path, unit_value};
 use crate::report;
-use crate::systemd::generator::{conflict, write};
+use crate::systemd::generator::conflict;
+use crate::systemd::output::{Output, OutputError};
 use crate::systemd::units::{Described, Places, units};
 
 pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
@@ -24,6 +24,14 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
                 show_path(path)
             )));
         }
+    }
+    if unit_value(&arguments.variables).is_none() {
+        return Err(Failure::Refused(format!(
+            "`--variables`: expected a path that a unit can have, found `{}`\n\
+             remedy: name one in UTF-8, without line ends, and without a space or a backslash at its \
+             end",
+            show_path(&arguments.variables)
+        )));
     }
     let places = Places {
         program: &program,
@@ -62,13 +70,31 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
         )));
     }
     let files = units(&stores, places, &environment);
-    write(&arguments.output, &files).map_err(|error| unwritable(&arguments.output, &error))?;
-    Ok(ExitCode::SUCCESS)
+    let written = Output::open(&arguments.output).and_then(|output| {
+        if !arguments.force {
+            output.expect_empty()?;
+        }
+        output.write(&files)
+    });
+    match written {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => Err(unwritten(&error)),
+    }
 }
 
-fn unwritable(output: &Path, error: &std::io::Error) -> Failure {
-    Failure::Machine(format!(
-        "cannot write the units to {}: {error}\nremedy: name a directory that has none of them yet, and that you may write to",
-        show_path(output)
-    ))
+fn unwritten(error: &OutputError) -> Failure {
+    match error {
+        OutputError::NotEmpty(_) => Failure::Refused(format!(
+            "no units are written: {error}\n\
+             remedy: name a directory that is missing or empty; or `--force`, to replace overstore's \
+             own files there and nothing else"
+        )),
+        OutputError::NotOurs(_) => Failure::Refused(format!(
+            "{error}; what else there was to be written is\n\
+             remedy: name a directory that is missing or empty, or move this file away"
+        )),
+        OutputError::Io { .. } => Failure::Machine(format!(
+            "{error}\nremedy: name a directory that you may write to, with room in it"
+        )),
+    }
 }

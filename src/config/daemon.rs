@@ -6,7 +6,7 @@ use super::raw::{RawDaemon, RawStore};
 use super::read::At;
 use super::validate::Reading;
 use super::{Daemon, MetadataSource, Store};
-use crate::escape::show_path;
+use crate::escape::{show_path, unit_value};
 
 impl Reading<'_> {
     pub(super) fn daemon(&mut self, raw: Option<&At<RawDaemon>>) -> Option<Daemon> {
@@ -31,6 +31,17 @@ impl Reading<'_> {
             }),
             (None, Some(socket)) => {
                 let path = read_path("daemon.socket", socket, self.problems)?;
+                if unit_value(&path).is_none() {
+                    self.problems.push(
+                        Problem::new("`daemon.socket` cannot be written in a unit")
+                            .at(
+                                &socket.span,
+                                "expected no control characters, and no space or backslash at the end",
+                            )
+                            .help("systemd has no way to write these: name another path"),
+                    );
+                    return None;
+                }
                 Some(Daemon {
                     socket: path,
                     system: false,

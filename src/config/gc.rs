@@ -6,6 +6,7 @@ use super::quantity::{Age, Size};
 use super::raw::RawGc;
 use super::read::At;
 use super::validate::Reading;
+use crate::escape::unit_value;
 
 impl Reading<'_> {
     /// Reads it.
@@ -29,7 +30,11 @@ impl Reading<'_> {
         limit("max-free", "--max-free", &raw.max_free, size(&raw.max_free));
         let schedule = match &raw.schedule {
             None => (!limits.is_empty()).then(|| "daily".to_owned()),
-            Some(given) if given.value.trim().is_empty() || given.value.contains(['\n', '%']) => {
+            Some(given)
+                if given.value.trim().is_empty()
+                    || given.value.contains('%')
+                    || unit_value(given.value.trim().as_ref()).is_none() =>
+            {
                 self.problems.push(
                     Problem::new("`gc.schedule` is no calendar event")
                         .at(

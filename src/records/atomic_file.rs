@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use crate::linux::sync;
 
 /// What a draft's name ends with.
-const DRAFT: &str = ".overstore-new";
+pub(crate) const DRAFT: &str = ".overstore-new";
 
 /// Replaces the file `name` in `directory` by what `write` writes. Nothing is synced. Only under a
 /// lock, since all write the same draft; one that a killed process left is removed first.

@@ -6,16 +6,18 @@ use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use rustix::fs::FileType;
 
-use super::units::{Content, Described, Files, Places, units};
+use super::output::{Output, OutputError};
+use super::text::unit_name;
+use super::units::{Described, Places, units};
 use crate::config::{self, Environment};
 use crate::escape::show_path;
 use crate::linux::regular_file;
+use crate::records::atomic_file::DRAFT;
 
 /// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
 const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];
@@ -23,6 +25,10 @@ const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overs
 /// Where the service manager has its system generators write (systemd.generator(7)), so where units
 /// find what stands beside them.
 const OUTPUT: &str = "/run/systemd/generator";
+
+/// How long the name of a store can be in a unit's: systemd takes 255 bytes (systemd.unit(5)), of
+/// which `overstore-gc@` and `.service` are the most that is added, and a draft of the file needs some.
+const LONGEST_NAME: usize = 255 - "overstore-gc@.service".len() - DRAFT.len();
 
 /// A description that no units are made for, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,7 +58,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
             ExitCode::from(1)
         }
         Err(error) => {
-            log(&[format!("cannot write units: {error}")]);
+            log(&[error.to_string()]);
             ExitCode::from(3)
         }
     }
@@ -64,7 +70,7 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 ///
 /// # Errors
 /// When something cannot be written.
-pub fn generate(root: &Path, output: &Path, program: &Path) -> io::Result<Vec<Broken>> {
+pub fn generate(root: &Path, output: &Path, program: &Path) -> Result<Vec<Broken>, OutputError> {
     let places = Places {
         program,
         nix_daemon: Path::new("nix-daemon"),
@@ -83,7 +89,7 @@ pub fn generate(root: &Path, output: &Path, program: &Path) -> io::Result<Vec<Br
             Err(reason) => broken.push(Broken { file, reason }),
         }
     }
-    write(output, &units(&stores, places, &environment))?;
+    Output::open(output)?.write(&units(&stores, places, &environment))?;
     Ok(broken)
 }
 
@@ -141,8 +147,27 @@ fn is_null(path: &Path) -> bool {
     })
 }
 
-/// Why a store cannot be there beside those before it.
+/// Why no units can be made of a store, by itself or beside those before it.
 pub(crate) fn conflict(new: &Described, stores: &[Described]) -> Option<String> {
+    let name = unit_name(&new.store.name);
+    if name.len() > LONGEST_NAME {
+        return Some(format!(
+            "expected a name of at most {LONGEST_NAME} bytes as systemd writes it, found one of {}\n\
+             remedy: give the file a shorter name; letters, digits, `_` and `.` are one byte each",
+            name.len()
+        ));
+    }
+    if let Some(other) = stores
+        .iter()
+        .find(|other| unit_name(&other.store.name) == name)
+    {
+        return Some(format!(
+            "expected a name of its own, found that {} is shown alike, and its units are called the \
+             same\n\
+             remedy: rename one of the two",
+            show_path(&other.file)
+        ));
+    }
     let mine = new.store.daemon.as_ref()?;
     let other = stores.iter().find(|other| {
         let daemon = other.store.daemon.as_ref();
@@ -154,24 +179,6 @@ pub(crate) fn conflict(new: &Described, stores: &[Described]) -> Option<String> 
         show_path(&other.file),
         show_path(&mine.socket)
     ))
-}
-
-/// Writes what [`units`] makes, and the directories it is in.
-///
-/// # Errors
-/// When something cannot be written, or is there already.
-pub(crate) fn write(output: &Path, files: &Files) -> io::Result<()> {
-    for (name, content) in files {
-        let path = output.join(name);
-        if let Some(parent) = path.parent() {
-            fs::create_dir_all(parent)?;
-        }
-        match content {
-            Content::Text(text) => fs::write(path, text)?,
-            Content::Link(target) => symlink(target, path)?,
-        }
-    }
-    Ok(())
 }
 
 /// Writes lines to the kernel's log, from where the journal takes them: a generator's standard error

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use crate::escape::show_path;
+use crate::escape::unit_line_continues;
 
 /// A string as part of a unit's name, as `systemd-escape` makes it (systemd.unit(5), "String
 /// escaping for inclusion in unit names").
@@ -53,14 +53,18 @@ pub(crate) fn argument(path: &Path) -> String {
     word(path.as_os_str().as_bytes()).replace('$', "$$")
 }
 
-/// A path as the whole value of a setting that takes one, such as `ListenStream=`: not in quotes,
-/// with specifiers made ordinary.
-pub(crate) fn whole(path: &Path) -> String {
-    show_path(path).replace('%', "%%")
-}
-
 /// Text for people in a setting, such as a description.
 pub(crate) fn prose(text: &str) -> String {
+    let mut text: String = text
+        .chars()
+        .map(|character| match character.is_control() {
+            true => char::REPLACEMENT_CHARACTER,
+            false => character,
+        })
+        .collect();
+    if unit_line_continues(&text) {
+        text.push('\\');
+    }
     text.replace('%', "%%")
 }
 
@@ -111,6 +115,13 @@ mod tests {
             assert_eq!(word(bytes), text);
         }
         assert_eq!(argument(Path::new("/$HOME")), "\"/$$HOME\"");
+    }
+
+    #[test]
+    fn prose_stays_in_its_line() {
+        assert_eq!(prose("a\\"), "a\\\\");
+        assert_eq!(prose("a\\\\"), "a\\\\");
+        assert_eq!(prose("100%\n[Service]"), "100%%\u{fffd}[Service]");
     }
 
     #[test]

@@ -4,8 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
-use super::text::{argument, environment_value, path, prose, unit_name, whole};
+use super::text::{argument, environment_value, path, prose, unit_name};
 use crate::config::{Environment, Gc, MetadataSource, Store};
+use crate::escape::{show_path, unit_value};
 use crate::nix::url::UrlRules;
 
 /// The variable with the store URL. A unit file could not hold the URL itself: `%` is a specifier
@@ -57,6 +58,9 @@ LockPersonality=yes
 RestrictRealtime=yes
 UMask=0022
 ";
+
+/// What each file begins with.
+pub(crate) const HEAD: &str = "# Made by overstore from ";
 
 /// A store and the file that describes it.
 #[derive(Debug)]
@@ -152,10 +156,7 @@ impl Unit<'_> {
 
     /// Who made a file, and how to change it: not by editing it.
     fn head(&self) -> String {
-        format!(
-            "# Made by overstore from {}.\n",
-            crate::escape::show_path(&self.described.file)
-        )
+        format!("{HEAD}{}.\n", show_path(&self.described.file))
     }
 
     fn add_store(&self, files: &mut Files) {
@@ -171,7 +172,10 @@ impl Unit<'_> {
         let description = format!("Local-overlay store {}", store.name);
         line(&mut text, "Description", &prose(&description));
         line(&mut text, "Documentation", "man:overstore(1)");
-        line(&mut text, "SourcePath", &whole(&self.described.file));
+        // A path that no setting can have is left out: nothing but `systemctl status` shows it.
+        if let Some(file) = unit_value(&self.described.file) {
+            line(&mut text, "SourcePath", &file);
+        }
         for needed in self.paths() {
             line(&mut text, "RequiresMountsFor", &path(needed));
         }
@@ -346,7 +350,7 @@ impl Unit<'_> {
              ExecStart={} --daemon --store ${{{VARIABLE}}}\n\
              # No connection may outlive the daemon: it would keep the mount busy.\n\
              KillMode=mixed\n",
-            whole(&file),
+            unit_value(&file).unwrap_or_default(),
             argument(self.places.nix_daemon)
         )
     }
@@ -370,7 +374,9 @@ impl Unit<'_> {
         if let Some(directory) = socket.parent() {
             text += &format!("RequiresMountsFor={}\n", path(directory));
         }
-        text += &format!("\n[Socket]\nListenStream={}\n", whole(socket));
+        // One that cannot be written is a mistake in the description.
+        let socket = unit_value(socket).unwrap_or_default();
+        text += &format!("\n[Socket]\nListenStream={socket}\n");
         let wanted = format!("sockets.target.wants/{unit}.socket");
         files.insert(
             wanted.into(),
