@@ -98,9 +98,12 @@ pub fn not_run(error: &clap::Error) -> ExitCode {
         // The exit code and standard error tell the same.
         let _ = refused.as_report().print();
     }
-    // Nothing is left to tell it to if it cannot be printed.
-    let _ = error.print();
-    ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2))
+    match error.print() {
+        // The help, or the version, which was all there was to do.
+        Err(failed) if !error.use_stderr() => Failure::Output(failed).report(),
+        // Nothing is left to tell it to if it cannot be printed.
+        _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
+    }
 }
 
 fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
@@ -128,7 +131,11 @@ pub use remount::hook as remount_hook;
 
 /// Prints a report, and gives the exit code that says the same.
 fn finish(report: &Report, json: bool) -> Result<ExitCode, Failure> {
-    report.print(json)?;
+    match report.print(json) {
+        // A reader that went away takes nothing back of what was found.
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {}
+        printed => printed?,
+    }
     if let Some(why) = &report.failure {
         print_error_of(Some(&report.store), why);
     }

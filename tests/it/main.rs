@@ -50,6 +50,7 @@ mod nixos_build;
 mod nixos_running;
 mod nixos_whole;
 mod odd_files;
+mod outputs;
 mod parallel;
 mod remedies;
 mod remount;
