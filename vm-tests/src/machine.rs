@@ -242,7 +242,12 @@ impl<'a> Machine<'a> {
             json!({
                 "path": "/bin/sh",
                 "arg": ["-c", format!("exec >{output} 2>&1 </dev/null; {shell_command}")],
-                "env": ["PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=/root"],
+                "env": [
+                    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+                    "HOME=/root",
+                    // systemctl itself gives up after 25 seconds.
+                    "SYSTEMD_BUS_TIMEOUT=15min",
+                ],
             }),
         )?;
         answer["pid"]
