@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use rusqlite::Connection;
-use rustix::fs::{FallocateFlags, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags, flock, openat};
 use rustix::io::Errno;
 
 use super::error::{Doing, Error, walked};
@@ -67,8 +67,7 @@ impl Making {
     /// then. `None` if a Nix that had it open made the database meanwhile.
     fn lock(&self, waiting: &mut dyn FnMut(&str)) -> Result<Option<OwnedFd>, Error> {
         let path = self.path.join("big-lock");
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.directory, "big-lock", flags, mode(0o600)).doing("open", &path)?;
+        let file = self.own_file("big-lock", OFlags::RDWR)?;
         let start = Instant::now();
         let mut told = false;
         loop {
@@ -102,11 +101,28 @@ impl Making {
     /// Makes `reserved`. It need not be synced: Nix makes it again when it is missing.
     fn reserve(&self) -> Result<(), Error> {
         let path = self.path.join("reserved");
-        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file = openat(&self.directory, "reserved", flags, mode(0o600)).doing("make", &path)?;
+        let file = self.own_file("reserved", OFlags::WRONLY)?;
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVED_SIZE) {
             Err(Errno::OPNOTSUPP) => fill(&mut File::from(file)).doing("write", &path),
             result => result.doing("allocate", &path),
+        }
+    }
+
+    /// Opens a file for writing, or makes it. What is there has to be a file of this name alone: a
+    /// pipe would make us wait, a hard link has us write into a file that is somewhere else.
+    fn own_file(&self, name: &str, access: OFlags) -> Result<OwnedFd, Error> {
+        let path = self.path.join(name);
+        let flags = access | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = openat(&self.directory, name, flags, mode(0o600)).doing("open", &path)?;
+        let found = rustix::fs::fstat(&file).doing("look at", &path)?;
+        let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        match regular && found.st_nlink == 1 {
+            true => Ok(file),
+            false => Err(std::io::Error::new(
+                std::io::ErrorKind::InvalidInput,
+                "expected a file that has no other name: move away what is there",
+            ))
+            .doing("use", path),
         }
     }
 

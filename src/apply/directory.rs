@@ -1,16 +1,18 @@
 //! Directories, made by descriptor: owner, group and mode are right from the first moment.
 
 use std::ffi::OsStr;
-use std::os::fd::AsFd;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Gid, Mode, RawMode, Uid, chmodat, chownat, mkdirat};
+use rustix::fs::{
+    AtFlags, Dir, Gid, Mode, OFlags, RawMode, RenameFlags, Uid, fchmod, fchown, mkdirat, openat,
+    renameat, renameat_with, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
-use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
-use crate::linux::users::FileSystemGroup;
+use crate::linux::safe_path::{self, Obstacle, Reached, Status, Symlinks};
 
 /// The mode of parent directories.
 const PARENT_MODE: u32 = 0o755;
@@ -67,7 +69,10 @@ pub(super) fn sync_later(path: &Path, unsynced: &mut Unsynced) -> Result<(), Err
     unsynced.add(&directory, parent)
 }
 
-/// Makes one directory in a directory. The mask must be zero ([`NoUmask`]).
+/// Makes one directory in a directory: under a draft's name, with its owner and mode, and then
+/// renamed. So it never exists otherwise, not even for a process that is killed right here, whatever
+/// the directory above passes on: its group (the set-group-ID bit, or the mount option `grpid`), or
+/// the mode of its default access control list.
 fn make_entry(
     parent: &Reached,
     name: &OsStr,
@@ -76,54 +81,81 @@ fn make_entry(
     unsynced: &mut Unsynced,
 ) -> Result<(), Error> {
     let path = parent.path().join(name);
-    let made = {
-        // The group comes from the thread's group for file systems: the directory never exists with
-        // another one, not even for a process that is killed right here.
-        let _group = gid.map(FileSystemGroup::set);
-        mkdirat(parent, name, Mode::from_raw_mode(mode as RawMode))
+    remove_drafts(parent).doing("look for what interrupted runs left in", parent.path())?;
+    let (draft, directory) = match make_draft(parent) {
+        // Another run took it for one that an interrupted run left.
+        Err(Errno::NOENT) => return Ok(()),
+        result => result.doing("make the directory", &path)?,
     };
-    match made {
-        Ok(()) => {}
-        // Somebody else was faster; the next walk looks at what they made.
-        Err(Errno::EXIST) => return Ok(()),
-        Err(errno) => return Err(errno).doing("make the directory", &path),
+    let made = set_permissions(&directory, &path, mode, own_uid(), gid.unwrap_or(own_gid()))
+        .and_then(|()| {
+            match rename(parent, &draft, name) {
+                // Somebody else was faster, or took the draft: the next walk looks at what there is.
+                Err(Errno::EXIST | Errno::NOTEMPTY | Errno::NOENT) => Ok(false),
+                result => result.doing("make the directory", &path).map(|()| true),
+            }
+        });
+    if !matches!(made, Ok(true)) {
+        // What matters is why.
+        let _ = unlinkat(parent, &draft, AtFlags::REMOVEDIR);
     }
-    let new = walked(&path, parent.enter(name))?;
-    settle(parent, name, &new, mode, gid)?;
-    unsynced.add(&new, &path)?;
-    unsynced.add(parent, parent.path())
+    if made? {
+        unsynced.add(&directory, &path)?;
+        unsynced.add(parent, parent.path())?;
+    }
+    Ok(())
 }
 
-/// Corrects what the parent directory passed on to the new one against our will: its group (the
-/// set-group-ID bit, or the mount option `grpid`), or a mode from its default access control list.
-fn settle(
-    parent: &Reached,
-    name: &OsStr,
-    new: &Reached,
-    mode: u32,
-    gid: Option<u32>,
-) -> Result<(), Error> {
-    let wanted_uid = rustix::process::geteuid().as_raw();
-    let wanted_gid = gid.unwrap_or(rustix::process::getegid().as_raw());
-    let status = *new.status();
-    if (status.uid, status.gid, status.mode) == (wanted_uid, wanted_gid, mode) {
-        return Ok(());
+/// What the names of drafts begin with.
+const DRAFT: &str = ".overstore-new-";
+
+/// Makes a new directory that is nobody else's, under a name that nobody else has, and opens it.
+fn make_draft(parent: &Reached) -> Result<(String, OwnedFd), Errno> {
+    let mut number = 0;
+    let draft = loop {
+        let draft = format!("{DRAFT}{}-{number}", std::process::id());
+        match mkdirat(parent, &draft, Mode::from_raw_mode(0o700)) {
+            // Of a run in another PID namespace.
+            Err(Errno::EXIST) => number += 1,
+            result => break result.map(|()| draft)?,
+        }
+    };
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = openat(parent, &draft, flags, Mode::empty())?;
+    Ok((draft, directory))
+}
+
+/// Gives a draft its name, unless something has it.
+fn rename(parent: &Reached, draft: &str, name: &OsStr) -> Result<(), Errno> {
+    match renameat_with(parent, draft, parent, name, RenameFlags::NOREPLACE) {
+        // Network file systems. Without it, an empty directory is replaced by another, nothing else.
+        Err(Errno::INVAL | Errno::NOSYS) => renameat(parent, draft, parent, name),
+        result => result,
     }
-    set_permissions(parent, name, new.path(), mode, wanted_uid, wanted_gid)?;
-    let status = walked(new.path(), parent.enter(name))?;
-    let status = status.status();
-    if (status.uid, status.gid, status.mode) == (wanted_uid, wanted_gid, mode) {
-        return Ok(());
+}
+
+/// Removes the drafts that interrupted runs left: they are empty. A run that is still at work makes
+/// another.
+fn remove_drafts(parent: &Reached) -> Result<(), Errno> {
+    for entry in Dir::read_from(parent.open()?)? {
+        let entry = entry?;
+        if entry.file_name().to_bytes().starts_with(DRAFT.as_bytes()) {
+            match unlinkat(parent, entry.file_name(), AtFlags::REMOVEDIR) {
+                // Somebody else's, that only looks like one, stays.
+                Ok(()) | Err(Errno::NOENT | Errno::NOTEMPTY | Errno::NOTDIR | Errno::PERM) => {}
+                Err(errno) => return Err(errno),
+            }
+        }
     }
-    Err(Error::NotKept {
-        path: new.path().to_owned(),
-        uid: status.uid,
-        gid: status.gid,
-        mode: status.mode,
-        wanted_uid,
-        wanted_gid,
-        wanted_mode: mode,
-    })
+    Ok(())
+}
+
+fn own_uid() -> u32 {
+    rustix::process::geteuid().as_raw()
+}
+
+fn own_gid() -> u32 {
+    rustix::process::getegid().as_raw()
 }
 
 /// Gives an existing directory an owner and a mode.
@@ -134,34 +166,38 @@ pub(super) fn fix_permissions(
     gid: u32,
     unsynced: &mut Unsynced,
 ) -> Result<(), Error> {
-    let directory = walked(path, safe_path::directory(path, Symlinks::Refuse))?;
-    set_permissions(&directory, OsStr::new("."), path, mode, uid, gid)?;
+    let reached = walked(path, safe_path::directory(path, Symlinks::Refuse))?;
+    let directory = reached.open().doing("open", path)?;
+    set_permissions(&directory, path, mode, uid, gid)?;
     unsynced.add(&directory, path)
 }
 
-/// Sets owner and mode of a directory entry. The owner first: changing it can take mode bits away.
+/// Sets owner and mode of an open directory. The owner first: changing it can take mode bits away.
 fn set_permissions(
-    parent: impl AsFd,
-    name: &OsStr,
+    directory: &OwnedFd,
     path: &Path,
     mode: u32,
     uid: u32,
     gid: u32,
 ) -> Result<(), Error> {
-    let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
-    chownat(
-        &parent,
-        name,
-        Some(uid),
-        Some(gid),
-        AtFlags::SYMLINK_NOFOLLOW,
-    )
-    .doing("change the owner of", path)?;
-    chmodat(
-        &parent,
-        name,
-        Mode::from_raw_mode(mode as RawMode),
-        AtFlags::empty(),
-    )
-    .doing("change the mode of", path)
+    let status = || Status::of(directory).doing("look at", path);
+    let before = status()?;
+    if (before.uid, before.gid) != (uid, gid) {
+        let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+        fchown(directory, Some(uid), Some(gid)).doing("change the owner of", path)?;
+    }
+    fchmod(directory, Mode::from_raw_mode(mode as RawMode)).doing("change the mode of", path)?;
+    let after = status()?;
+    if (after.uid, after.gid, after.mode) == (uid, gid, mode) {
+        return Ok(());
+    }
+    Err(Error::NotKept {
+        path: path.to_owned(),
+        uid: after.uid,
+        gid: after.gid,
+        mode: after.mode,
+        wanted_uid: uid,
+        wanted_gid: gid,
+        wanted_mode: mode,
+    })
 }

@@ -1,24 +1,24 @@
 //! The overlay: mounted, compared with what it should show, and recorded.
 //!
-//! `mount(2)` takes the layers by path and follows symbolic links, and Nix compares the very text,
-//! so descriptors cannot be passed. Paths that somebody else could change are refused beforehand
-//! ([`safe_path`]); what the paths led to is held open, compared afterwards, and the mount undone on
-//! a mismatch. The mount point itself is taken by descriptor.
+//! Everything is by descriptor: the layers are those that were walked ([`held_paths`]), the new mount
+//! is attached to nothing at first, and its mount point is the directory that was walked. Attached
+//! last, it is never seen before it was compared, and whoever is killed before leaves no mount.
 
-use std::ffi::{CString, OsString};
+use std::ffi::CString;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use rustix::fs::{Mode, OFlags, readlinkat};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, UnmountFlags};
+use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 
 use super::error::{Doing, Error, walked};
-use super::mount_failure::MountFailure;
+use super::mount_failure::{Cause, MountFailure};
 use super::progress::{Progress, Tell};
 use crate::escape::{shell_quote, show_path};
 use crate::linux::clock;
+use crate::linux::held_paths::{self, HeldPath, with_held_paths};
 use crate::linux::kernel_log::KernelLog;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Status, Symlinks};
@@ -38,30 +38,25 @@ pub(super) fn mount(
 ) -> Result<(), Error> {
     let layers = Layers::open(overlay)?;
     let lower = DirectoryIdentity::of(&layers.lower).doing("look at", &overlay.options.lowerdir)?;
-    let record = |mount: Option<MountIdentity>| match record_for {
-        Some(store) => Record::new(store, mount, lower, clock::now()).write(system, &overlay.real),
+    let mount = layers.mount(overlay, system)?;
+    let identity = MountIdentity::of(&mount).doing("look at", &overlay.real)?;
+    let record = || match record_for {
+        Some(store) => {
+            Record::new(store, identity, lower, clock::now()).write(system, &overlay.real)
+        }
         None => Ok(()),
     };
-    // Killed after mounting, the next run finds that this mount was going to be made.
-    let intended = record(None);
-    let mount = || {
-        layers.attach(overlay, system)?;
-        let finish = || {
-            let merged = layers.compare(overlay, system)?;
-            MountIdentity::of(&merged).doing("look at", &overlay.real)
-        };
-        finish().inspect_err(|_| layers.detach(system))
-    };
-    let mounted = mount().inspect_err(|_| {
+    // A record of a mount that is never made proves nothing, as long as no other mount can get the
+    // same number. So it is written first: killed right after mounting, the next run knows the mount.
+    let recorded = identity.is_never_given_again().then(record);
+    layers.attach(&mount, overlay).inspect_err(|_| {
+        detach(&mount, system);
         if record_for.is_some() {
             // What went wrong before is what matters; a record without a mount is no harm.
             let _ = Record::remove(system, &overlay.real);
         }
     })?;
-    // A record that says less does: what is intended is ours, too.
-    if let Err(error) = record(Some(mounted))
-        && intended.is_err()
-    {
+    if let Err(error) = recorded.unwrap_or_else(record) {
         tell(Progress::Warning(&unrecorded(&overlay.real, &error)));
     }
     Ok(())
@@ -76,26 +71,6 @@ fn unrecorded(real: &Path, error: &std::io::Error) -> String {
         show_path(real),
         shell_quote(real)
     )
-}
-
-/// Records, for a store of that name, an overlay that is mounted already.
-pub(super) fn record(
-    overlay: &Overlay,
-    store: &str,
-    system: &System,
-    tell: Tell<'_>,
-) -> Result<(), Error> {
-    let real = &overlay.real;
-    let merged = walked(real, safe_path::directory(real, Symlinks::Refuse))?;
-    let mount = MountIdentity::of(&merged).doing("look at", real)?;
-    let lower = &overlay.options.lowerdir;
-    let lower = walked(lower, safe_path::directory(lower, Symlinks::Follow))?;
-    let lower = DirectoryIdentity::of(&lower).doing("look at", lower.path())?;
-    let record = Record::new(store, Some(mount), lower, clock::now());
-    if let Err(error) = record.write(system, real) {
-        tell(Progress::Warning(&unrecorded(real, &error)));
-    }
-    Ok(())
 }
 
 /// The directories of an overlay, held open.
@@ -125,32 +100,45 @@ impl Layers {
         })
     }
 
-    /// Mounts on the merged store directory that is held open, wherever its path leads now.
-    fn attach(&self, overlay: &Overlay, system: &System) -> Result<(), Error> {
+    /// Mounts an overlay of the layers that are held, whatever their paths lead to now, and attaches
+    /// it nowhere.
+    fn mount(&self, overlay: &Overlay, system: &System) -> Result<OwnedFd, Error> {
+        let options = &overlay.options;
         let log = KernelLog::from_now(system);
-        let refused = |errno, log| {
-            Err(Error::from(Box::new(MountFailure::explain(
-                overlay, errno, log,
-            ))))
+        let refused = |errno, log, cause| {
+            Error::from(Box::new(MountFailure::explain(overlay, errno, log, cause)))
         };
-        let Some(text) = overlay
-            .options
-            .text()
-            .ok()
-            .and_then(|text| CString::new(text).ok())
-        else {
-            return refused(Errno::INVAL, log);
+        let Some(text) = options.text().ok().and_then(|text| CString::new(text).ok()) else {
+            return Err(refused(Errno::INVAL, log, None));
         };
-        let _entered = Entered::directory(&self.real)?;
-        match rustix::mount::mount("overlay", ".", "overlay", MountFlags::empty(), &*text) {
-            Ok(()) => Ok(()),
-            Err(errno) => refused(errno, log),
+        let held = |path, symlinks, directory| HeldPath {
+            path,
+            symlinks,
+            directory,
+        };
+        let paths = [
+            held(&options.lowerdir, Symlinks::Follow, &self.lower),
+            held(&options.upperdir, Symlinks::Refuse, &self.upper_layer),
+            held(&options.workdir, Symlinks::Refuse, &self.workdir),
+        ];
+        let mounted = with_held_paths(system.proc(), &paths, |at| {
+            new_overlay(at, &text).map_err(|errno| (errno, Cause::from_mount_api(overlay)))
+        });
+        match mounted {
+            Ok(Ok(mount)) => Ok(mount),
+            Ok(Err((errno, cause))) => Err(refused(errno, log, cause)),
+            Err(held_paths::Error::Replaced(path)) => Err(Error::Replaced(path)),
+            Err(held_paths::Error::Path { path, obstacle }) => Err(Error::Path { path, obstacle }),
+            Err(held_paths::Error::Nested { .. }) => Err(refused(Errno::INVAL, log, None)),
+            Err(error @ held_paths::Error::System { .. }) => {
+                Err(io::Error::other(error)).doing("mount an overlay at", &overlay.real)
+            }
         }
     }
 
-    /// Whether all paths still lead where they led before, the merged one to the new mount. Gives
-    /// the mount's root.
-    fn compare(&self, overlay: &Overlay, system: &System) -> Result<Reached, Error> {
+    /// Attaches the mount to the merged store directory that is held open, if all paths still lead
+    /// where they led before; then the merged one leads to the mount.
+    fn attach(&self, mount: &OwnedFd, overlay: &Overlay) -> Result<(), Error> {
         let held = [
             (&overlay.options.lowerdir, &self.lower, Symlinks::Follow),
             (
@@ -159,6 +147,7 @@ impl Layers {
                 Symlinks::Refuse,
             ),
             (&overlay.options.workdir, &self.workdir, Symlinks::Refuse),
+            (&overlay.real, &self.real, Symlinks::Refuse),
         ];
         for (path, held, symlinks) in held {
             let now = safe_path::directory(path, symlinks);
@@ -166,36 +155,36 @@ impl Layers {
                 return Err(Error::Replaced(path.clone()));
             }
         }
-        let mounted = self.mounted(system)?;
+        let by_descriptor =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        rustix::mount::move_mount(mount, "", &self.real, "", by_descriptor)
+            .doing("attach the overlay at", &overlay.real)?;
+        let attached = Status::of(mount).doing("look at", &overlay.real)?;
         match safe_path::directory(&overlay.real, Symlinks::Refuse) {
-            Ok(merged) if same(merged.status(), mounted.status()) => Ok(merged),
+            Ok(merged) if same(merged.status(), &attached) => Ok(()),
             _ => Err(Error::Replaced(overlay.real.clone())),
         }
     }
+}
 
-    /// The root of what is mounted on the merged store directory that is held open, by the path that
-    /// leads there now.
-    fn mounted(&self, system: &System) -> Result<Reached, Error> {
-        let described = self.real.path();
-        let link = format!("self/fd/{}", self.real.as_fd().as_raw_fd());
-        let path = readlinkat(system.proc(), link, Vec::new()).doing("find", described)?;
-        let path = PathBuf::from(OsString::from_vec(path.into_bytes()));
-        match safe_path::directory(&path, Symlinks::Refuse) {
-            Ok(reached) if reached.status().mount_id != self.real.status().mount_id => Ok(reached),
-            _ => Err(Error::Replaced(described.to_owned())),
-        }
-    }
+/// Mounts an overlay at a path of this thread's own namespace, and gives a copy of the mount that is
+/// attached nowhere.
+fn new_overlay(at: &Path, text: &CString) -> Result<OwnedFd, Errno> {
+    rustix::mount::mount("overlay", at, "overlay", MountFlags::empty(), &**text)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+    rustix::mount::open_tree(rustix::fs::CWD, at, flags)
+}
 
-    /// Takes away again what was mounted on the merged store directory that is held open.
-    fn detach(&self, system: &System) {
-        let detach = || {
-            let path = self.mounted(system)?.path().to_owned();
-            unmount(&path, UnmountFlags::DETACH | UnmountFlags::NOFOLLOW)?.doing("unmount", path)
-        };
-        // The caller is told what went wrong before; a mount that stays is found by the next
-        // observation.
-        let _ = detach();
-    }
+/// Takes a mount away again, if it was attached.
+fn detach(mount: &OwnedFd, system: &System) {
+    let path = format!("self/fd/{}", mount.as_raw_fd());
+    let detach = || {
+        let _entered = Entered::directory(system.proc(), Path::new("/proc"))?;
+        rustix::mount::unmount(&path, UnmountFlags::DETACH).doing("unmount", &path)
+    };
+    // The caller is told what went wrong before; a mount that stays is found by the next
+    // observation.
+    let _ = detach();
 }
 
 /// Unmounts the topmost mount at a path, whose parent directory is reached without following links.
@@ -204,7 +193,7 @@ pub(super) fn unmount(path: &Path, flags: UnmountFlags) -> Result<Result<(), Err
         return Ok(Err(Errno::INVAL));
     };
     let parent = walked(above, safe_path::directory(above, Symlinks::Refuse))?;
-    let _entered = Entered::directory(&parent)?;
+    let _entered = Entered::directory(&parent, above)?;
     Ok(rustix::mount::unmount(name, flags))
 }
 
@@ -218,8 +207,7 @@ fn same(one: &Status, other: &Status) -> bool {
 struct Entered(OwnedFd);
 
 impl Entered {
-    fn directory(directory: &Reached) -> Result<Entered, Error> {
-        let path = directory.path();
+    fn directory(directory: impl AsFd, path: &Path) -> Result<Entered, Error> {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let before = rustix::fs::open(".", flags, Mode::empty()).doing("leave for", path)?;
         rustix::process::fchdir(directory).doing("enter", path)?;

@@ -132,10 +132,16 @@ pub enum Cause {
 }
 
 impl MountFailure {
-    /// Finds out why mounting failed with `errno`. `log` is the kernel's log since before that.
-    pub fn explain(overlay: &Overlay, errno: Errno, log: KernelLog) -> MountFailure {
+    /// Finds out why mounting failed with `errno`. `log` is the kernel's log since before that,
+    /// `asked` what [`Cause::from_mount_api`] gave where the mount was tried.
+    pub fn explain(
+        overlay: &Overlay,
+        errno: Errno,
+        log: KernelLog,
+        asked: Option<Cause>,
+    ) -> MountFailure {
         let cause = from_outside(overlay, errno)
-            .or_else(|| from_mount_api(overlay))
+            .or(asked)
             .or_else(|| log.about_overlays().map(|lines| from_log(overlay, lines)))
             .or_else(|| from_number(overlay, errno))
             .unwrap_or(Cause::Unknown {
@@ -147,6 +153,37 @@ impl MountFailure {
             errno,
             cause,
         }
+    }
+}
+
+impl Cause {
+    /// What the mount API's own log says, when the same is tried through it without attaching
+    /// anything. The kernel takes the layers by path here too, and empties the work directory: only
+    /// where the paths are held.
+    pub fn from_mount_api(overlay: &Overlay) -> Option<Cause> {
+        let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
+        let layers = [
+            ("lowerdir", escape_lower(&overlay.options.lowerdir)),
+            ("upperdir", escape(&overlay.options.upperdir)),
+            ("workdir", escape(&overlay.options.workdir)),
+        ];
+        let refused = layers
+            .iter()
+            .map(|(name, path)| fsconfig_set_string(&context, *name, path.as_slice()))
+            .chain(
+                overlay
+                    .options
+                    .further
+                    .iter()
+                    .map(|option| match &option.value {
+                        Some(value) => fsconfig_set_string(&context, &option.name, value),
+                        None => fsconfig_set_flag(&context, &option.name),
+                    }),
+            )
+            .find_map(Result::err)
+            .or_else(|| fsconfig_create(&context).err());
+        refused?;
+        read_context_log(&context).map(Cause::Option)
     }
 }
 
@@ -216,33 +253,6 @@ fn from_outside(overlay: &Overlay, errno: Errno) -> Option<Cause> {
 fn is_inside(inner: &Reached, outer: &Reached) -> bool {
     inner.path().starts_with(outer.path())
         || (inner.status().dev, inner.status().ino) == (outer.status().dev, outer.status().ino)
-}
-
-/// What the mount API's own log says, when the same is tried through it without attaching anything.
-fn from_mount_api(overlay: &Overlay) -> Option<Cause> {
-    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC).ok()?;
-    let layers = [
-        ("lowerdir", escape_lower(&overlay.options.lowerdir)),
-        ("upperdir", escape(&overlay.options.upperdir)),
-        ("workdir", escape(&overlay.options.workdir)),
-    ];
-    let refused = layers
-        .iter()
-        .map(|(name, path)| fsconfig_set_string(&context, *name, path.as_slice()))
-        .chain(
-            overlay
-                .options
-                .further
-                .iter()
-                .map(|option| match &option.value {
-                    Some(value) => fsconfig_set_string(&context, &option.name, value),
-                    None => fsconfig_set_flag(&context, &option.name),
-                }),
-        )
-        .find_map(Result::err)
-        .or_else(|| fsconfig_create(&context).err());
-    refused?;
-    read_context_log(&context).map(Cause::Option)
 }
 
 /// Reads the errors in the log of a file system context. Each message is one read, and begins with

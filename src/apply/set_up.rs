@@ -133,7 +133,7 @@ impl SetUp<'_> {
                     directory::sync_later(path, &mut unsynced)?;
                 }
             }
-            if let Step::MakeDatabase { .. } | Step::Mount(_) | Step::Record(_) = step {
+            if let Step::MakeDatabase { .. } | Step::Mount(_) = step {
                 // What these rely on is on the disk before they say that the store is there, and
                 // they are remembered whenever this is killed.
                 unsynced.sync()?;
@@ -185,7 +185,6 @@ impl SetUp<'_> {
                 let record_for = self.remember.then_some(self.store.name.as_str());
                 mount::mount(overlay, record_for, self.system, tell)?;
             }
-            Step::Record(overlay) => mount::record(overlay, &self.store.name, self.system, tell)?,
         }
         steps.push(report);
         Ok(())
@@ -206,7 +205,7 @@ impl SetUp<'_> {
                         .flatten(),
                 });
             }
-            Step::Mount(overlay) | Step::Record(overlay) => {
+            Step::Mount(overlay) => {
                 remembered.mounted = Some(Mounted::new(
                     &overlay.real,
                     &overlay.options.text().unwrap_or_default(),

@@ -21,9 +21,13 @@ pub(super) fn make(state: &Path, new: bool, unsynced: &mut Unsynced) -> Result<(
     if !new {
         return Ok(());
     }
-    let top = walked(state, safe_path::directory(state, Symlinks::Refuse))?;
-    match rustix::fs::symlinkat(state.join(layout::PROFILES), &top, layout::PROFILES_LINK) {
+    let link = state.join(layout::PROFILES_LINK);
+    let (Some(above), Some(name)) = (link.parent(), link.file_name()) else {
+        return Ok(());
+    };
+    let directory = walked(above, safe_path::directory(above, Symlinks::Refuse))?;
+    match rustix::fs::symlinkat(state.join(layout::PROFILES), &directory, name) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(errno).doing("make the link", state.join(layout::PROFILES_LINK)),
+        Err(errno) => Err(errno).doing("make the link", link),
     }
 }

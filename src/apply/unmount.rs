@@ -126,8 +126,8 @@ impl TakeDown<'_> {
         // Dropped before unmounting: a descriptor keeps the mount busy.
         let merged = walked(real, safe_path::directory(real, Symlinks::Refuse))?;
         let identity = MountIdentity::of(&merged).doing("look at", real)?;
-        let ours =
-            record.is_some_and(|record| record.overlay.is_none_or(|overlay| overlay.is(&identity)));
+        let ours = record
+            .is_some_and(|record| record.overlay.is_some_and(|overlay| overlay.is(&identity)));
         Ok((!ours).then(|| {
             format!(
                 "the overlay at {shown} was not mounted by `overstore up`, or its record in \

@@ -264,12 +264,13 @@ rules! {
     path_through_a_link_to_nowhere = ["path-unsafe"], |_, observed| {
         observed.workdir.place.found = Found::Symlink { component: "/mnt/a link".into(), resolved: None };
     };
-    path_that_others_can_replace = ["path-unsafe", "path-unsafe", "path-unsafe", "path-unsafe"], |_, observed| {
+    path_that_others_can_replace = ["path-unsafe", "path-unsafe", "path-unsafe", "path-unsafe", "path-unsafe"], |_, observed| {
         let dangers = [
             (&mut observed.upper_layer.place, Danger::OpenDirectory),
             (&mut observed.workdir.place, Danger::TheirDirectory { entry: 0, directory: 1000 }),
             (&mut observed.mount.place, Danger::NothingThere { directory: 1000 }),
             (&mut observed.state[0], Danger::TheirEntry { entry: 1000 }),
+            (&mut observed.lower.directory, Danger::GroupDirectory { group: 30000 }),
         ];
         for (place, why) in dangers {
             place.found = Found::Unsafe { component: place.path.clone(), why };

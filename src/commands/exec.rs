@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     if !can_mount {
         refuse_foreign_lower(&store.lower)?;
     }
-    if let Err(why) = set_up(store, &loaded.system, can_mount) {
+    if let Err(why) = set_up(store, can_mount) {
         print_error(&why);
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
@@ -75,16 +75,18 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
 
 /// Sets the store up where nobody else sees it. The mount is gone with the last process that this
 /// one leaves behind; until then they hold the upper layer's lock.
-fn set_up(store: &Store, system: &System, can_mount: bool) -> Result<(), String> {
+fn set_up(store: &Store, can_mount: bool) -> Result<(), String> {
     let private = if can_mount {
         namespaces::private_mounts()
     } else {
         namespaces::private_user_and_mounts()
     };
     private.map_err(|error| error.to_string())?;
+    // As it is in the new namespace.
+    let system = System::here().map_err(|error| format!("cannot look at this machine: {error}"))?;
     let set_up = SetUp {
         store,
-        system,
+        system: &system,
         fix_permissions: false,
         remember: false,
     };

@@ -1,6 +1,7 @@
 //! The kernel's facts: paths walked safely, locks, processes, namespaces, users.
 
 pub(crate) mod clock;
+pub(crate) mod held_paths;
 pub(crate) mod kernel_log;
 pub(crate) mod locks;
 pub(crate) mod namespaces;

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::regular_file::{self, ReadError};
+use super::safe_path::{self, Symlinks};
 use super::users;
 
 /// Where a system has its groups.
@@ -36,12 +37,14 @@ impl System {
     /// # Errors
     /// When `/proc` or `/run` cannot be opened.
     pub fn here() -> io::Result<System> {
-        Ok(System {
+        let system = System {
             proc: open_directory(Path::new("/proc"))?,
             run: open_directory(Path::new("/run"))?,
             dev: open_directory(Path::new("/dev")).ok(),
             root: None,
-        })
+        };
+        safe_path::note_user_namespace(&system.read_proc("self/uid_map").unwrap_or_default());
+        Ok(system)
     }
 
     /// The system that will be booted from `root`. Changes the root directory of this process.
@@ -50,7 +53,8 @@ impl System {
     /// When `/proc`, `/run` or `root` cannot be opened, or `chroot(2)` is not permitted.
     pub fn enter(root: &Path) -> io::Result<System> {
         let system = System::here()?;
-        let directory = open_directory(root)?;
+        let path = std::path::absolute(root)?;
+        let directory = safe_path::directory(&path, Symlinks::Follow)?;
         rustix::process::fchdir(&directory)?;
         rustix::process::chroot(".")?;
         rustix::process::chdir("/")?;

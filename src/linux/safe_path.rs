@@ -1,18 +1,21 @@
 //! Paths taken apart and walked by descriptor, so that nobody can swap a component meanwhile, and
 //! refused where somebody could swap one later.
 //!
-//! OverlayFS takes its layers by path and follows symbolic links, so a path that root relies on
-//! must lead only through directories that nobody else controls. The rule is that of
-//! systemd-tmpfiles (an *unsafe path transition*): below a directory of a user who is neither root
-//! nor ourselves, everything must be that same user's own, and nothing is made. Two more are refused:
-//! directories that everybody may write to without the sticky bit, and entries of sticky ones that
-//! belong to somebody else.
+//! Nix takes everything by path, each time anew, so a path that root relies on must lead only through
+//! directories in which nobody else can rename or replace the next component: not their owner, not
+//! everybody, not a group or an access list (whose widest right the group's permission bits show).
+//! With the sticky bit, what is root's own cannot be replaced by others. Whom root trusts: user 0.
+//!
+//! What is only read ([`Symlinks::Follow`]) may lie in directories of another user, as long as the way
+//! stays with that one user: the rule of systemd-tmpfiles (an *unsafe path transition*). So it is for
+//! ordinary users in everything, who can do no more than they may.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
@@ -28,7 +31,8 @@ const OVERFLOW_UID: u32 = 65534;
 /// Whether a path may lead through symbolic links.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Symlinks {
-    /// None: for everything that is written to or mounted.
+    /// None: for everything that is written to or mounted. Root's way then leads through root's own
+    /// directories only.
     Refuse,
     /// Those of root or ourselves, and those of others to what belongs to the same user: for the
     /// lower store, whose paths are its owner's choice, and who could otherwise have root read, and
@@ -42,6 +46,8 @@ pub(crate) struct Reached {
     fd: OwnedFd,
     path: PathBuf,
     status: Status,
+    /// By which rules the walk goes on from here.
+    symlinks: Symlinks,
 }
 
 /// The attributes of something reached.
@@ -72,6 +78,15 @@ pub enum Danger {
     /// Everybody.
     #[error("is in a directory that everybody may write to and that has no sticky bit")]
     OpenDirectory,
+    /// The members of the directory's group, or those of its access list.
+    #[error(
+        "is in a directory that its group ({group}) or an access list may write to and that has no \
+         sticky bit"
+    )]
+    GroupDirectory {
+        /// The group.
+        group: u32,
+    },
     /// The user that the directory belongs to.
     #[error("belongs to user {entry} in a directory of user {directory}, who could replace it")]
     TheirDirectory {
@@ -94,8 +109,8 @@ pub enum Danger {
         /// Whose the component is.
         target: u32,
     },
-    /// The user that the component belongs to; everybody may make such entries in the directory.
-    #[error("belongs to user {entry} in a directory that everybody may write to")]
+    /// The user that the component belongs to; others than root may make such entries in the directory.
+    #[error("belongs to user {entry} in a directory that others than root may write to")]
     TheirEntry {
         /// Whose the component is.
         entry: u32,
@@ -148,9 +163,10 @@ pub(crate) enum Obstacle {
 impl From<Obstacle> for io::Error {
     fn from(obstacle: Obstacle) -> io::Error {
         match obstacle {
-            Obstacle::Missing { .. } => io::ErrorKind::NotFound.into(),
+            Obstacle::Missing { .. } => Errno::NOENT.into(),
+            Obstacle::NotDirectory { .. } => Errno::NOTDIR.into(),
             Obstacle::Unreachable { errno, .. } => io::Error::from_raw_os_error(errno),
-            other => io::Error::other(other.to_string()),
+            obstacle => io::Error::other(obstacle.to_string()),
         }
     }
 }
@@ -184,7 +200,7 @@ pub(crate) fn open_directory(path: &Path, symlinks: Symlinks) -> io::Result<Owne
 /// # Errors
 /// See [`Obstacle`].
 pub(crate) fn walk(path: &Path, symlinks: Symlinks) -> Result<Reached, Obstacle> {
-    Ok(walk_from(Reached::root()?, path, symlinks)?.0)
+    Ok(walk_from(Reached::root(symlinks)?, path, symlinks)?.0)
 }
 
 /// Walks an absolute path from the root directory to whatever is there, and gives the directory that
@@ -196,7 +212,7 @@ pub(crate) fn walk_to_entry(
     path: &Path,
     symlinks: Symlinks,
 ) -> Result<(Reached, Option<Reached>), Obstacle> {
-    walk_from(Reached::root()?, path, symlinks)
+    walk_from(Reached::root(symlinks)?, path, symlinks)
 }
 
 /// [`walk_to_entry`], from a directory that was reached.
@@ -229,7 +245,7 @@ fn walk_from(
     path: &Path,
     symlinks: Symlinks,
 ) -> Result<(Reached, Option<Reached>), Obstacle> {
-    let mut here = start;
+    let mut here = Reached { symlinks, ..start };
     // What is still to be walked, the next component last.
     let mut rest: Vec<OsString> = names(path).rev().collect();
     let mut above: Vec<Reached> = Vec::new();
@@ -241,7 +257,7 @@ fn walk_from(
             // Only a symbolic link's target has these; the way up is the one that came down.
             here = match (above.pop(), here.path.parent()) {
                 (Some(directory), _) => directory,
-                (None, Some(parent)) => walk(parent, Symlinks::Refuse)?,
+                (None, Some(parent)) => walk(parent, symlinks)?,
                 (None, None) => here,
             };
             continue;
@@ -295,7 +311,7 @@ fn walk_from(
         };
         if target.is_absolute() {
             above.clear();
-            here = Reached::root()?;
+            here = Reached::root(symlinks)?;
         }
         rest.extend(names(&target).rev());
     }
@@ -322,7 +338,7 @@ impl Reached {
     ///
     /// # Errors
     /// [`Obstacle::Unreachable`], hardly ever.
-    pub(crate) fn root() -> Result<Reached, Obstacle> {
+    pub(crate) fn root(symlinks: Symlinks) -> Result<Reached, Obstacle> {
         let path = PathBuf::from("/");
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         rustix::fs::open("/", flags, Mode::empty())
@@ -334,6 +350,7 @@ impl Reached {
                 fd,
                 path: path.clone(),
                 status,
+                symlinks,
             })
             .map_err(|errno| Obstacle::Unreachable {
                 component: path,
@@ -354,7 +371,7 @@ impl Reached {
                 kind: self.status.kind,
             });
         }
-        if let Some(why) = self.status.replaceable_entries() {
+        if let Some(why) = self.status.replaceable_entries(self.symlinks) {
             return Err(Obstacle::Unsafe {
                 component: path,
                 why,
@@ -374,12 +391,17 @@ impl Reached {
             component: path.clone(),
             errno: errno.raw_os_error(),
         })?;
-        match self.status.unsafe_transition(&status) {
+        match self.status.unsafe_transition(&status, self.symlinks) {
             Some(why) => Err(Obstacle::Unsafe {
                 component: path,
                 why,
             }),
-            None => Ok(Reached { fd, path, status }),
+            None => Ok(Reached {
+                fd,
+                path,
+                status,
+                symlinks: self.symlinks,
+            }),
         }
     }
 
@@ -401,7 +423,12 @@ impl Reached {
         let followed =
             openat(&self.fd, name, flags, Mode::empty()).and_then(|fd| Ok((Status::of(&fd)?, fd)));
         match followed {
-            Ok((status, fd)) => Ok(Reached { fd, path, status }),
+            Ok((status, fd)) => Ok(Reached {
+                fd,
+                path,
+                status,
+                symlinks: self.symlinks,
+            }),
             Err(errno) => Err(Obstacle::Unreachable {
                 component: path,
                 errno: errno.raw_os_error(),
@@ -447,6 +474,7 @@ impl Reached {
             fd,
             path: self.path.clone(),
             status: self.status,
+            symlinks: self.symlinks,
         })
     }
 
@@ -511,31 +539,67 @@ impl Status {
     fn trusted(&self) -> bool {
         self.uid == 0
             || self.uid == rustix::process::geteuid().as_raw()
-            || (self.uid == OVERFLOW_UID && root_is_unmapped())
+            || (self.uid == OVERFLOW_UID && in_namespace_of_a_user())
     }
 
-    /// Why anybody could replace any entry of this directory, if so.
-    fn replaceable_entries(&self) -> Option<Danger> {
-        (self.mode & 0o1002 == 0o002).then_some(Danger::OpenDirectory)
+    /// Why others could replace any entry of this directory, if so.
+    fn replaceable_entries(&self, symlinks: Symlinks) -> Option<Danger> {
+        let sticky = self.mode & 0o1000 != 0;
+        if self.mode & 0o002 != 0 && !sticky {
+            return Some(Danger::OpenDirectory);
+        }
+        // Whoever else owns a directory that is only read is trusted with who may write to it.
+        let ours = symlinks == Symlinks::Refuse || self.trusted();
+        (is_root() && ours && self.mode & 0o020 != 0 && !sticky)
+            .then_some(Danger::GroupDirectory { group: self.gid })
     }
 
     /// Why the step from this directory to an entry is unsafe, if it is.
-    fn unsafe_transition(&self, entry: &Status) -> Option<Danger> {
-        if !self.trusted() && self.uid != entry.uid {
+    fn unsafe_transition(&self, entry: &Status, symlinks: Symlinks) -> Option<Danger> {
+        let of_root_only = symlinks == Symlinks::Refuse && is_root();
+        if !self.trusted() && (of_root_only || self.uid != entry.uid) {
             return Some(Danger::TheirDirectory {
                 entry: entry.uid,
                 directory: self.uid,
             });
         }
-        (self.mode & 0o002 != 0 && !entry.trusted())
-            .then_some(Danger::TheirEntry { entry: entry.uid })
+        let others = if is_root() { 0o022 } else { 0o002 };
+        (self.mode & others != 0 && self.trusted() && !entry.trusted()
+            || self.mode & 0o002 != 0 && !entry.trusted())
+        .then_some(Danger::TheirEntry { entry: entry.uid })
     }
 }
 
-/// Whether this is a user namespace that root is not mapped into: the root directory then belongs
-/// to the user number that stands for all others.
-fn root_is_unmapped() -> bool {
-    rustix::fs::stat("/").is_ok_and(|root| root.st_uid == OVERFLOW_UID)
+/// Whether this process has root's rights over the machine, and not only those of a user in a user
+/// namespace of that user's.
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root() && !in_namespace_of_a_user()
+}
+
+/// Whether this process is in a user namespace in which the user number that stands for all others
+/// is nobody's own: those that a user makes.
+static NAMESPACE_OF_A_USER: AtomicBool = AtomicBool::new(false);
+
+fn in_namespace_of_a_user() -> bool {
+    NAMESPACE_OF_A_USER.load(Ordering::Relaxed)
+}
+
+/// Takes note of the user namespace, from `/proc/self/uid_map`: at the beginning, when another one
+/// is entered, and not from below a root directory that somebody else has filled.
+pub(crate) fn note_user_namespace(uid_map: &[u8]) {
+    NAMESPACE_OF_A_USER.store(lacks_overflow_user(uid_map), Ordering::Relaxed);
+}
+
+/// Whether no line of a map, of first number inside, first outside, and how many, has the user number
+/// that stands for all others.
+fn lacks_overflow_user(uid_map: &[u8]) -> bool {
+    let text = String::from_utf8_lossy(uid_map);
+    let mut ranges = text.lines().filter_map(|line| {
+        let mut fields = line.split_ascii_whitespace().map(str::parse::<u64>);
+        let first = fields.next()?.ok()?;
+        Some(first..first.saturating_add(fields.nth(1)?.ok()?))
+    });
+    !text.trim().is_empty() && !ranges.any(|range| range.contains(&u64::from(OVERFLOW_UID)))
 }
 
 #[cfg(test)]
@@ -683,12 +747,83 @@ mod tests {
             other => other.map(|_| false).unwrap(),
         };
         assert!(!is_unsafe("hers"));
-        assert!(!is_unsafe("hers/also"));
+        assert!(is_unsafe("hers/also"));
         assert!(is_unsafe("hers/ours"));
         assert!(is_unsafe("hers/his"));
         assert!(is_unsafe("hers/missing"));
         assert!(is_unsafe("sticky/hers"));
         assert!(!is_unsafe("sticky/ours"));
+        // What is only read may be all of one user's.
+        let reads = |path: &str| directory(&root.join(path), Symlinks::Follow).is_ok();
+        assert!(reads("hers/also"));
+        assert!(!reads("hers/ours"));
+        assert!(!reads("hers/his"));
+        assert!(!reads("sticky/hers"));
+
+        make("team", 0, 0o2775);
+        make("team/ours", 0, 0o755);
+        make("builders", 0, 0o1775);
+        make("builders/ours", 0, 0o755);
+        make("builders/hers", 1000, 0o755);
+        assert!(!is_unsafe("team"));
+        assert!(is_unsafe("team/ours"));
+        assert!(!reads("team/ours"));
+        assert!(!is_unsafe("builders/ours"));
+        assert!(is_unsafe("builders/hers"));
+        assert!(!reads("builders/hers"));
+    }
+
+    /// An access list shows in the group's permission bits, whoever it names.
+    #[test]
+    fn access_lists_are_seen() {
+        if !rustix::process::geteuid().is_root() {
+            crate::skip::skip("root", "giving directories away needs it");
+            return;
+        }
+        let (_keep, root) = scratch();
+        fs::create_dir_all(root.join("a/b")).unwrap();
+        fs::set_permissions(root.join("a"), fs::Permissions::from_mode(0o755)).unwrap();
+        // Version 2; owner rwx, user 1000 rwx, group r-x, mask rwx, others r-x (acl(5), posix_acl.h).
+        let entries: [(u16, u16, u32); 5] = [
+            (0x01, 7, u32::MAX),
+            (0x02, 7, 1000),
+            (0x04, 5, u32::MAX),
+            (0x10, 7, u32::MAX),
+            (0x20, 5, u32::MAX),
+        ];
+        let mut list = 2_u32.to_le_bytes().to_vec();
+        for (tag, permissions, id) in entries {
+            list.extend(tag.to_le_bytes());
+            list.extend(permissions.to_le_bytes());
+            list.extend(id.to_le_bytes());
+        }
+        let name = "system.posix_acl_access";
+        match rustix::fs::setxattr(root.join("a"), name, &list, rustix::fs::XattrFlags::empty()) {
+            Err(Errno::OPNOTSUPP) => {
+                return crate::skip::skip("access lists", "the file system has none");
+            }
+            result => result.unwrap(),
+        }
+        assert!(matches!(
+            directory(&root.join("a/b"), Symlinks::Refuse),
+            Err(Obstacle::Unsafe {
+                why: Danger::GroupDirectory { .. },
+                ..
+            })
+        ));
+    }
+
+    #[test]
+    fn namespaces_of_users_are_told_by_their_map() {
+        for (map, of_a_user) in [
+            ("         0          0 4294967295\n", false),
+            ("0 100000 65536\n", false),
+            ("1000 1000 1\n", true),
+            ("0 1000 1\n1 100000 65533\n", true),
+            ("", false),
+        ] {
+            assert_eq!(lacks_overflow_user(map.as_bytes()), of_a_user, "{map:?}");
+        }
     }
 
     /// A link of somebody else leads to what is the same user's, and nowhere else. Needs root to give

@@ -5,7 +5,7 @@ use std::io;
 use std::path::PathBuf;
 
 use ::nix::sched::CloneFlags;
-use ::nix::unistd::{Gid, Group, Uid, User};
+use ::nix::unistd::{Group, Uid, User};
 
 /// The number of a group in the system's own database (and name services), if there is one.
 ///
@@ -28,6 +28,14 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
     Ok(::nix::sched::unshare(CloneFlags::CLONE_NEWNS)?)
 }
 
+/// Gives this thread a working directory, a root directory and a file mode creation mask of its own.
+///
+/// # Errors
+/// Those of unshare(2).
+pub(crate) fn unshare_directories() -> io::Result<()> {
+    Ok(::nix::sched::unshare(CloneFlags::CLONE_FS)?)
+}
+
 /// Moves this process, which must have one thread, into a user namespace and a mount namespace of
 /// its own.
 ///
@@ -36,21 +44,4 @@ pub(crate) fn unshare_mounts() -> io::Result<()> {
 pub(crate) fn unshare_user_and_mounts() -> io::Result<()> {
     let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
     Ok(::nix::sched::unshare(flags)?)
-}
-
-/// This thread's group for file systems, until it is dropped: what it makes has that group from
-/// the first moment.
-pub(crate) struct FileSystemGroup(Gid);
-
-impl FileSystemGroup {
-    /// Sets it. Without `CAP_SETGID` the kernel leaves the group as it is, without a word.
-    pub(crate) fn set(gid: u32) -> FileSystemGroup {
-        FileSystemGroup(::nix::unistd::setfsgid(Gid::from_raw(gid)))
-    }
-}
-
-impl Drop for FileSystemGroup {
-    fn drop(&mut self) {
-        ::nix::unistd::setfsgid(self.0);
-    }
 }

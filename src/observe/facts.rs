@@ -334,8 +334,6 @@ pub enum Recorded {
     Same,
     /// Not the same: in words.
     Different(String),
-    /// The same, but `up` was killed before it could record the mount that it had made.
-    Unfinished,
 }
 
 /// The upper database.

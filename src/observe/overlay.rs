@@ -138,16 +138,16 @@ fn recorded(
 ) -> Option<Recorded> {
     let record = Record::read(system, real).ok().flatten()?;
     let now = DirectoryIdentity::of(lower).ok()?;
-    let Some(overlay) = record.overlay else {
-        return (record.lower == now).then_some(Recorded::Unfinished);
-    };
-    overlay.is(mount).then(|| match record.lower == now {
-        true => Recorded::Same,
-        false => Recorded::Different(format!(
-            "when it was mounted, the lower store directory was {}; now it is {}",
-            record.lower, now
-        )),
-    })
+    record
+        .overlay?
+        .is(mount)
+        .then(|| match record.lower == now {
+            true => Recorded::Same,
+            false => Recorded::Different(format!(
+                "when it was mounted, the lower store directory was {}; now it is {}",
+                record.lower, now
+            )),
+        })
 }
 
 #[cfg(test)]

@@ -13,7 +13,7 @@ use crate::check::{self, Finding};
 use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::nix::layout;
-use crate::observe::{FileFacts, Found, Links, Observed, OverlayFacts, Place, Recorded, Stat};
+use crate::observe::{FileFacts, Found, Links, Observed, Place, Stat};
 
 /// The steps that `up` takes, in order. Empty when there is nothing to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -71,8 +71,6 @@ pub(crate) enum Step {
     },
     /// Mount the overlay, compare what it shows, and record it.
     Mount(Overlay),
-    /// Record the mount that an interrupted run made.
-    Record(Overlay),
 }
 
 /// A step as it is shown: by `plan`, by `up`, and as JSON.
@@ -103,8 +101,6 @@ pub(crate) enum StepKind {
     MakeDatabase,
     /// Mount the overlay.
     Mount,
-    /// Record a mount that an interrupted run made.
-    Record,
     /// Copy metadata from the lower store.
     Warm,
     /// Unmount the overlay.
@@ -210,13 +206,8 @@ impl Planning<'_> {
                 wal: store.use_sqlite_wal,
             });
         }
-        let recorded = |overlay: &OverlayFacts| overlay.recorded != Some(Recorded::Unfinished);
-        match &observed.mount.overlay {
-            None => self.steps.push(Step::Mount(Overlay::of(store, userxattr))),
-            Some(overlay) if !recorded(overlay) => {
-                self.steps.push(Step::Record(Overlay::of(store, userxattr)));
-            }
-            Some(_) => {}
+        if !mounted {
+            self.steps.push(Step::Mount(Overlay::of(store, userxattr)));
         }
         Plan { steps: self.steps }
     }
@@ -295,11 +286,6 @@ impl Step {
                 let (real, text) = (show_path(&overlay.real), show(&options));
                 let text = format!("mount the overlay at {real} with {text}");
                 (StepKind::Mount, &overlay.real, text)
-            }
-            Step::Record(overlay) => {
-                let real = show_path(&overlay.real);
-                let text = format!("record the mount at {real}, which an interrupted run made");
-                (StepKind::Record, &overlay.real, text)
             }
         };
         StepReport {

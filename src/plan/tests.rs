@@ -89,10 +89,6 @@ fn what_is_there_is_kept() {
 
 #[test]
 fn what_an_interrupted_run_left_is_finished() {
-    let unrecorded = |observed: &mut Observed| {
-        overlay(observed).recorded = Some(Recorded::Unfinished);
-    };
-    insta::assert_snapshot!("unrecorded", mended(false, unrecorded));
     let begun = |observed: &mut Observed| {
         observed.database.schema = None;
         observed.database.file = file(0o644, 4096);

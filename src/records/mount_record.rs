@@ -38,8 +38,8 @@ pub(crate) struct Record {
     version: u32,
     /// The store's name, for people who read the file.
     pub store: String,
-    /// The overlay that was mounted. `None` while it is being mounted: `up` writes down what it is
-    /// going to do, so that what it did is known to be its own even if it is killed right after.
+    /// The overlay that was mounted. `None` in a record that an interrupted run of an older version
+    /// left, which proves nothing.
     pub overlay: Option<MountIdentity>,
     /// The lower store directory that it was mounted over.
     pub lower: DirectoryIdentity,
@@ -85,6 +85,11 @@ impl MountIdentity {
             mount_id: status.mount_id,
             unique_mount_id: known.then_some(unique.stx_mnt_id),
         })
+    }
+
+    /// Whether no other mount can have this identity until the next boot (Linux 6.8).
+    pub(crate) fn is_never_given_again(&self) -> bool {
+        self.unique_mount_id.is_some()
     }
 
     /// Whether both are one mount, as far as can be told.
@@ -133,17 +138,17 @@ pub(crate) fn fsid(fd: impl AsFd) -> Result<u64, Errno> {
 }
 
 impl Record {
-    /// A record of a mount just made, or of one that is going to be made.
+    /// A record of a mount just made, or of one that is going to be attached.
     pub(crate) fn new(
         store: &str,
-        overlay: Option<MountIdentity>,
+        overlay: MountIdentity,
         lower: DirectoryIdentity,
         time: u64,
     ) -> Record {
         Record {
             version: VERSION,
             store: store.to_owned(),
-            overlay,
+            overlay: Some(overlay),
             lower,
             time: Some(time),
         }
@@ -262,7 +267,7 @@ mod tests {
             ino: 5,
             fsid: u64::MAX,
         };
-        Record::new("example", Some(overlay), lower, 1_700_000_000)
+        Record::new("example", overlay, lower, 1_700_000_000)
     }
 
     fn scratch() -> (tempfile::TempDir, System) {

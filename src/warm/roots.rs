@@ -2,11 +2,12 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fd::{AsFd, BorrowedFd, OwnedFd};
+use rustix::fd::OwnedFd;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::WarmError;
+use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
 use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -42,22 +43,23 @@ impl Roots {
         store: &StoreDirectory,
     ) -> Result<(), WarmError> {
         let keep = || {
-            let gcroots = directory(rustix::fs::CWD, &self.gcroots)?;
+            let gcroots = self.gcroots()?;
             match rustix::fs::mkdirat(&gcroots, DIRECTORY, Mode::from_raw_mode(0o755)) {
-                Ok(()) => rustix::fs::fsync(reopen(&gcroots)?)?,
-                Err(Errno::EXIST) => {}
-                Err(error) => return Err(error),
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(error) => return Err(error.into()),
             }
-            let own = directory(gcroots.as_fd(), Path::new(DIRECTORY))?;
+            // Also where it is there: a run that was killed may have made it.
+            rustix::fs::fsync(gcroots.open()?)?;
+            let own = enter(&gcroots, DIRECTORY)?.open()?;
             for path in paths {
                 match rustix::fs::symlinkat(store.print(path), &own, path.as_str()) {
                     Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error),
+                    Err(error) => return Err(error.into()),
                 }
             }
-            rustix::fs::fsync(reopen(&own)?)
+            Ok(rustix::fs::fsync(own)?)
         };
-        keep().map_err(|error| self.error(error))
+        keep().map_err(|error: io::Error| self.error(error))
     }
 
     /// The paths that are kept.
@@ -78,7 +80,7 @@ impl Roots {
             kept.sort();
             Ok(kept)
         };
-        kept().map_err(|error| self.error(error))
+        kept().map_err(|error: io::Error| self.error(error))
     }
 
     /// Removes all of these roots, and nothing else: how many there were.
@@ -99,34 +101,35 @@ impl Roots {
                     forgotten += 1;
                 }
             }
-            rustix::fs::fsync(reopen(&own)?)?;
-            let gcroots = directory(rustix::fs::CWD, &self.gcroots)?;
-            match rustix::fs::unlinkat(&gcroots, DIRECTORY, AtFlags::REMOVEDIR) {
+            rustix::fs::fsync(&own)?;
+            match rustix::fs::unlinkat(self.gcroots()?, DIRECTORY, AtFlags::REMOVEDIR) {
                 // Somebody else's files stay.
                 Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(forgotten),
-                Err(error) => Err(error),
+                Err(error) => Err(error.into()),
             }
         };
-        forget().map_err(|error| self.error(error))
+        forget().map_err(|error: io::Error| self.error(error))
     }
 
     /// The directory of these roots, if there is one.
-    fn own(&self) -> Result<Option<OwnedFd>, Errno> {
-        let open = || {
-            let gcroots = directory(rustix::fs::CWD, &self.gcroots)?;
-            reopen(&directory(gcroots.as_fd(), Path::new(DIRECTORY))?)
-        };
+    fn own(&self) -> io::Result<Option<OwnedFd>> {
+        let open = || -> io::Result<_> { Ok(enter(&self.gcroots()?, DIRECTORY)?.open()?) };
         match open() {
             Ok(own) => Ok(Some(own)),
-            Err(Errno::NOENT) => Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn error(&self, error: Errno) -> WarmError {
+    /// The state directory's `gcroots`, walked.
+    fn gcroots(&self) -> io::Result<Reached> {
+        safe_path::directory(&self.gcroots, Symlinks::Refuse).map_err(Obstacle::into)
+    }
+
+    fn error(&self, source: io::Error) -> WarmError {
         WarmError::Io {
             path: self.gcroots.join(DIRECTORY),
-            source: error.into(),
+            source,
         }
     }
 }
@@ -205,14 +208,13 @@ pub(crate) fn into_store(path: &Path, store: &StoreDirectory) -> Option<StorePat
         .find_map(|prefix| store.parse(prefix).ok())
 }
 
-fn directory(at: BorrowedFd<'_>, path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(at, path, flags, Mode::empty())
-}
-
-/// A descriptor that can be listed and synced, of one that only names a directory.
-fn reopen(directory: &OwnedFd) -> Result<OwnedFd, Errno> {
-    rustix::fs::openat(directory, ".", LISTING, Mode::empty())
+/// Takes one step down to a directory.
+fn enter(above: &Reached, name: &str) -> io::Result<Reached> {
+    let reached = above.enter(name.as_ref())?;
+    match reached.status().kind {
+        FileType::Directory => Ok(reached),
+        _ => Err(Errno::NOTDIR.into()),
+    }
 }
 
 #[cfg(test)]

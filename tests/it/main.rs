@@ -15,6 +15,7 @@
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 mod across;
+mod attackers;
 mod check;
 mod circles;
 mod cli;

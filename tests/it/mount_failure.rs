@@ -83,7 +83,7 @@ fn attempt(overlay: &Overlay) -> Result<(), Errno> {
 fn explained(overlay: &Overlay) -> MountFailure {
     let log = KernelLog::from_now(&System::here().expect("/proc and /run"));
     let errno = attempt(overlay).expect_err("the kernel should have refused");
-    let failure = MountFailure::explain(overlay, errno, log);
+    let failure = MountFailure::explain(overlay, errno, log, Cause::from_mount_api(overlay));
     let text = failure.to_string();
     assert!(
         text.contains(overlay.real.to_str().expect("UTF-8")),
@@ -104,7 +104,7 @@ fn a_text_that_is_too_long() {
     in_scratch(|scratch| {
         let mut overlay = scratch.overlay();
         overlay.options.lowerdir = Path::new("/").join("a/".repeat(2100));
-        let failure = MountFailure::explain(&overlay, Errno::INVAL, KernelLog::default());
+        let failure = MountFailure::explain(&overlay, Errno::INVAL, KernelLog::default(), None);
         assert!(matches!(failure.cause, Cause::TextTooLong(_)), "{failure}");
     });
 }
@@ -123,7 +123,8 @@ fn no_permission() {
 fn a_kernel_without_overlays() {
     in_scratch(|scratch| {
         // The number that such a kernel gives: fs_type of mount(2).
-        let failure = MountFailure::explain(&scratch.overlay(), Errno::NODEV, KernelLog::default());
+        let failure =
+            MountFailure::explain(&scratch.overlay(), Errno::NODEV, KernelLog::default(), None);
         assert_eq!(failure.cause, Cause::NoOverlay);
     });
 }
@@ -283,7 +284,8 @@ fn options_that_exclude_each_other() {
 #[test]
 fn a_cause_that_cannot_be_told_says_where_to_look() {
     in_scratch(|scratch| {
-        let failure = MountFailure::explain(&scratch.overlay(), Errno::IO, KernelLog::default());
+        let failure =
+            MountFailure::explain(&scratch.overlay(), Errno::IO, KernelLog::default(), None);
         assert!(matches!(failure.cause, Cause::Unknown { .. }), "{failure}");
         assert!(failure.to_string().contains("dmesg"), "{failure}");
     });

@@ -217,8 +217,8 @@ pub struct Held<'w> {
 }
 
 impl<'w> Run<'w> {
-    /// Starts it, and comes back when its main thread has entered its first `mount`, which is not
-    /// carried out before [`Held::go_on`]. Nothing else in the World may be traced meanwhile.
+    /// Starts it, and comes back when one of its threads has entered its second `mount` (the first
+    /// makes a mount private), which is not carried out before [`Held::go_on`]. Nothing else in the World may be traced meanwhile.
     pub fn held_at_mount(self) -> Held<'w> {
         let world = self.world();
         let mut child = self
@@ -226,10 +226,11 @@ impl<'w> Run<'w> {
                 "strace",
                 // The command stays the child, and strace is beside it.
                 "--daemonize",
+                "--follow-forks",
                 "--output=/dev/null",
                 "--quiet=all",
                 "--trace=mount",
-                "--inject=mount:delay_enter=86400s:when=1",
+                "--inject=mount:delay_enter=86400s:when=2",
             ])
             .spawn();
         let mut tracer = None;
@@ -248,18 +249,22 @@ impl<'w> Run<'w> {
     }
 }
 
-/// The process in the World that traces another, which has entered `mount`.
+/// The process in the World that traces a thread which has entered `mount` of a new file system.
 fn tracer_at_mount(world: &World) -> Option<String> {
     let processes = world.list("/proc").into_iter();
     processes
-        .filter_map(|name| {
-            // It may have ended, and what is no process has neither file.
-            let directory = world.path("/proc").join(name);
+        .filter_map(|name| fs::read_dir(world.path("/proc").join(name).join("task")).ok())
+        .flatten()
+        .filter_map(|thread| {
+            // It may have ended.
+            let directory = thread.ok()?.path();
             let status = fs::read_to_string(directory.join("status")).ok()?;
             let mut fields = status.lines().filter_map(|line| line.split_once(':'));
             let (_, tracer) = fields.find(|(field, _)| *field == "TracerPid")?;
             let call = fs::read_to_string(directory.join("syscall")).ok()?;
-            let held = tracer.trim() != "0" && call.split(' ').next() == Some(MOUNT);
+            let call: Vec<&str> = call.split(' ').collect();
+            // Without flags: other calls change mounts that are there.
+            let held = tracer.trim() != "0" && call[0] == MOUNT && call.get(4) == Some(&"0x0");
             held.then(|| tracer.trim().to_owned())
         })
         .next()
