@@ -98,6 +98,16 @@ impl Remedy {
         self
     }
 
+    /// Whether there is none.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ways.is_empty()
+    }
+
+    /// The remedy, if there is one.
+    pub(crate) fn some(self) -> Option<Remedy> {
+        (!self.is_empty()).then_some(self)
+    }
+
     fn last(&mut self) -> &mut Way {
         if self.ways.is_empty() {
             self.ways.push(Way::default());

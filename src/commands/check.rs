@@ -21,6 +21,7 @@ use crate::escape::show_lines;
 use crate::nix::path_set::PathSet;
 use crate::observe::{self, Depth};
 use crate::records::Memory;
+use crate::remedy::Remedy;
 use crate::report::{self, CodesReport, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failure> {
@@ -31,25 +32,23 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
     };
     let store = cli::StoreArgument { store };
     if arguments.nix && arguments.root.root.is_some() {
-        return Err(Failure::Refused(
+        return Err(Failure::refused(
             "--nix and --root exclude each other: Nix would open the store of the system to be \
-             booted with this system's program and settings\n\
-             remedy: leave one of them out"
-                .to_owned(),
-        ));
+             booted with this system's program and settings",
+        )
+        .remedy("leave one of them out"));
     }
     let super::Loaded { store, system } = description::load(&store, &arguments.root)?;
     let depth = Depth::Check {
         lower_names: arguments.lower,
     };
-    let observed = observe::observe(&system, &store, depth)
-        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let observed = observe::observe(&system, &store, depth).map_err(Failure::observing)?;
     let mut report = Report::new(report::Command::Check, &store.name);
     report.add_findings(check::check(&store, &observed));
     report.add_findings(across(&store, &observed, &report.findings));
     if let Err(failure) = look_closer(arguments, &store, &mut report) {
         // What was found before is told all the same.
-        report.fail(failure.to_string());
+        report.fail(failure.to_string(), failure.into_remedy());
     }
     super::finish(&report, json)
 }
@@ -109,12 +108,11 @@ fn lower_changed(store: &Store, observed: &observe::Observed) -> Option<Finding>
 /// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far
 /// it got.
 fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failure> {
-    let machine = |what: String| Failure::Machine(format!("cannot hash the objects: {what}"));
+    let machine = |error| Failure::doing("cannot hash the objects", error);
     let progress = Progress::default();
     let interrupted = Arc::new(AtomicBool::new(false));
     let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM].map(|signal| {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted))
-            .map_err(|error| machine(error.to_string()))
+        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(machine)
     });
     let bar = ProgressBar::new(0);
     if let Ok(style) =
@@ -142,13 +140,14 @@ fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failu
     for signal in signals {
         signal_hook::low_level::unregister(signal?);
     }
-    let found = found.map_err(|error| machine(error.to_string()))?;
+    let found = found.map_err(|error| Failure::doing("cannot hash the objects", error))?;
     report.add_findings(check::compare::damaged(store, &found));
     if found.interrupted {
-        report.fail(format!(
+        let why = format!(
             "interrupted: {} of {} objects were hashed",
             found.objects, found.of
-        ));
+        );
+        report.fail(why, Remedy::default());
     }
     Ok(())
 }
@@ -174,9 +173,7 @@ fn open_with_nix(store: &Store) -> Result<Option<Finding>, Failure> {
         .arg(format!("nix-command {features}"))
         .stdin(Stdio::null());
     let output = command.output().map_err(|error| {
-        Failure::Machine(format!(
-            "cannot run nix: {error}\nremedy: put Nix on PATH, or leave --nix out"
-        ))
+        Failure::doing("cannot run nix", error).remedy("put Nix on PATH, or leave --nix out")
     })?;
     if output.status.success() {
         return Ok(None);

@@ -35,8 +35,7 @@ pub(super) struct Loaded {
 pub(super) fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded, Failure> {
     let Some(directory) = &root.root else {
         let store = description(store)?;
-        let system = System::here()
-            .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+        let system = System::here().map_err(Failure::observing)?;
         return Ok(Loaded { store, system });
     };
     let environment = observe::environment_of_target(observe::hook());
@@ -46,11 +45,9 @@ pub(super) fn load(store: &StoreArgument, root: &RootArgument) -> Result<Loaded,
         None
     };
     let system = System::enter(directory).map_err(|error| {
-        Failure::Machine(format!(
-            "cannot work on the system below {}: {error}\n\
-             remedy: run this as root, with the directory that the system is mounted on",
-            show_path(directory)
-        ))
+        let what = format!("cannot work on the system below {}", show_path(directory));
+        Failure::doing(what, error)
+            .remedy("run this as root, with the directory that the system is mounted on")
     })?;
     let mut store = match outer {
         Some(store) => store,
@@ -103,10 +100,12 @@ fn file(argument: &OsStr) -> Result<PathBuf, Failure> {
         return Ok(PathBuf::from(argument));
     }
     if bytes.is_empty() || bytes.starts_with(b".") {
-        return Err(Failure::Refused(format!(
-            "`{}` is not the name of a store\n\
-             remedy: give a name, for {DIRECTORY}/NAME.toml, or the path of a file",
+        return Err(Failure::refused(format!(
+            "`{}` is not the name of a store",
             show_path(Path::new(argument))
+        ))
+        .remedy(format!(
+            "give a name, for {DIRECTORY}/NAME.toml, or the path of a file"
         )));
     }
     let mut name = OsString::from(argument);
@@ -115,56 +114,55 @@ fn file(argument: &OsStr) -> Result<PathBuf, Failure> {
 }
 
 fn contents(file: &Path) -> Result<String, Failure> {
-    let unreadable = |error| Failure::Refused(unreadable(file, &error));
-    let content = regular_file::read(file, config::MAX_SIZE).map_err(unreadable)?;
-    config::text(&show_path(file), content).map_err(Failure::Refused)
+    let content =
+        regular_file::read(file, config::MAX_SIZE).map_err(|error| unreadable(file, error))?;
+    config::text(&show_path(file), content)
+        .map_err(|wrong| Failure::refused(wrong).remedy(config::SAVE_AS_UTF8))
 }
 
 /// Why a description cannot be read, and what to do.
-fn unreadable(file: &Path, error: &ReadError) -> String {
+fn unreadable(file: &Path, error: ReadError) -> Failure {
     let shown = show_path(file);
     let error = match error {
         ReadError::Io(error) => error,
         ReadError::Obstacle(obstacle) => {
-            return format!(
-                "{shown} cannot be read: {obstacle}\nremedy: give the path of a readable TOML file"
-            );
+            return Failure::doing(format!("{shown} cannot be read"), obstacle)
+                .refusing()
+                .remedy("give the path of a readable TOML file");
         }
         ReadError::NotRegular("a directory") => {
-            return format!("{shown} is a directory\nremedy: give the path of a TOML file in it");
+            return Failure::refused(format!("{shown} is a directory"))
+                .remedy("give the path of a TOML file in it");
         }
         ReadError::NotRegular(kind) => {
-            return format!(
-                "{shown} is {kind}, which is not read\nremedy: give the path of a TOML file"
-            );
+            return Failure::refused(format!("{shown} is {kind}, which is not read"))
+                .remedy("give the path of a TOML file");
         }
         ReadError::TooLong(limit) => {
-            return format!(
-                "{shown} has more than {limit} bytes, so it is no description of a store\n\
-                 remedy: give the path of a TOML file as `overstore new` prints it"
-            );
+            return Failure::refused(format!(
+                "{shown} has more than {limit} bytes, so it is no description of a store"
+            ))
+            .remedy("give the path of a TOML file as `overstore new` prints it");
         }
     };
+    let unreadable = format!("{shown} cannot be read");
     match error.kind() {
         io::ErrorKind::NotFound => {
-            let remedy = match others(file) {
+            Failure::refused(format!("there is no file {shown}")).remedy(match others(file) {
                 names if names.is_empty() => format!(
                     "write one: `overstore new > {shown}`, then edit it; or give the path of a file"
                 ),
                 names => {
                     format!("give one of the names that there are ({names}), or the path of a file")
                 }
-            };
-            format!("there is no file {shown}\nremedy: {remedy}")
+            })
         }
-        io::ErrorKind::PermissionDenied => {
-            format!(
-                "{shown} cannot be read: {error}\nremedy: run this as root, or make the file readable"
-            )
-        }
-        _ => format!(
-            "{shown} cannot be read: {error}\nremedy: give the path of a readable TOML file"
-        ),
+        io::ErrorKind::PermissionDenied => Failure::doing(unreadable, error)
+            .refusing()
+            .remedy("run this as root, or make the file readable"),
+        _ => Failure::doing(unreadable, error)
+            .refusing()
+            .remedy("give the path of a readable TOML file"),
     }
 }
 

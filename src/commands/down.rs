@@ -8,6 +8,7 @@ use crate::apply::{Holder, TakeDown, TakenDown};
 use crate::cli;
 use crate::config::Store;
 use crate::escape::show_path;
+use crate::remedy::Remedy;
 use crate::report::{self, Outcome, Report};
 use crate::systemd::notify::ServiceManager;
 
@@ -27,11 +28,16 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
             report.outcome = Outcome::Done;
         }
         Ok(TakenDown::Busy { below, holders }) => {
-            report.fail(busy(&loaded.store, &below, &holders));
+            let detach = loaded.store.command(["down", "--lazy"]);
+            let remedy = Remedy::say("end these processes").or(Remedy::say(
+                "detach the mount, which then goes when its last user does",
+            )
+            .run(detach));
+            report.fail(busy(&loaded.store, &below, &holders), remedy);
             report.holders = holders;
         }
-        Ok(TakenDown::NotOurs(why)) => report.fail(why),
-        Err(error) => report.fail(error.to_string()),
+        Ok(TakenDown::NotOurs(why)) => report.fail(why, Remedy::default()),
+        Err(error) => report.fail(error.to_string(), Remedy::default()),
     }
     super::finish(&report, json)
 }
@@ -50,10 +56,5 @@ fn busy(store: &Store, below: &[PathBuf], holders: &[Holder]) -> String {
     if below.is_empty() && holders.is_empty() {
         text.push_str("\n  by nobody who can be seen from here");
     }
-    text.push_str(&format!(
-        "\nremedy: end these processes, or run `{}`, after which the mount \
-         goes when its last user does",
-        store.command(["down", "--lazy"])
-    ));
     text
 }

@@ -17,6 +17,7 @@ use crate::linux::root::System;
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
+use crate::remedy::Remedy;
 use crate::report;
 use crate::systemd::notify::ServiceManager;
 
@@ -33,7 +34,7 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
         refuse_foreign_lower(&store.lower)?;
     }
     if let Err(why) = set_up(store, can_mount) {
-        print_error(&why);
+        print_error(None, &why, &Remedy::default());
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
     Ok(ExitCode::from(become_command(&arguments.command, store)))
@@ -64,13 +65,17 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
     if read_only || owner == user {
         return Ok(());
     }
-    Err(Failure::Refused(format!(
+    let failure = Failure::refused(format!(
         "the lower store's database {} belongs to user {owner}, and Nix, run by user {user}, would \
-         open it for writing\n\
-         remedy: if nobody changes that store meanwhile, set `read-only = true` in `[lower]`; \
-         otherwise use its daemon: `lower-store = \"daemon\"`",
+         open it for writing",
         show_path(&database)
-    )))
+    ));
+    let daemon = Remedy::say("use its daemon").and_set("lower-store", "\"daemon\"");
+    Err(failure.remedy(
+        Remedy::say("if nobody changes that store meanwhile")
+            .and_set("lower.read-only", "true")
+            .or(daemon),
+    ))
 }
 
 /// Sets the store up where nobody else sees it. The mount is gone with the last process that this
@@ -132,10 +137,18 @@ fn become_command(words: &[OsString], store: &Store) -> u8 {
         .exec();
     let program = show_path(program.as_ref());
     if error.kind() == io::ErrorKind::NotFound {
-        print_error(&format!("there is no command {program}"));
+        print_error(
+            None,
+            &format!("there is no command {program}"),
+            &Remedy::default(),
+        );
         NOT_FOUND
     } else {
-        print_error(&format!("cannot run {program}: {error}"));
+        print_error(
+            None,
+            &format!("cannot run {program}: {error}"),
+            &Remedy::default(),
+        );
         CANNOT_RUN
     }
 }

@@ -23,6 +23,7 @@ use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::observe::{self, Depth};
 use crate::records::{self, Memory};
+use crate::remedy::Remedy;
 use crate::report::{
     self, GcReport, KeptReport, LeftReport, ObjectReport, Outcome, RemovedReport, WhyReport,
 };
@@ -31,11 +32,13 @@ use crate::systemd::notify::ServiceManager;
 pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> {
     let super::Loaded { store, system } = load(&arguments.store, &RootArgument::default())?;
     if !as_described(&store, &system)? {
-        return refused(&format!(
-            "the store {} is not as described, so it is not collected\n\
-             remedy: follow what is printed above; `{}` tells more",
-            store.name,
-            store.command(["check"])
+        return Err(Failure::not_as_described(format!(
+            "the store {} is not as described, so it is not collected",
+            store.name
+        ))
+        .remedy(
+            Remedy::say("follow what is printed above; see more of it")
+                .run(store.command(["check"])),
         ));
     }
     let manager = ServiceManager::from_environment();
@@ -46,22 +49,24 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         return why(&programs, &store, &system, path, json);
     }
     if !arguments.dry_run && !namespaces::can_mount().unwrap_or(false) {
-        return refused(&format!(
-            "only root may collect the store {}\n\
-             remedy: run `{}` as root, or have `[gc]` in its description collect it by \
-             itself; a store of `overstore exec` is collected inside of it",
-            store.name,
+        let remedy = format!(
+            "run `{}` as root, or have `[gc]` in its description collect it by itself; a store of \
+             `overstore exec` is collected inside of it",
             store.command(["gc"])
-        ));
+        );
+        return Err(Failure::not_as_described(format!(
+            "only root may collect the store {}",
+            store.name
+        ))
+        .remedy(remedy));
     }
     let keep = collect::keep(&programs);
     if let Some(generations) = &arguments.delete_generations {
-        collect::delete_generations(&programs, &store, keep, &generations.0)
-            .map_err(|error| failure(&error))?;
+        collect::delete_generations(&programs, &store, keep, &generations.0).map_err(failure)?;
     }
-    let roots = Roots::read(&store, &system).map_err(|error| failure(&error))?;
+    let roots = Roots::read(&store, &system).map_err(failure)?;
     if !arguments.ignore_absent_roots && !roots.absent.is_empty() {
-        return refused(&absent(&roots.absent));
+        return Err(absent(&roots.absent));
     }
     let warmed = match &store.warm {
         Some(_) => Memory::read(&store)
@@ -82,12 +87,13 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         true => collector.plan(),
         false => with_progress(&collector, &manager),
     };
-    let collected = match collected.map_err(|error| failure(&error))? {
+    let collected = match collected.map_err(failure)? {
         Ok(collected) => collected,
-        Err(why) => return refused(&incomplete(&store, &why)),
+        Err(why) => return Err(incomplete(&store, &why)),
     };
     if let Some(why) = &collected.remount {
-        print_error(&format!("the merged store was not remounted: {why}"));
+        let why = format!("the merged store was not remounted: {why}");
+        print_error(Some(&store.name), &why, &Remedy::default());
     }
     let report = report(&store, arguments, keep, collected);
     if !arguments.dry_run {
@@ -110,25 +116,24 @@ fn why(
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
     let path = super::warm::resolve(path, &directory)?;
-    let roots = Roots::read(store, system).map_err(|error| failure(&error))?;
+    let roots = Roots::read(store, system).map_err(failure)?;
     let found = collect::why(store, collect::keep(programs), &roots, &path);
-    let kept = match found.map_err(|error| failure(&error))? {
+    let kept = match found.map_err(failure)? {
         Why::Kept(kept) => kept,
         Why::Below => {
-            return Err(Failure::Refused(format!(
-                "{} is only in the lower store, which a collection does not touch\n\
-                 remedy: give the path of an object of the upper layer",
+            return Err(Failure::refused(format!(
+                "{} is only in the lower store, which a collection does not touch",
                 print(&path)
-            )));
+            ))
+            .remedy("give the path of an object of the upper layer"));
         }
         Why::Unknown => {
-            return Err(Failure::Refused(format!(
-                "{} is not valid in the store {}\n\
-                 remedy: `{}` lists what is garbage",
+            return Err(Failure::refused(format!(
+                "{} is not valid in the store {}",
                 print(&path),
-                store.name,
-                store.command(["gc", "--dry-run"])
-            )));
+                store.name
+            ))
+            .remedy(Remedy::say("list what is garbage").run(store.command(["gc", "--dry-run"]))));
         }
     };
     let report = WhyReport {
@@ -148,16 +153,9 @@ fn why(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Exit code 1: the store is not in a state in which it may be collected.
-fn refused(why: &str) -> Result<ExitCode, Failure> {
-    print_error(why);
-    Ok(ExitCode::from(Outcome::NotAsDescribed.exit_code()))
-}
-
 /// Whether nothing is wrong with the store; what is, is printed.
 fn as_described(store: &Store, system: &System) -> Result<bool, Failure> {
-    let observed = observe::observe(system, store, Depth::Up)
-        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let observed = observe::observe(system, store, Depth::Up).map_err(Failure::observing)?;
     let mut errors = check::check(store, &observed);
     errors.retain(|finding| finding.severity == Severity::Error);
     report::warn(&errors);
@@ -201,22 +199,27 @@ fn with_progress(
     collected
 }
 
-fn absent(absent: &[Absent]) -> String {
-    let mut text = "some roots cannot be seen, and Nix would remove them for that:\n".to_owned();
+fn absent(absent: &[Absent]) -> Failure {
+    let mut text = "some roots cannot be seen, and Nix would remove them for that:".to_owned();
     for root in absent {
         text += &format!(
-            "  {} -> {}: {}\n",
+            "\n  {} -> {}: {}",
             show_path(&root.link),
             show_path(&root.target),
             root.why.text()
         );
     }
-    text + "remedy: mount what is missing, or remove these links if they are not needed any more; \
-            `--ignore-absent-roots` collects what they keep"
+    Failure::not_as_described(text).remedy(
+        Remedy::say("mount what is missing")
+            .or("remove these links, if they are not needed any more")
+            .or("collect what they keep with `--ignore-absent-roots`"),
+    )
 }
 
-fn incomplete(store: &Store, why: &Incomplete) -> String {
-    let remedy = match why {
+fn incomplete(store: &Store, why: &Incomplete) -> Failure {
+    let failure =
+        Failure::not_as_described(format!("the store {} is not collected: {why}", store.name));
+    failure.remedy(match why {
         Incomplete::NoRows { .. } => {
             "bring the database back from a backup; nothing was deleted".to_owned()
         }
@@ -224,19 +227,15 @@ fn incomplete(store: &Store, why: &Incomplete) -> String {
             "mount the disk of {}, or name the right directory as `upper-layer`; nothing was deleted",
             show_path(&store.upper_layer)
         ),
-    };
-    format!(
-        "the store {} is not collected: {why}\nremedy: {remedy}",
-        store.name
-    )
+    })
 }
 
-fn failure(error: &CollectError) -> Failure {
-    match error {
-        CollectError::Nix(NixError::Start(_)) => Failure::Machine(format!(
-            "{error}\nremedy: install Nix, or put its `nix-daemon` on PATH: Nix is what deletes"
-        )),
-        error => Failure::Machine(error.to_string()),
+fn failure(error: CollectError) -> Failure {
+    let starts_not = matches!(error, CollectError::Nix(NixError::Start(_)));
+    let failure = Failure::machine(error);
+    match starts_not {
+        true => failure.remedy("install Nix, or put its `nix-daemon` on PATH: Nix is what deletes"),
+        false => failure,
     }
 }
 

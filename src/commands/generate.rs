@@ -24,10 +24,11 @@ pub(super) fn completions(arguments: &Completions) -> Result<ExitCode, Failure> 
 /// Writes the manual pages, one for the program and one for each command.
 pub(super) fn manual(arguments: &Manual) -> Result<ExitCode, Failure> {
     clap_mangen::generate_to(Cli::command(), &arguments.directory).map_err(|error| {
-        Failure::Machine(format!(
-            "cannot write the manual pages to {}: {error}\nremedy: name a directory that exists and that you may write to",
+        let what = format!(
+            "cannot write the manual pages to {}",
             show_path(&arguments.directory)
-        ))
+        );
+        Failure::doing(what, error).remedy("name a directory that exists and that you may write to")
     })?;
     Ok(ExitCode::SUCCESS)
 }

@@ -4,6 +4,7 @@ mod check;
 mod description;
 mod down;
 mod exec;
+mod failure;
 mod gc;
 mod generate;
 mod new;
@@ -21,57 +22,14 @@ use std::process::ExitCode;
 
 use crate::apply::Progress;
 use crate::cli::{Cli, Command};
-use crate::report::{ErrorReport, Outcome, Report};
+use crate::remedy::Remedy;
+use crate::report::Report;
 use crate::systemd::journal::{Journal, Priority};
 use crate::systemd::notify::ServiceManager;
 
 use description::{Loaded, load};
 
-/// Why a command stopped. Its text goes to standard error as it is.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The command line or the configuration is wrong: exit code 2.
-    #[error("{0}")]
-    Refused(String),
-    /// The configuration file is wrong, in ways that can be pointed at: exit code 2.
-    #[error(transparent)]
-    Configuration(#[from] crate::config::Errors),
-    /// The machine would not do it: exit code 3.
-    #[error("{0}")]
-    Machine(String),
-    /// The result could not be printed: exit code 3, and silent where the reader went away.
-    #[error("cannot write the result: {0}")]
-    Output(#[from] std::io::Error),
-}
-
-impl Failure {
-    /// The failure as JSON has it.
-    fn as_report(&self) -> ErrorReport {
-        ErrorReport {
-            version: 1,
-            outcome: match self.exit_code() {
-                2 => Outcome::Refused,
-                _ => Outcome::Failed,
-            },
-            failure: match self {
-                Failure::Configuration(_) => "the configuration file is wrong".to_owned(),
-                _ => self.to_string(),
-            },
-            mistakes: match self {
-                Failure::Configuration(errors) => errors.mistakes(),
-                _ => Vec::new(),
-            },
-        }
-    }
-
-    /// The exit code that says so.
-    pub fn exit_code(&self) -> u8 {
-        match self {
-            Failure::Refused(_) | Failure::Configuration(_) => 2,
-            Failure::Machine(_) | Failure::Output(_) => 3,
-        }
-    }
-}
+use failure::Failure;
 
 /// Runs a command line.
 ///
@@ -81,9 +39,8 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     // What cannot be printed is no JSON either.
     let json = cli.json && cli.command.has_json();
     run_command(cli).inspect_err(|failure| {
-        if json && !matches!(failure, Failure::Output(_)) {
-            // The exit code and standard error tell the same.
-            let _ = failure.as_report().print();
+        if json {
+            failure.print_json();
         }
     })
 }
@@ -94,13 +51,11 @@ pub fn not_run(error: &clap::Error) -> ExitCode {
     if error.use_stderr() && arguments.any(|argument| argument == "--json") {
         let text = error.to_string();
         let text = text.strip_prefix("error: ").unwrap_or(&text);
-        let refused = Failure::Refused(text.trim_end().to_owned());
-        // The exit code and standard error tell the same.
-        let _ = refused.as_report().print();
+        Failure::refused(text.trim_end()).print_json();
     }
     match error.print() {
         // The help, or the version, which was all there was to do.
-        Err(failed) if !error.use_stderr() => Failure::Output(failed).report(),
+        Err(failed) if !error.use_stderr() => Failure::from(failed).report(),
         // Nothing is left to tell it to if it cannot be printed.
         _ => ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2)),
     }
@@ -137,22 +92,23 @@ fn finish(report: &Report, json: bool) -> Result<ExitCode, Failure> {
         printed => printed?,
     }
     if let Some(why) = &report.failure {
-        print_error_of(Some(&report.store), why);
+        let remedy = report.remedy.clone().unwrap_or_default();
+        print_error(Some(&report.store), why, &remedy);
     }
     Ok(ExitCode::from(report.outcome.exit_code()))
 }
 
-/// Prints an error to standard error; where that is the journal, as an entry.
-fn print_error(text: &str) {
-    print_error_of(None, text);
-}
-
-/// Prints an error, of a store if that is known, for the entry's field.
-fn print_error_of(store: Option<&str>, text: &str) {
+/// Prints an error, and what fixes it, to standard error; where that is the journal, as an entry,
+/// with the store in a field of its own if it is known.
+fn print_error(store: Option<&str>, text: &str, remedy: &Remedy) {
+    let text = match remedy.is_empty() {
+        true => text.to_owned(),
+        false => format!("{text}\nremedy: {remedy}"),
+    };
     let fields = store.map(|name| ("OVERSTORE_STORE", name));
     if let Some(journal) = Journal::behind(std::io::stderr())
         && journal
-            .send(Priority::Error, text, fields.as_slice())
+            .send(Priority::Error, &text, fields.as_slice())
             .is_ok()
     {
         return;
@@ -181,25 +137,4 @@ fn print_warning(text: &str) {
     let style = anstyle::AnsiColor::Yellow.on_default().bold();
     // Nothing is left to tell it to if standard error cannot be written to.
     let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {text}");
-}
-
-impl Failure {
-    /// Prints the failure to standard error, for people, and gives the exit code that says so. A
-    /// reader of standard output that went away is no reason to complain.
-    pub fn report(self) -> ExitCode {
-        if let Failure::Output(error) = &self
-            && error.kind() == std::io::ErrorKind::BrokenPipe
-        {
-            return ExitCode::SUCCESS;
-        }
-        match &self {
-            // The journal takes no colours.
-            Failure::Configuration(errors) if Journal::behind(std::io::stderr()).is_none() => {
-                // Nothing is left to tell it to if standard error cannot be written to.
-                let _ = writeln!(anstream::stderr(), "{}", errors.styled());
-            }
-            _ => print_error(&self.to_string()),
-        }
-        ExitCode::from(self.exit_code())
-    }
 }

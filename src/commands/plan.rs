@@ -10,8 +10,8 @@ use crate::report::{self, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &arguments.root)?;
-    let observed = observe::observe(&loaded.system, &loaded.store, Depth::Up)
-        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let observed =
+        observe::observe(&loaded.system, &loaded.store, Depth::Up).map_err(Failure::observing)?;
     let mut report = Report::new(report::Command::Plan, &loaded.store.name);
     match plan::plan(&loaded.store, &observed, arguments.fix_permissions) {
         Ok(plan) => {

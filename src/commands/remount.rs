@@ -9,10 +9,11 @@ use super::{Failure, load};
 use crate::apply::remount;
 use crate::cli::{self, RootArgument, StoreArgument};
 use crate::linux::root::System;
+use crate::remedy::{Remedy, command};
 
 pub(super) fn run(arguments: &cli::Remount) -> Result<ExitCode, Failure> {
     let (system, directory) = match directory(&arguments.target) {
-        Some(directory) => (System::here().map_err(machine)?, directory),
+        Some(directory) => (System::here().map_err(Failure::machine)?, directory),
         None => {
             let target = StoreArgument {
                 store: arguments.target.clone(),
@@ -21,7 +22,7 @@ pub(super) fn run(arguments: &cli::Remount) -> Result<ExitCode, Failure> {
             (loaded.system, loaded.store.real.value)
         }
     };
-    remount(&system, &directory).map_err(machine)?;
+    remount(&system, &directory).map_err(Failure::machine)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -34,13 +35,14 @@ pub(super) fn run(arguments: &cli::Remount) -> Result<ExitCode, Failure> {
 pub fn hook(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failure> {
     let arguments: Vec<OsString> = arguments.collect();
     let [directory] = arguments.as_slice() else {
-        return Err(Failure::Refused(format!(
-            "overstore-remount takes one argument, the merged store directory; it was given {}\nremedy: `overstore remount --help` tells more",
+        return Err(Failure::refused(format!(
+            "overstore-remount takes one argument, the merged store directory; it was given {}",
             arguments.len()
-        )));
+        ))
+        .remedy(Remedy::say("read more").run(command!["overstore", "remount", "--help"])));
     };
-    let system = System::here().map_err(machine)?;
-    remount(&system, Path::new(directory)).map_err(machine)?;
+    let system = System::here().map_err(Failure::machine)?;
+    remount(&system, Path::new(directory)).map_err(Failure::machine)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -48,8 +50,4 @@ pub fn hook(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failu
 fn directory(target: &OsStr) -> Option<PathBuf> {
     let path = Path::new(target);
     (target.as_bytes().contains(&b'/') && path.is_dir()).then(|| path.to_owned())
-}
-
-fn machine(error: impl std::fmt::Display) -> Failure {
-    Failure::Machine(error.to_string())
 }

@@ -26,8 +26,7 @@ use crate::warm::Roots;
 
 pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failure> {
     let super::Loaded { store, system } = description::load(&arguments.store, &arguments.root)?;
-    let observed = observe::observe(&system, &store, Depth::Up)
-        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let observed = observe::observe(&system, &store, Depth::Up).map_err(Failure::observing)?;
     // Remembered before the rows are read: what is warmed meanwhile has got its rows by then.
     let memory = Memory::read(&store);
     let warmed = memory.warmed_paths(&store);
@@ -137,7 +136,7 @@ fn sizes(store: &Store, content: Option<Content>) -> Result<SizesReport, Failure
         bar.set_style(style);
     }
     let sizes = compare::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1))
-        .map_err(|error| Failure::Machine(format!("cannot add up the upper layer: {error}")))?;
+        .map_err(|error| Failure::doing("cannot add up the upper layer", error))?;
     bar.finish_and_clear();
     Ok(SizesReport {
         upper_layer: sizes.upper_layer,

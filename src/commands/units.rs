@@ -6,6 +6,7 @@ use super::{Failure, description};
 use crate::check;
 use crate::cli;
 use crate::escape::{show_path, unit_value};
+use crate::remedy::Remedy;
 use crate::report;
 use crate::systemd::generator::conflict;
 use crate::systemd::output::{Output, OutputError};
@@ -15,23 +16,25 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
     let program = match &arguments.program {
         Some(program) => program.clone(),
         None => std::env::current_exe()
-            .map_err(|error| Failure::Machine(format!("cannot find this program: {error}")))?,
+            .map_err(|error| Failure::doing("cannot find this program", error))?,
     };
     for (flag, path) in [("program", &program), ("variables", &arguments.variables)] {
         if !path.is_absolute() {
-            return Err(Failure::Refused(format!(
-                "`--{flag}`: expected an absolute path, found `{}`\nremedy: begin it with `/`",
+            return Err(Failure::refused(format!(
+                "`--{flag}`: expected an absolute path, found `{}`",
                 show_path(path)
-            )));
+            ))
+            .remedy("begin it with `/`"));
         }
     }
     if unit_value(&arguments.variables).is_none() {
-        return Err(Failure::Refused(format!(
-            "`--variables`: expected a path that a unit can have, found `{}`\n\
-             remedy: name one in UTF-8, without line ends, and without a space or a backslash at its \
-             end",
+        return Err(Failure::refused(format!(
+            "`--variables`: expected a path that a unit can have, found `{}`",
             show_path(&arguments.variables)
-        )));
+        ))
+        .remedy(
+            "name one in UTF-8, without line ends, and without a space or a backslash at its end",
+        ));
     }
     let places = Places {
         program: &program,
@@ -48,7 +51,7 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
                 store,
                 file: file.clone(),
             },
-            Err(failure @ Failure::Configuration(_)) => {
+            Err(failure) if failure.configuration().is_some() => {
                 failure.report();
                 wrong += 1;
                 continue;
@@ -56,7 +59,11 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
             Err(failure) => return Err(failure),
         };
         if let Some(reason) = conflict(&described, &stores) {
-            super::print_error(&format!("{}: {reason}", show_path(file)));
+            super::print_error(
+                None,
+                &format!("{}: {reason}", show_path(file)),
+                &Remedy::default(),
+            );
             wrong += 1;
             continue;
         }
@@ -64,7 +71,7 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
         stores.push(described);
     }
     if wrong > 0 {
-        return Err(Failure::Refused(format!(
+        return Err(Failure::refused(format!(
             "no units are written: {wrong} of {} descriptions cannot be used",
             arguments.files.len()
         )));
@@ -78,23 +85,23 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
     });
     match written {
         Ok(()) => Ok(ExitCode::SUCCESS),
-        Err(error) => Err(unwritten(&error)),
+        Err(error) => Err(unwritten(error)),
     }
 }
 
-fn unwritten(error: &OutputError) -> Failure {
+fn unwritten(error: OutputError) -> Failure {
     match error {
-        OutputError::NotEmpty(_) => Failure::Refused(format!(
-            "no units are written: {error}\n\
-             remedy: name a directory that is missing or empty; or `--force`, to replace overstore's \
-             own files there and nothing else"
-        )),
-        OutputError::NotOurs(_) => Failure::Refused(format!(
-            "{error}; what else there was to be written is\n\
-             remedy: name a directory that is missing or empty, or move this file away"
-        )),
-        OutputError::Io { .. } => Failure::Machine(format!(
-            "{error}\nremedy: name a directory that you may write to, with room in it"
-        )),
+        OutputError::NotEmpty(_) => Failure::doing("no units are written", error)
+            .refusing()
+            .remedy(
+                "name a directory that is missing or empty; or `--force`, to replace overstore's own \
+                 files there and nothing else",
+            ),
+        OutputError::NotOurs(_) => {
+            Failure::refused(format!("{error}; what else there was to be written is"))
+                .remedy("name a directory that is missing or empty, or move this file away")
+        }
+        OutputError::Io { .. } => Failure::machine(error)
+            .remedy("name a directory that you may write to, with room in it"),
     }
 }

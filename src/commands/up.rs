@@ -46,7 +46,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
             }
         }
         End::Refused(findings) => report.add_findings(findings),
-        End::Failed(error) => report.fail(error.to_string()),
+        End::Failed(error) => report.fail(error.to_string(), Remedy::default()),
     }
     let summary = report.summary();
     match report.outcome {

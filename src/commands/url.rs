@@ -25,10 +25,11 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
     let report = if arguments.client {
         let socket = arguments.socket.as_deref();
         if let Some(socket) = socket.filter(|socket| !socket.is_absolute()) {
-            return Err(Failure::Refused(format!(
-                "`--socket`: expected an absolute path, found `{}`\nremedy: begin it with `/`",
+            return Err(Failure::refused(format!(
+                "`--socket`: expected an absolute path, found `{}`",
                 show_path(socket)
-            )));
+            ))
+            .remedy("begin it with `/`"));
         }
         report(
             &store,
@@ -59,9 +60,8 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
 
 fn rules(version: &str) -> Result<UrlRules, Failure> {
     let version: NixVersion = version.parse().map_err(|error| {
-        Failure::Refused(format!(
-            "`--nix-version`: {error}\nremedy: give what `nix --version` prints last"
-        ))
+        Failure::refused(format!("`--nix-version`: {error}"))
+            .remedy("give what `nix --version` prints last")
     })?;
     Ok(UrlRules::from(version))
 }

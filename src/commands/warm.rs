@@ -37,8 +37,7 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
         roots: arguments.roots.clone(),
         keep: arguments.keep,
     };
-    let system = System::here()
-        .map_err(|error| Failure::Machine(format!("cannot look at this machine: {error}")))?;
+    let system = System::here().map_err(Failure::observing)?;
     let mut tell = |progress: Progress<'_>| super::tell(&progress, &ServiceManager::default());
     copy(&store, &system, &wanted, &mut report, None, &mut tell)?;
     report.print(json)?;
@@ -116,16 +115,16 @@ pub(super) fn resolve(argument: &Path, store: &StoreDirectory) -> Result<StorePa
         };
         path = path.parent().unwrap_or(Path::new("/")).join(target);
     }
-    Err(Failure::Refused(format!(
-        "{} is no store path, and no link to one\n\
-         remedy: give store paths, such as `nix path-info --all` lists",
+    Err(Failure::refused(format!(
+        "{} is no store path, and no link to one",
         show_path(argument)
-    )))
+    ))
+    .remedy("give store paths, such as `nix path-info --all` lists"))
 }
 
 fn failure(error: WarmError) -> Failure {
     match error {
-        WarmError::NotValid(_) => Failure::Refused(error.to_string()),
-        error => Failure::Machine(error.to_string()),
+        WarmError::NotValid(_) => Failure::refused(error),
+        error => Failure::machine(error),
     }
 }

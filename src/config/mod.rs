@@ -80,6 +80,9 @@ pub fn parse(
     }
 }
 
+/// What fixes what [`text`] says.
+pub(crate) const SAVE_AS_UTF8: &str = "save the file as UTF-8";
+
 /// The text of a description. `label` is what messages call the file.
 ///
 /// # Errors
@@ -91,8 +94,7 @@ pub(crate) fn text(label: &str, content: Vec<u8>) -> Result<String, String> {
         let line = before.iter().filter(|&&byte| byte == b'\n').count() + 1;
         let column = before.iter().rev().take_while(|&&byte| byte != b'\n').count() + 1;
         format!(
-            "{label}:{line}:{column}: expected UTF-8, as in every TOML file, found the byte 0x{:02X}\n\
-             remedy: save the file as UTF-8",
+            "{label}:{line}:{column}: expected UTF-8, as in every TOML file, found the byte 0x{:02X}",
             error.as_bytes()[at]
         )
     })

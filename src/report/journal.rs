@@ -63,7 +63,7 @@ mod tests {
             name: "e".to_owned(),
             how: Vec::new(),
         });
-        report.fail("f".to_owned());
+        report.fail("f".to_owned(), crate::remedy::Remedy::default());
 
         let (here, there) = UnixDatagram::pair().unwrap();
         send(&Journal::over(here, Some("overstore-a.service")), &report).unwrap();

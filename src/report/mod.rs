@@ -17,6 +17,7 @@ use serde::Serialize;
 use crate::apply::Holder;
 use crate::check::{Finding, Severity};
 use crate::plan::StepReport;
+use crate::remedy::Remedy;
 use crate::systemd::journal::Journal;
 
 pub(crate) use codes::CodesReport;
@@ -50,6 +51,9 @@ pub(crate) struct Report {
     /// Why the command stopped, if it did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub failure: Option<String>,
+    /// What fixes that.
+    #[serde(flatten)]
+    pub remedy: Option<Remedy>,
 }
 
 /// The commands whose result is a [`Report`].
@@ -106,13 +110,15 @@ impl Report {
             findings: Vec::new(),
             holders: Vec::new(),
             failure: None,
+            remedy: None,
         }
     }
 
-    /// The machine would not do it, and why.
-    pub(crate) fn fail(&mut self, why: String) {
+    /// The machine would not do it: why, and what fixes that.
+    pub(crate) fn fail(&mut self, why: String, remedy: Remedy) {
         self.outcome = Outcome::Failed;
         self.failure = Some(why);
+        self.remedy = remedy.some();
     }
 
     /// What it all amounts to, in one line.

@@ -126,7 +126,8 @@ fn read(
     }
     let content = regular_file::read(&there, config::MAX_SIZE)
         .map_err(|error| format!("cannot be read: {error}"))?;
-    let text = config::text(&show_path(file), content)?;
+    let text = config::text(&show_path(file), content)
+        .map_err(|wrong| format!("{wrong}\nremedy: {}", config::SAVE_AS_UTF8))?;
     if text.is_empty() {
         return Ok(None);
     }

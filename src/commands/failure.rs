@@ -1,0 +1,189 @@
+//! Why a command stopped, what it exits with for that, and what fixes it.
+
+use std::error::Error;
+use std::io;
+use std::process::ExitCode;
+
+use crate::config::Errors;
+use crate::remedy::Remedy;
+use crate::report::{ErrorReport, Outcome};
+use crate::systemd::journal::Journal;
+
+/// Why a command stopped. Its text is the error's; the error keeps its sources.
+#[derive(Debug, thiserror::Error)]
+#[error("{error}")]
+pub struct Failure {
+    outcome: Outcome,
+    #[source]
+    error: Box<dyn Error + Send + Sync>,
+    remedy: Remedy,
+}
+
+/// An error and what was being done.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {source}")]
+struct Doing {
+    what: String,
+    source: Box<dyn Error + Send + Sync>,
+}
+
+/// The result could not be printed.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write the result: {0}")]
+struct NotPrinted(#[source] io::Error);
+
+impl Failure {
+    fn new(outcome: Outcome, error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+        Failure {
+            outcome,
+            error: error.into(),
+            remedy: Remedy::default(),
+        }
+    }
+
+    /// The store is not as described.
+    pub(super) fn not_as_described(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+        Failure::new(Outcome::NotAsDescribed, error)
+    }
+
+    /// The command line or the configuration is wrong.
+    pub(super) fn refused(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+        Failure::new(Outcome::Refused, error)
+    }
+
+    /// The machine would not do it.
+    pub(super) fn machine(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+        Failure::new(Outcome::Failed, error)
+    }
+
+    /// The machine would not do it: what, as in "cannot ...", and why.
+    pub(super) fn doing(
+        what: impl Into<String>,
+        error: impl Into<Box<dyn Error + Send + Sync>>,
+    ) -> Failure {
+        Failure::machine(Doing {
+            what: what.into(),
+            source: error.into(),
+        })
+    }
+
+    /// It is the command line that is wrong: it names what the machine would not do.
+    pub(super) fn refusing(self) -> Failure {
+        Failure {
+            outcome: Outcome::Refused,
+            ..self
+        }
+    }
+
+    /// The machine could not be observed.
+    pub(super) fn observing(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+        Failure::doing("cannot look at this machine", error)
+    }
+
+    /// Says what fixes it.
+    pub(super) fn remedy(self, remedy: impl Into<Remedy>) -> Failure {
+        let remedy = remedy.into();
+        Failure { remedy, ..self }
+    }
+
+    /// What is wrong with the configuration file, if that is why.
+    pub(super) fn configuration(&self) -> Option<&Errors> {
+        self.error.downcast_ref()
+    }
+
+    /// What fixes it.
+    pub(super) fn into_remedy(self) -> Remedy {
+        self.remedy
+    }
+
+    fn not_printed(&self) -> Option<&NotPrinted> {
+        self.error.downcast_ref()
+    }
+
+    /// Prints the failure to standard output as JSON, in place of a result; nothing where that
+    /// cannot be printed to.
+    pub(super) fn print_json(&self) {
+        if self.not_printed().is_some() {
+            return;
+        }
+        let report = ErrorReport {
+            version: 1,
+            outcome: self.outcome,
+            failure: match self.configuration() {
+                Some(_) => "the configuration file is wrong".to_owned(),
+                None => self.to_string(),
+            },
+            remedy: self.remedy.clone().some(),
+            mistakes: self
+                .configuration()
+                .map(Errors::mistakes)
+                .unwrap_or_default(),
+        };
+        // The exit code and standard error tell the same.
+        let _ = report.print();
+    }
+
+    /// Prints the failure to standard error, for people, and gives the exit code that says so. A
+    /// reader of standard output that went away is no reason to complain.
+    pub fn report(self) -> ExitCode {
+        if let Some(NotPrinted(error)) = self.not_printed()
+            && error.kind() == io::ErrorKind::BrokenPipe
+        {
+            return ExitCode::SUCCESS;
+        }
+        match self.configuration() {
+            // The journal takes no colours.
+            Some(errors) if Journal::behind(io::stderr()).is_none() => {
+                use std::io::Write;
+                // Nothing is left to tell it to if standard error cannot be written to.
+                let _ = writeln!(anstream::stderr(), "{}", errors.styled());
+            }
+            _ => super::print_error(None, &self.error.to_string(), &self.remedy),
+        }
+        ExitCode::from(self.outcome.exit_code())
+    }
+}
+
+impl From<Errors> for Failure {
+    fn from(errors: Errors) -> Failure {
+        Failure::refused(errors)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::machine(NotPrinted(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_has_its_exit_code_and_keeps_its_source() {
+        let denied = || io::Error::from(io::ErrorKind::PermissionDenied);
+        let failure = Failure::observing(denied());
+        assert_eq!(
+            failure.to_string(),
+            "cannot look at this machine: permission denied"
+        );
+        let doing = failure.source().unwrap();
+        assert!(
+            doing
+                .source()
+                .unwrap()
+                .downcast_ref::<io::Error>()
+                .is_some()
+        );
+        for (failure, exit_code) in [
+            (Failure::not_as_described("a"), 1),
+            (Failure::refused("a"), 2),
+            (Failure::doing("a", denied()).refusing(), 2),
+            (failure, 3),
+            (Failure::from(denied()), 3),
+        ] {
+            assert_eq!(failure.outcome.exit_code(), exit_code, "{failure}");
+        }
+    }
+}
