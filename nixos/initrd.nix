@@ -82,6 +82,7 @@ in
             ExecStart = utils.escapeSystemdExecArgs [
               "${cfg.package}/bin/overstore"
               "up"
+              "--unit"
               "--root"
               "/sysroot"
               "--description-here"

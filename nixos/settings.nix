@@ -57,6 +57,17 @@ in
         The program that Nix runs to have the merged store remounted, or `false`
         for none.
       '';
+  when-incomplete =
+    key
+      (types.enum [
+        "start"
+        "fail"
+      ])
+      "`start`"
+      ''
+        Whether the store's unit counts as started or as failed where the store is
+        mounted and some of its objects are missing.
+      '';
   lower = {
     real = path "what Nix takes it to be" ''
       The lower store directory, where the URL does not tell.

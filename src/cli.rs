@@ -146,9 +146,35 @@ pub struct Up {
     pub store: StoreArgument,
     #[command(flatten)]
     pub root: RootArgument,
+    #[command(flatten)]
+    pub allowed: Allowed,
+    /// Exit as the store's unit has to: also with 0 where objects are missing and the description
+    /// lets the store start all the same (`when-incomplete`).
+    #[arg(long)]
+    pub unit: bool,
+}
+
+/// What `up` does only when it is told to.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Allowed {
     /// Give existing directories the owner and mode that Nix would give them.
     #[arg(long)]
     pub fix_permissions: bool,
+    /// Make a new upper database although the upper layer holds objects: Nix takes none of them to
+    /// be valid then. Give up what the lost database knew.
+    #[arg(long)]
+    pub accept_lost_database: bool,
+    /// Take this upper layer although the upper database belongs to another one. Give up what is in
+    /// the other.
+    #[arg(long)]
+    pub accept_other_layer: bool,
+    /// Come up although none of the objects is there that the upper database names. Give them up.
+    #[arg(long)]
+    pub accept_lost_objects: bool,
+    /// Set the marks of the upper layer again that a copy without extended attributes has lost, or
+    /// that were made in a user namespace.
+    #[arg(long)]
+    pub restore_marks: bool,
 }
 
 /// Arguments of `down`.
@@ -170,9 +196,8 @@ pub struct Plan {
     pub store: StoreArgument,
     #[command(flatten)]
     pub root: RootArgument,
-    /// Plan as `up --fix-permissions` would.
-    #[arg(long)]
-    pub fix_permissions: bool,
+    #[command(flatten)]
+    pub allowed: Allowed,
 }
 
 /// Arguments of `check`.

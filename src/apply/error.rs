@@ -88,6 +88,14 @@ pub(crate) enum Error {
     /// The kernel refused to mount.
     #[error(transparent)]
     Mount(#[from] Box<MountFailure>),
+    /// The rows of the upper database cannot be read.
+    #[error("cannot read the upper database {}: {why}", show_path(path))]
+    Rows {
+        /// Its file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
     /// The database could not be made.
     #[error(
         "cannot make the upper database {}: {source}{}",

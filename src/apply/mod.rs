@@ -7,6 +7,7 @@ mod error;
 mod holders;
 mod links;
 mod lock;
+mod marks;
 mod memory;
 mod mount;
 pub(crate) mod mount_failure;

@@ -8,15 +8,16 @@ use super::durable::Unsynced;
 use super::error::{Error, walked};
 use super::lock::DirectoryLock;
 use super::progress::{Progress, Tell};
-use super::{database, links, memory, mount, state};
+use super::{database, links, marks, memory, mount, state};
 use crate::check::Finding;
 use crate::compare::Identity;
 use crate::config::Store;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
-use crate::observe::{self, Depth, Observed};
-use crate::plan::{Step, StepReport, plan};
-use crate::records::{LowerMemory, Memory, Mounted};
+use crate::observe::{self, Depth, Observed, Pairing, Rows};
+use crate::plan::{Allowed, Step, StepReport, plan};
+use crate::records::layer_mark::Mark;
+use crate::records::{LayerMemory, LowerMemory, Memory, Mounted};
 
 /// What is to be set up, and how.
 #[derive(Debug, Clone, Copy)]
@@ -25,8 +26,8 @@ pub(crate) struct SetUp<'a> {
     pub store: &'a Store,
     /// The machine.
     pub system: &'a System,
-    /// Whether existing directories get the owner and mode that Nix would give them.
-    pub fix_permissions: bool,
+    /// What may be done besides.
+    pub allowed: Allowed,
     /// Whether the mount is for everybody and is remembered, or for this mount namespace alone.
     pub remember: bool,
 }
@@ -47,8 +48,13 @@ pub(crate) struct Ended {
 pub(crate) enum End {
     /// All is done; this is what there is now.
     Done(Box<Observed>),
-    /// It was not begun, or not gone on with, because of these findings.
-    Refused(Vec<Finding>),
+    /// It was not begun, or not gone on with.
+    Refused {
+        /// Why.
+        findings: Vec<Finding>,
+        /// Whether the overlay is mounted all the same.
+        mounted: bool,
+    },
     /// The machine would not do it.
     Failed(Error),
 }
@@ -68,7 +74,7 @@ impl SetUp<'_> {
         let end = self
             .try_run(&mut steps, &mut upper_lock, &mut tell)
             .unwrap_or_else(|stop| match stop {
-                Stop::Refused(findings) => End::Refused(findings),
+                Stop::Refused(findings, mounted) => End::Refused { findings, mounted },
                 Stop::Failed(error) => End::Failed(error),
             });
         Ended {
@@ -85,7 +91,7 @@ impl SetUp<'_> {
         tell: Tell<'_>,
     ) -> Result<End, Stop> {
         let observed = self.observe(Depth::Up)?;
-        let planned = plan(self.store, &observed, self.fix_permissions);
+        let planned = plan(self.store, &observed, self.allowed);
         if planned.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
             return Ok(End::Done(Box::new(observed)));
         }
@@ -99,7 +105,7 @@ impl SetUp<'_> {
         let first = match planned {
             Ok(plan) => plan.steps,
             Err(_) if are_there(&observed) => Vec::new(),
-            Err(findings) => return Err(Stop::Refused(findings)),
+            Err(findings) => return Err(Stop::Refused(findings, is_mounted(&observed))),
         };
         let mut ready = |path: &Path, tell: Tell<'_>| -> Result<Reached, Error> {
             let makes = |step: &&Step| matches!(step, Step::MakeDirectory { path: made, .. } if made == path);
@@ -116,12 +122,14 @@ impl SetUp<'_> {
         *upper_lock = Some(DirectoryLock::upper_layer(&upper_layer, self.system)?);
 
         let observed = self.observe(Depth::UpLocked)?;
-        let plan = plan(self.store, &observed, self.fix_permissions).map_err(Stop::Refused)?;
+        let plan = plan(self.store, &observed, self.allowed)
+            .map_err(|findings| Stop::Refused(findings, is_mounted(&observed)))?;
         if plan.steps.is_empty() {
             unsynced.sync()?;
             return Ok(End::Done(Box::new(observed)));
         }
         let mut remembered = Memory::read(self.store);
+        let mut mark = observed.pairing.mark.clone();
         for step in &plan.steps {
             if matches!(step, Step::MakeDatabase { .. }) {
                 // The directories may be of a run that was killed before it synced them.
@@ -137,9 +145,12 @@ impl SetUp<'_> {
                 // What these rely on is on the disk before they say that the store is there, and
                 // they are remembered whenever this is killed.
                 unsynced.sync()?;
-                self.remember(step, &mut remembered, &observed, tell);
+                let layer = self.layer(&mark, &observed.pairing);
+                self.remember(step, &mut remembered, layer, &observed, tell);
             }
-            self.apply(step, steps, &mut unsynced, tell)?;
+            if let Some(written) = self.apply(step, steps, &mut unsynced, tell)? {
+                mark = written;
+            }
         }
         unsynced.sync()?;
         let observed = self.observe(Depth::UpLocked)?;
@@ -148,6 +159,22 @@ impl SetUp<'_> {
             memory::write(&remembered, self.store, tell);
         }
         Ok(End::Done(Box::new(observed)))
+    }
+
+    /// The upper layer as it is to be remembered.
+    fn layer(&self, mark: &Mark, pairing: &Pairing) -> LayerMemory {
+        let (lost, rows) = match &pairing.rows {
+            Rows::Known(objects) => (objects.missing.count > 0, objects.above),
+            Rows::NoDatabase | Rows::Unknown(_) => (false, 0),
+        };
+        LayerMemory {
+            mark: match mark {
+                Mark::Is(mark) => Some(mark.clone()),
+                Mark::None | Mark::Impossible => None,
+            },
+            rows,
+            accepted_loss: lost && (pairing.accepted_loss || self.allowed.loss()),
+        }
     }
 
     fn observe(&self, depth: Depth) -> Result<Observed, Error> {
@@ -160,8 +187,9 @@ impl SetUp<'_> {
         steps: &mut Vec<StepReport>,
         unsynced: &mut Unsynced,
         tell: Tell<'_>,
-    ) -> Result<(), Error> {
-        let report = step.report();
+    ) -> Result<Option<Mark>, Error> {
+        let mut report = step.report();
+        let mut marked = None;
         tell(Progress::Step(&report));
         match step {
             Step::MakeDirectory { path, mode, gid } => {
@@ -177,6 +205,13 @@ impl SetUp<'_> {
                 upper_layer,
                 userxattr,
             } => links::make_opaque(upper_layer, *userxattr, unsynced)?,
+            Step::RestoreMarks { userxattr, .. } => {
+                let restored = marks::restore(self.store, *userxattr)?;
+                report.text = format!("{}: {restored}", report.text);
+            }
+            Step::MarkUpperLayer { upper_layer, mark } => {
+                marked = Some(marks::mark(upper_layer, mark.as_deref(), unsynced)?);
+            }
             Step::MakeState { state, new } => state::make(state, *new, unsynced)?,
             Step::MakeDatabase { state, wal } => {
                 database::make(state, *wal, &mut |holder| tell(Progress::Waiting(holder)))?;
@@ -187,12 +222,26 @@ impl SetUp<'_> {
             }
         }
         steps.push(report);
-        Ok(())
+        Ok(marked)
     }
 
-    /// Writes down what a step is going to do, where that is remembered.
-    fn remember(&self, step: &Step, remembered: &mut Memory, observed: &Observed, tell: Tell<'_>) {
+    /// Writes down what a step is going to do, where that is remembered; which upper layer it is for,
+    /// in any case.
+    fn remember(
+        &self,
+        step: &Step,
+        remembered: &mut Memory,
+        layer: LayerMemory,
+        observed: &Observed,
+        tell: Tell<'_>,
+    ) {
+        let layer = Some(layer);
+        let known = remembered.upper_layer == layer;
+        remembered.upper_layer = layer;
         if !self.remember {
+            if !known {
+                memory::write(remembered, self.store, tell);
+            }
             return;
         }
         match step {
@@ -224,9 +273,14 @@ fn are_there(observed: &Observed) -> bool {
         .all(|layer| layer.place.found.directory().is_some())
 }
 
+/// Whether the overlay is mounted.
+fn is_mounted(observed: &Observed) -> bool {
+    observed.mount.overlay.is_some()
+}
+
 /// Why setting up stops.
 enum Stop {
-    Refused(Vec<Finding>),
+    Refused(Vec<Finding>, bool),
     Failed(Error),
 }
 

@@ -96,6 +96,12 @@ codes! {
     LowerMountWrong("lower-mount-wrong", [Error], [LowerStore], Always);
     /// The overlay would be stacked too deep for the kernel.
     StackingTooDeep("stacking-too-deep", [Error], [Mount], Always);
+    /// The upper layer is not the one that the upper database belongs to, and objects are missing.
+    UpperReplaced("upper-replaced", [Error], [UpperLayer], Always);
+    /// None of the objects is there that the upper database names and the lower store does not have.
+    ObjectsLost("objects-lost", [Error], [UpperLayer], Always);
+    /// The upper layer lost its extended attributes, or has those of another kind of mount.
+    MarksLost("marks-lost", [Error], [UpperLayer], Always);
     /// The upper layer is missing or is not a directory.
     UpperMissing("upper-missing", [Error], [UpperLayer], UnlessMade);
     /// The upper layer's file system cannot be an upper layer.
@@ -145,6 +151,8 @@ codes! {
     StatePermissions("state-permissions", [Error], [State], Never);
     /// There is no upper database.
     DatabaseMissing("database-missing", [Error], [UpperDatabase], Never);
+    /// The upper layer holds objects, and the upper database that knows them is gone.
+    DatabaseLost("database-lost", [Error], [UpperDatabase], Always);
     /// The upper database cannot be read.
     DatabaseUnreadable("database-unreadable", [Error], [UpperDatabase], Always);
     /// The upper database's schema is newer than known.
@@ -191,6 +199,13 @@ codes! {
     BuildUsersGroupMissing("build-users-group-missing", [Note], [Nix], Never);
     /// Something that this user may not look at was not checked.
     NotChecked("not-checked", [Note], [LowerStore, UpperLayer, WorkDirectory, Mount, State, UpperDatabase], Never);
+}
+
+impl Code {
+    /// Whether it says that one object is not to be had, and the store can be used without it.
+    pub(crate) fn is_of_a_missing_object(self) -> bool {
+        matches!(self, Code::RowWithoutObject | Code::LowerObjectHidden)
+    }
 }
 
 impl std::fmt::Display for Code {

@@ -1,72 +1,101 @@
 //! What no longer fits together across the layers and the upper database.
 
+use std::path::{Path, PathBuf};
+
+use super::move_away;
 use crate::check::{Code, Finding, Part, up};
 use crate::compare::Difference;
 use crate::compare::Identity;
-use crate::compare::{Across, Contents, Damaged, Several};
+use crate::compare::{Across, Contents, Damaged, Missing, Several};
 use crate::config::{MEMORY_FILE, Store};
 use crate::escape::show_path;
 use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
-use crate::remedy::{Remedy, command};
+use crate::remedy::{CommandLine, Remedy, command};
 
-/// The findings of [`crate::compare::layers`].
+/// Rows whose object is in neither layer.
+pub(super) fn missing(store: &Store, missing: &Several<Missing>) -> Vec<Finding> {
+    let show = |path: &StorePath| format!("{}/{path}", show_path(&store.store));
+    let finding = |missing: &Missing| {
+        let referrers: Vec<_> = missing.referrers.iter().map(show).collect();
+        Finding::new(Code::RowWithoutObject, show(&missing.path))
+            .expected("an object in the upper layer or in the lower store directory")
+            .found(match referrers.len() {
+                0 => "an object in neither layer".to_owned(),
+                _ => format!(
+                    "an object in neither layer; {} depend on it",
+                    referrers.join(", ")
+                ),
+            })
+            .remedy(
+                Remedy::say(
+                    "bring back the lower store that had it, or the upper layer from a backup",
+                )
+                .or(Remedy::say(
+                    "where a substituter has it, have Nix fetch it again",
+                )
+                .run(repair(store, &missing.path))),
+            )
+    };
+    let mut findings: Vec<_> = missing.first.iter().map(finding).collect();
+    more(&mut findings, missing, Code::RowWithoutObject);
+    findings
+}
+
+/// Objects of the lower store that something above hides.
+pub(super) fn hidden(store: &Store, hidden: &Several<StorePath>) -> Vec<Finding> {
+    let finding = |path: &StorePath| {
+        let above = store.upper_layer.join(path.as_str());
+        Finding::at(Code::LowerObjectHidden, &above)
+            .expected("the object of the lower store, which is valid")
+            .found("a whiteout or an opaque directory that hides it")
+            .remedy(
+                Remedy::from(store.command(["down"]))
+                    .run(move_away(store, &above))
+                    .run(up(store)),
+            )
+    };
+    let mut findings: Vec<_> = hidden.first.iter().map(finding).collect();
+    more(&mut findings, hidden, Code::LowerObjectHidden);
+    findings
+}
+
+/// The findings of [`crate::compare::layers`], but for rows without an object: [`super::check`] tells
+/// those.
 pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
     let mut findings = Vec::new();
     let show = |path: &StorePath| format!("{}/{path}", show_path(&store.store));
     let in_upper =
         |path: &StorePath| show_path(&store.upper_layer.join(path.as_str())).into_owned();
 
-    for missing in &across.missing.first {
-        let referrers: Vec<_> = missing.referrers.iter().map(show).collect();
-        let actual = match referrers.len() {
-            0 => "an object in neither layer".to_owned(),
-            _ => format!(
-                "an object in neither layer; {} depend on it",
-                referrers.join(", ")
-            ),
-        };
-        findings.push(
-            Finding::new(Code::RowWithoutObject, show(&missing.path))
-                .expected("an object in the upper layer or in the lower store directory")
-                .found(actual)
-                .remedy(
-                    "bring back the lower store that had it, or have Nix drop it: \
-                     `nix-store --verify` on this store",
-                ),
-        );
-    }
     for path in &across.unknown.first {
         findings.push(
             Finding::new(Code::ObjectWithoutRow, in_upper(path))
                 .expected("metadata of it in the upper database")
-                .found("none: left over by something that was interrupted")
+                .found("none: left over by something that was interrupted, or the row was lost")
                 .remedy(
                     Remedy::say(
+                        "if it is of use, bring back the database that knew it, or add the same \
+                         thing again (build, copy or `nix-store --add` it), which makes it valid",
+                    )
+                    .or(Remedy::say(
                         "if nothing of it is needed, delete it, with all that neither database knows",
                     )
-                    .run(store.command(["gc", "--leftovers"])),
+                    .run(store.command(["gc", "--leftovers"]))),
                 ),
         );
     }
-    for path in &across.hiding.first {
-        findings.push(
-            Finding::new(Code::LowerObjectHidden, in_upper(path))
-                .expected("the object of the lower store, which is valid")
-                .found("a whiteout or an opaque directory that hides it")
-                .remedy(
-                    Remedy::from(store.command(["down"]))
-                        .run(command!["rm", "-r", store.upper_layer.join(path.as_str())])
-                        .run(up(store)),
-                ),
-        );
-    }
+    findings.extend(hidden(store, &across.hiding));
     for path in &across.both.first {
         findings.push(
             Finding::new(Code::ObjectInBothLayers, in_upper(path))
                 .expected("each object once")
                 .found("the lower store has it too: its space is lost here")
-                .remedy("`nix-store --optimise` on this store removes it from the upper layer"),
+                .remedy(
+                    "nothing has to be done. Do not run `nix-store --optimise` for it: that does \
+                     not compare the two, and the copy above may be the good one of a damaged \
+                     object below",
+                ),
         );
     }
     for (path, what) in &across.differing.first {
@@ -75,15 +104,13 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
                 .expected(format!("the {what} that the lower store has"))
                 .found(format!("another {what}"))
                 .remedy(
-                    "find out which is right (`nix-store --verify-path` on both stores), and \
-                     delete the other",
+                    Remedy::say("keep both; find out which is right, here and on the lower store")
+                        .run(nix_store(store, "--verify-path", path)),
                 ),
         );
     }
     // What is not listed is at least counted.
-    more(&mut findings, &across.missing, Code::RowWithoutObject);
     more(&mut findings, &across.unknown, Code::ObjectWithoutRow);
-    more(&mut findings, &across.hiding, Code::LowerObjectHidden);
     more(&mut findings, &across.both, Code::ObjectInBothLayers);
     more(&mut findings, &across.differing, Code::MetadataDiffers);
     findings
@@ -127,25 +154,64 @@ pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> 
     )
 }
 
+/// Where a copy of a damaged object is kept.
+fn beside(store: &Store, path: &StorePath) -> PathBuf {
+    let beside = store.upper_layer.parent().unwrap_or(Path::new("/"));
+    beside.join(format!("{path}.damaged"))
+}
+
+/// The command that has Nix fetch or build an object again.
+fn repair(store: &Store, path: &StorePath) -> CommandLine {
+    nix_store(store, "--repair-path", path)
+}
+
+/// A command of Nix about one path of this store.
+fn nix_store(store: &Store, what: &str, path: &StorePath) -> CommandLine {
+    let url = store
+        .reference()
+        .render_for_all()
+        .unwrap_or_else(|texts| texts.since_2_34);
+    command![
+        "nix-store",
+        "--store",
+        url,
+        what,
+        store.store.join(path.as_str())
+    ]
+}
+
 /// The findings of [`crate::compare::contents`].
 pub fn damaged(store: &Store, contents: &Contents) -> Vec<Finding> {
-    let finding = |damaged: &Damaged| {
-        let (layer, part) = match damaged.upper {
-            true => (&store.upper_layer, Part::UpperLayer),
-            false => (&store.lower.real, Part::LowerStore),
+    let finding =
+        |damaged: &Damaged| {
+            let (layer, part) = match damaged.upper {
+                true => (&store.upper_layer, Part::UpperLayer),
+                false => (&store.lower.real, Part::LowerStore),
+            };
+            Finding::at(Code::ObjectDamaged, &layer.join(damaged.path.as_str()))
+                .part(part)
+                .expected(render_sha256(&damaged.expected))
+                .found(match &damaged.actual {
+                    Ok(hash) => render_sha256(hash),
+                    Err(why) => format!("it cannot be hashed: {why}"),
+                })
+                .remedy(match damaged.upper {
+                    true => Remedy::say("keep a copy of it, then have Nix fetch or build it again")
+                        .run(command![
+                            "cp",
+                            "-a",
+                            layer.join(damaged.path.as_str()),
+                            beside(store, &damaged.path)
+                        ])
+                        .run(repair(store, &damaged.path)),
+                    // The lower store's owner repairs it for everybody.
+                    false => Remedy::say(
+                        "tell the lower store's owner, whose `nix-store --repair-path` repairs it",
+                    )
+                    .or(Remedy::say("have Nix put a good copy above")
+                        .run(repair(store, &damaged.path))),
+                })
         };
-        Finding::at(Code::ObjectDamaged, &layer.join(damaged.path.as_str()))
-            .part(part)
-            .expected(render_sha256(&damaged.expected))
-            .found(match &damaged.actual {
-                Ok(hash) => render_sha256(hash),
-                Err(why) => format!("it cannot be hashed: {why}"),
-            })
-            .remedy(match damaged.upper {
-                true => "`nix-store --repair-path` on this store, or delete it and build it again",
-                false => "`nix-store --repair-path` on the lower store",
-            })
-    };
     contents.damaged.iter().map(finding).collect()
 }
 

@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::compare::Objects;
 use crate::config::{self, Environment, MetadataSource, Store};
 use crate::nix::layout;
 use crate::nix::mount_check::Verdict;
@@ -9,6 +10,7 @@ use crate::nix::schema;
 use crate::observe::*;
 use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::mountinfo::MountInfo;
+use crate::records::layer_mark::Mark;
 
 /// The worked example of Nix's manual, with a lower store that Nix does not write to.
 pub(crate) const DESCRIPTION: &str = "root = \"/mnt/example/merged-store\"\n\
@@ -18,6 +20,9 @@ pub(crate) const DESCRIPTION: &str = "root = \"/mnt/example/merged-store\"\n\
 
 /// The build users' group.
 pub(crate) const GROUP: u32 = 30000;
+
+/// The upper layer's mark.
+const MARK: &str = "0123456789abcdef0123456789abcdef";
 
 /// The number of the mount that all directories are on.
 const MOUNT: u64 = 20;
@@ -82,6 +87,15 @@ pub(crate) fn observed(store: &Store) -> Observed {
             })
         })
         .into(),
+        pairing: Pairing {
+            mark: Mark::Is(MARK.to_owned()),
+            remembered: true,
+            remembered_mark: Some(MARK.to_owned()),
+            remembered_rows: 0,
+            accepted_loss: false,
+            objects: 0,
+            rows: Rows::Known(Objects::default()),
+        },
         database: DatabaseFacts {
             file: file(0o644, 65536),
             schema: Some("10".to_owned()),

@@ -1,7 +1,7 @@
 //! The upper layer and the work directory.
 
 use super::path::{self, Named};
-use super::{Code, Finding, Part, down_up, fix_permissions, up};
+use super::{Code, Finding, Part, down_up, fix_permissions, move_away, up};
 use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::nix::layout;
@@ -161,6 +161,7 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
         Links::Opaque | Links::Unknown => return None,
         Links::Missing => "there is none",
         Links::Transparent => "it is not opaque, so that the lower store's entries show",
+        Links::Foreign => "it is opaque only in mounts of another kind (root's, or a user's)",
         Links::Other => "it is not a directory",
     };
     Some(
@@ -169,9 +170,9 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
             .found(actual)
             .remedy(
                 match (observed.mount.overlay.is_some(), observed.upper_layer.links) {
-                    (_, Links::Other) => Remedy::say("remove it while the store is down")
+                    (_, Links::Other) => Remedy::say("move it away while the store is down")
                         .run(store.command(["down"]))
-                        .run(command!["rm", store.upper_layer.join(layout::LINKS)])
+                        .run(move_away(store, &store.upper_layer.join(layout::LINKS)))
                         .run(up(store)),
                     (true, _) => down_up(store),
                     (false, _) => up(store).into(),
@@ -196,8 +197,8 @@ fn strangers(store: &Store, observed: &Observed) -> Vec<Finding> {
                         "use a directory of that file system as `upper-layer`, not its root",
                     ),
                     // Through the mount: a layer must not change below it.
-                    (false, true) => command!["rm", "-r", store.real.join(name)].into(),
-                    (false, false) => command!["rm", "-r", store.upper_layer.join(name)].into(),
+                    (false, true) => move_away(store, &store.real.join(name)).into(),
+                    (false, false) => move_away(store, &store.upper_layer.join(name)).into(),
                 })
         })
         .collect()

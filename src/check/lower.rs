@@ -21,6 +21,11 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         store,
         lower: &store.lower,
         facts: &observed.lower,
+        above: observed
+            .upper_layer
+            .strangers
+            .as_deref()
+            .unwrap_or_default(),
         machine: &observed.machine,
     };
     lower.add(&mut findings);
@@ -32,6 +37,8 @@ struct Looked<'a> {
     store: &'a Store,
     lower: &'a Lower,
     facts: &'a LowerFacts,
+    /// Names in the upper layer at which the collector stops.
+    above: &'a [std::ffi::OsString],
     machine: &'a Machine,
 }
 
@@ -221,7 +228,11 @@ impl Looked<'_> {
                     Remedy::say(
                         "hide it with a whiteout in the upper layer; the lower store stays as it is",
                     )
-                    .run(command!["rm", "-r", self.store.real.join(name)]),
+                    // What is above of that name is somebody's.
+                    .run(match self.above.contains(name) {
+                        true => super::move_away(self.store, &self.store.real.join(name)),
+                        false => command!["rm", "-r", self.store.real.join(name)],
+                    }),
                 )
         })
     }

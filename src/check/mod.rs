@@ -12,6 +12,7 @@ mod layers;
 mod lower;
 mod mount;
 pub(crate) mod nix;
+mod pairing;
 mod path;
 mod state;
 #[cfg(test)]
@@ -22,9 +23,11 @@ pub(crate) use code::{Declaration, StopsUp};
 pub use finding::Severity;
 pub(crate) use finding::{Finding, Part};
 
+use std::path::Path;
+
 use crate::config::Store;
 use crate::observe::Observed;
-use crate::remedy::{CommandLine, Remedy};
+use crate::remedy::{CommandLine, Remedy, command};
 
 /// Everything that is not as it should be, as far as it was looked at.
 pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
@@ -35,7 +38,15 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
     findings.extend(state::findings(store, observed));
     findings.extend(database::findings(store, observed));
     findings.extend(nix::findings(store, observed));
+    // A cause is told, and not what follows from it.
+    findings.retain(|finding| !pairing::explains(observed, finding.code));
+    findings.extend(pairing::findings(store, observed));
     findings
+}
+
+/// Whether a finding of this code only follows from a loss that [`check`] tells.
+pub(crate) fn follows_from_a_loss(observed: &Observed, code: Code) -> bool {
+    pairing::explains(observed, code)
 }
 
 /// The command that sets the store up.
@@ -48,6 +59,13 @@ fn down_up(store: &Store) -> Remedy {
     Remedy::default()
         .run(store.command(["down"]))
         .run(up(store))
+}
+
+/// The command that moves something out of the way, beside the upper layer: it may be somebody's.
+/// What is there of that name already stays.
+fn move_away(store: &Store, what: &Path) -> CommandLine {
+    let beside = store.upper_layer.parent().unwrap_or(Path::new("/"));
+    command!["mv", "-n", "--", what, beside]
 }
 
 /// The command that fixes owners and modes.

@@ -61,8 +61,11 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
             .remedy(match resolved {
                 Some(resolved) => Remedy::say("name it by its own path")
                     .and_set(named.key, format!("\"{}\"", show_path(resolved))),
-                None => Remedy::say("remove the link, which leads nowhere")
-                    .run(command!["rm", component]),
+                None => Remedy::say(
+                    "mount what belongs where the link leads, and then name that path; see where \
+                     it leads",
+                )
+                .run(command!["readlink", component]),
             }),
         Found::Unsafe { component, why } => finding(Code::PathUnsafe)
             .found(format!("{} {why}", show_path(component)))

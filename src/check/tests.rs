@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::fixture::{self, DESCRIPTION, directory, file, overlay, place, show_options, unmounted};
 use super::{Finding, Severity, StopsUp, check};
+use crate::compare::Objects;
 use crate::config::Store;
 use crate::linux::safe_path::Danger;
 use crate::nix::mount_check::Verdict;
@@ -464,24 +465,42 @@ mod across {
         case(
             "everything",
             &[
-                "row-without-object",
                 "object-without-row",
                 "lower-object-hidden",
                 "object-in-both-layers",
                 "metadata-differs",
             ],
             |across| {
-                let missing = Missing {
-                    path: path("gone"),
-                    referrers: vec![path("one"), path("two")],
-                };
-                across.missing = several(vec![missing], 1);
                 across.unknown = several(vec![path("unknown")], 1);
                 across.hiding = several(vec![path("hidden")], 1);
                 across.both = several(vec![path("twice")], 102);
                 across.differing = several(vec![(path("other"), "size")], 1);
             },
         );
+    }
+
+    #[test]
+    fn missing() {
+        let store = fixture::store(DESCRIPTION);
+        let mut observed = fixture::observed(&store);
+        let missing = Missing {
+            path: path("gone"),
+            referrers: vec![path("one"), path("two")],
+        };
+        observed.pairing.objects = 1;
+        observed.pairing.rows = Rows::Known(Objects {
+            rows: 103,
+            above: 1,
+            missing: several(vec![missing], 102),
+            hidden: several(vec![path("hidden")], 1),
+        });
+        let (found, text) = told(check(&store, &observed));
+        assert_eq!(
+            found,
+            ["row-without-object", "lower-object-hidden"],
+            "{text}"
+        );
+        insta::assert_snapshot!("missing", text);
     }
 
     #[test]

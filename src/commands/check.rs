@@ -81,6 +81,11 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
     match compare::across(store, &PathSet::default()) {
         Ok(across) => {
             let mut findings = check::compare::findings(store, &across);
+            findings.retain(|finding| {
+                let told =
+                    |it: &Finding| (it.code, &it.subject) == (finding.code, &finding.subject);
+                !check::follows_from_a_loss(observed, finding.code) && !known.iter().any(told)
+            });
             findings.extend(lower_changed(store, observed));
             findings
         }

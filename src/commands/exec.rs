@@ -17,6 +17,7 @@ use crate::linux::root::System;
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
+use crate::plan::Allowed;
 use crate::remedy::Remedy;
 use crate::report;
 use crate::systemd::notify::ServiceManager;
@@ -92,7 +93,7 @@ fn set_up(store: &Store, can_mount: bool) -> Result<(), String> {
     let set_up = SetUp {
         store,
         system: &system,
-        fix_permissions: false,
+        allowed: Allowed::default(),
         remember: false,
     };
     let Ended {
@@ -100,15 +101,19 @@ fn set_up(store: &Store, can_mount: bool) -> Result<(), String> {
     } = set_up.run(&mut |progress| super::tell(&progress, &ServiceManager::default()));
     let findings = match end {
         End::Done(observed) => check::check(store, &observed),
-        End::Refused(findings) => findings,
+        End::Refused { findings, .. } => findings,
         End::Failed(error) => return Err(error.to_string()),
     };
     let errors: Vec<_> = findings
         .into_iter()
         .filter(|finding| finding.severity == Severity::Error)
         .collect();
-    if !errors.is_empty() {
-        report::warn(&errors);
+    // Warned of, it goes on without some objects, as the store does that is up for everybody.
+    report::warn(&errors);
+    if errors
+        .iter()
+        .any(|finding| !finding.code.is_of_a_missing_object())
+    {
         return Err(format!("the store {} is not as described", store.name));
     }
     match upper_lock {

@@ -21,7 +21,8 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use crate::apply::Progress;
-use crate::cli::{Cli, Command};
+use crate::cli::{self, Cli, Command};
+use crate::plan::Allowed;
 use crate::remedy::Remedy;
 use crate::report::Report;
 use crate::systemd::journal::{Journal, Priority};
@@ -83,6 +84,18 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
 }
 
 pub use remount::hook as remount_hook;
+
+impl From<cli::Allowed> for Allowed {
+    fn from(flags: cli::Allowed) -> Allowed {
+        Allowed {
+            fix_permissions: flags.fix_permissions,
+            lost_database: flags.accept_lost_database,
+            other_layer: flags.accept_other_layer,
+            lost_objects: flags.accept_lost_objects,
+            restore_marks: flags.restore_marks,
+        }
+    }
+}
 
 /// Prints a report, and gives the exit code that says the same.
 fn finish(report: &Report, json: bool) -> Result<ExitCode, Failure> {

@@ -69,6 +69,7 @@ mod tests {
             "store",
             "check-mount",
             "remount-hook",
+            "when-incomplete",
             "options",
             "build-users-group",
             "use-sqlite-wal",

@@ -13,7 +13,7 @@ pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure
     let observed =
         observe::observe(&loaded.system, &loaded.store, Depth::Up).map_err(Failure::observing)?;
     let mut report = Report::new(report::Command::Plan, &loaded.store.name);
-    match plan::plan(&loaded.store, &observed, arguments.fix_permissions) {
+    match plan::plan(&loaded.store, &observed, arguments.allowed.into()) {
         Ok(plan) => {
             report.steps = plan.steps.iter().map(Step::report).collect();
             let mounts = report.steps.iter().any(StepReport::is_mount);

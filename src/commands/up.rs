@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use super::status::mounted_since;
 use super::{Failure, Loaded, load, tell};
 use crate::apply::{End, Progress, SetUp};
-use crate::check::{self, Code, Finding};
+use crate::check::{self, Code, Finding, Severity};
 use crate::cli;
-use crate::config::{Store, WarmAtUp};
+use crate::config::{Store, WarmAtUp, WhenIncomplete};
 use crate::plan::StepReport;
 use crate::records::Memory;
 use crate::remedy::{CommandLine, Remedy, command};
@@ -22,7 +22,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
     let set_up = SetUp {
         store: &loaded.store,
         system: &loaded.system,
-        fix_permissions: arguments.fix_permissions,
+        allowed: arguments.allowed.into(),
         remember: true,
     };
     let ended = set_up.run(&mut |progress| tell(&progress, &manager));
@@ -33,6 +33,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
     report.steps = ended.steps;
     match ended.end {
         End::Done(observed) => {
+            report.mounted = Some(observed.mount.overlay.is_some());
             report.add_findings(check::check(&loaded.store, &observed));
             if let Some(wanted) = &loaded.store.warm {
                 let mounted = mounted_since(&loaded.store, &loaded.system, &observed);
@@ -45,15 +46,42 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
                 }
             }
         }
-        End::Refused(findings) => report.add_findings(findings),
+        End::Refused { findings, mounted } => {
+            report.mounted = Some(mounted);
+            report.add_findings(findings);
+        }
         End::Failed(error) => report.fail(error.to_string(), Remedy::default()),
     }
     let summary = report.summary();
+    let starts = arguments.unit && starts(&loaded.store, &report);
     match report.outcome {
         Outcome::Done | Outcome::Unchanged => manager.ready(&summary),
+        _ if starts => manager.ready(&summary),
         _ => manager.status(&summary),
     }
-    super::finish(&report, json)
+    let code = super::finish(&report, json)?;
+    Ok(match starts {
+        true => ExitCode::SUCCESS,
+        false => code,
+    })
+}
+
+/// Whether the store's unit counts as started: nothing is wrong, or the store is mounted and nothing
+/// is worse than objects that are missing, and the description lets it start without them.
+fn starts(store: &Store, report: &Report) -> bool {
+    match report.outcome {
+        Outcome::Done | Outcome::Unchanged => true,
+        Outcome::NotAsDescribed => {
+            let mut errors = report
+                .findings
+                .iter()
+                .filter(|finding| finding.severity == Severity::Error);
+            report.mounted == Some(true)
+                && store.when_incomplete == WhenIncomplete::Start
+                && errors.all(|finding| finding.code.is_of_a_missing_object())
+        }
+        Outcome::Refused | Outcome::Failed => false,
+    }
 }
 
 /// Copies metadata up, as the description wants it of a store that is mounted anew. The store is up

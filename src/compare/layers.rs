@@ -26,7 +26,7 @@ use crate::overlayfs::markers::{self, Marks};
 /// How many of each a finding can use; more are only counted.
 const MAXIMUM: usize = 100;
 /// How many paths that depend on a missing one are named.
-const MOST_REFERRERS: usize = 5;
+pub(super) const MOST_REFERRERS: usize = 5;
 
 /// The layers and the upper database, compared.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,7 +79,12 @@ impl<T> Default for Several<T> {
 }
 
 impl<T> Several<T> {
-    fn push(&mut self, item: T) {
+    /// Whether more are only counted.
+    pub(super) fn is_full(&self) -> bool {
+        self.first.len() >= MAXIMUM
+    }
+
+    pub(super) fn push(&mut self, item: T) {
         self.count += 1;
         if self.first.len() < MAXIMUM {
             self.first.push(item);
@@ -232,8 +237,7 @@ impl Layers {
     /// builds leave for a moment, and what is about to be deleted.
     fn being_made(&self, path: &StorePath) -> Result<bool, AcrossError> {
         let name = path.as_str();
-        let temporary = [".lock", ".chroot", ".check", ".tmp"];
-        if temporary.iter().any(|suffix| name.ends_with(suffix)) || name.contains(".old-") {
+        if path.is_temporary() {
             return Ok(true);
         }
         Ok(self.upper.kind(&format!("{name}.lock"))?.is_some())

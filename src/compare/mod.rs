@@ -4,14 +4,16 @@
 mod contents;
 mod fingerprint;
 mod layers;
+mod objects;
 mod sizes;
 
 pub(crate) use contents::{Contents, Damaged};
 pub use contents::{Progress, contents};
 pub(crate) use fingerprint::Difference;
 pub use fingerprint::Identity;
-#[cfg(test)]
 pub(crate) use layers::Missing;
 pub use layers::across;
 pub(crate) use layers::{Across, Several};
+pub(crate) use objects::Objects;
+pub(crate) use objects::{Held, held, objects};
 pub(crate) use sizes::sizes;

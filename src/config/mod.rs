@@ -31,7 +31,7 @@ pub use environment::{Auto, Environment};
 pub use problem::Errors;
 pub(crate) use problem::Mistake;
 pub(crate) use quantity::{Age, Size};
-pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Setting, WarmAtUp};
+pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Setting, WarmAtUp, WhenIncomplete};
 pub use store::{MetadataSource, Store};
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.

@@ -1,6 +1,7 @@
 //! The keys of the file, as written. Their doc comments are the descriptions in the JSON schema.
 
 use super::read::{At, ProgramOrFalse, Scalars, table};
+use super::store::WhenIncomplete;
 
 table! {
     /// The description of one local-overlay store of Nix, for overstore.
@@ -40,6 +41,9 @@ table! {
         /// The program that Nix runs to have the merged store remounted, or `false` for none.
         /// Default: `overstore-remount`, beside the running program.
         "remount-hook" remount_hook: ProgramOrFalse,
+        /// Whether the store's unit counts as started (`start`) or as failed (`fail`) where the store
+        /// is mounted and some of its objects are missing. Default: `start`.
+        "when-incomplete" when_incomplete: WhenIncomplete,
         /// What the URL in `lower-store` does not tell.
         "lower" lower: RawLower,
         /// The OverlayFS mount.

@@ -6,6 +6,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Span};
+use super::store::WhenIncomplete;
+use crate::escape::show;
 
 /// A value of the file, and where it is.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -138,6 +140,37 @@ impl Read for ProgramOrFalse {
             }
             _ => wrong_type(value, key, "the path of a program, or `false`", problems),
         }
+    }
+}
+
+impl Read for WhenIncomplete {
+    fn read(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Vec<Problem>) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::String(text) if text == "start" => Some(WhenIncomplete::Start),
+            DeValue::String(text) if text == "fail" => Some(WhenIncomplete::Fail),
+            DeValue::String(text) => {
+                problems.push(
+                    Problem::new(format!("`{key}` cannot be `{}`", show(text.as_bytes())))
+                        .at(&value.span(), "expected `\"start\"` or `\"fail\"`"),
+                );
+                None
+            }
+            _ => wrong_type(value, key, "`\"start\"` or `\"fail\"`", problems),
+        }
+    }
+}
+
+impl schemars::JsonSchema for WhenIncomplete {
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "WhenIncomplete".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "anyOf": [{ "const": "start" }, { "const": "fail" }] })
     }
 }
 

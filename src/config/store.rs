@@ -44,6 +44,8 @@ pub struct Store {
     pub check_mount: Setting<bool>,
     /// The program that Nix runs to remount the merged store, or `None` if it was turned off.
     pub remount_hook: Option<PathBuf>,
+    /// `when-incomplete`: what becomes of the store's unit where some objects are missing.
+    pub when_incomplete: WhenIncomplete,
     /// `mount.options`: further options of OverlayFS, in the order given.
     pub mount_options: Vec<MountOption>,
     /// `permissions.build-users-group`: the group that owns the store directory, if it exists.
@@ -59,6 +61,16 @@ pub struct Store {
     pub gc: Option<Gc>,
     /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
     pub parameters: Vec<(String, String)>,
+}
+
+/// What becomes of the store's unit where the store is mounted and some of its objects are missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenIncomplete {
+    /// It counts as started.
+    #[default]
+    Start,
+    /// It fails.
+    Fail,
 }
 
 /// The daemon that serves a store.

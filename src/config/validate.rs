@@ -9,7 +9,7 @@ use super::parts::{self, Places};
 use super::problem::{Problem, Span};
 use super::raw::{RawLower, RawStore};
 use super::read::{At, ProgramOrFalse};
-use super::{Lower, Setting, Store};
+use super::{Lower, Setting, Store, WhenIncomplete};
 
 /// The group that Nix uses unless told otherwise.
 const BUILD_USERS_GROUP: &str = "nixbld";
@@ -95,6 +95,10 @@ impl Reading<'_> {
                 || true,
             ),
             remount_hook,
+            when_incomplete: raw
+                .when_incomplete
+                .as_ref()
+                .map_or_else(WhenIncomplete::default, |when| when.value),
             mount_options,
             build_users_group,
             use_sqlite_wal: raw

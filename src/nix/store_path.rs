@@ -87,6 +87,14 @@ impl StorePath {
         &self.0
     }
 
+    /// Whether Nix names so what is no object: lock files, what builds leave for a moment, and what
+    /// is about to be deleted.
+    pub(crate) fn is_temporary(&self) -> bool {
+        let name = self.as_str();
+        let suffixes = [".lock", ".chroot", ".check", ".tmp"];
+        suffixes.iter().any(|suffix| name.ends_with(suffix)) || name.contains(".old-")
+    }
+
     /// Whether it is the path of a derivation.
     pub fn is_derivation(&self) -> bool {
         self.name().ends_with(".drv")

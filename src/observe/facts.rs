@@ -4,10 +4,12 @@ use std::borrow::Cow;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use crate::compare::Objects;
 use crate::linux::safe_path::Danger;
 use crate::nix::mount_check;
 use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::mountinfo::MountInfo;
+use crate::records::layer_mark::Mark;
 
 /// Everything that was looked at for one store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -26,6 +28,8 @@ pub struct Observed {
     pub state: Vec<Place>,
     /// The upper database.
     pub database: DatabaseFacts,
+    /// What belongs together: the upper layer, the upper database, and what is remembered.
+    pub pairing: Pairing,
     /// How many overlays are stacked below the one described, as far as can be told. The kernel takes
     /// one.
     pub overlays_below: u32,
@@ -181,6 +185,9 @@ pub enum Links {
     Transparent,
     /// An opaque directory.
     Opaque,
+    /// A directory that is opaque in mounts of the other kind only: the marks that a mount in a user
+    /// namespace makes mean nothing to root's, and the other way round.
+    Foreign,
     /// Not a directory.
     Other,
     /// It could not be told: without root, `trusted.overlay.*` does not show.
@@ -349,6 +356,36 @@ pub struct DatabaseFacts {
     pub reserved: FileFacts,
     /// What is inside, if it was looked at (`check` does, `up` does not).
     pub content: Option<Result<DatabaseContent, String>>,
+}
+
+/// What belongs together: the upper layer, the upper database, and what is remembered of them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pairing {
+    /// The mark on the upper layer.
+    pub mark: Mark,
+    /// Whether anything of the store is remembered.
+    pub remembered: bool,
+    /// The mark that is remembered.
+    pub remembered_mark: Option<String>,
+    /// How many objects of the layer had a row when it was mounted last, as far as is remembered.
+    pub remembered_rows: u64,
+    /// Whether it is remembered that somebody gave up what is lost.
+    pub accepted_loss: bool,
+    /// How many store objects are in the upper layer.
+    pub objects: u64,
+    /// The rows of the upper database.
+    pub rows: Rows,
+}
+
+/// The rows of the upper database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Rows {
+    /// There is no upper database.
+    NoDatabase,
+    /// Each was looked at.
+    Known(Objects),
+    /// They cannot be read: why. Empty where that is said elsewhere.
+    Unknown(String),
 }
 
 /// What is inside a database.

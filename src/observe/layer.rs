@@ -87,10 +87,12 @@ fn links(upper_layer: &Reached, machine: &Machine) -> Links {
     };
     // Only `user.*` can be set in a user namespace, where overstore mounts with `userxattr`.
     let marks = Marks::with_userxattr(machine.user_namespace);
+    let other = Marks::with_userxattr(!machine.user_namespace);
     match markers::is_opaque(&links, marks) {
         Ok(true) => Links::Opaque,
         // The kernel hides `trusted.*` from those who may not read it, as if it were not there.
         Ok(false) if marks == Marks::Trusted && !machine.can_mount => Links::Unknown,
+        Ok(false) if markers::is_opaque(&links, other) == Ok(true) => Links::Foreign,
         Ok(false) => Links::Transparent,
         Err(_) => Links::Unknown,
     }

@@ -8,6 +8,7 @@ mod machine;
 mod mount_table;
 mod names;
 mod overlay;
+mod pairing;
 mod path;
 mod shows;
 mod upper_database;
@@ -78,12 +79,15 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
     if let (Some(names), Some(upper)) = (&mut lower_facts.strangers, &upper.reached) {
         names.retain(|name| !markers::is_whiteout(upper, name).unwrap_or(false));
     }
+    let database = upper_database::observe(&state.db, store.use_sqlite_wal, depth);
+    let pairing = pairing::observe(store, &upper, &lower, &database);
     Ok(Observed {
         lower: lower_facts,
         upper_layer,
         workdir: layer::observe(&workdir, &machine, Depth::Up),
         mount,
-        database: upper_database::observe(&state.db, store.use_sqlite_wal, depth),
+        database,
+        pairing,
         state: state.into_places(),
         overlays_below: overlays_below.unwrap_or(0),
         hook_runs: store.remount_hook.as_deref().map(runs),

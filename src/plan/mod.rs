@@ -9,11 +9,45 @@ pub use overlay::Overlay;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::check::{self, Finding};
+use crate::check::{self, Code, Finding};
 use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::nix::layout;
 use crate::observe::{FileFacts, Found, Links, Observed, Place, Stat};
+use crate::records::layer_mark::Mark;
+
+/// What `up` may do that it does not do unasked: each is a flag of its own.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Allowed {
+    /// Existing directories get the owner and mode that Nix would give them.
+    pub fix_permissions: bool,
+    /// A new upper database is made although the upper layer holds objects.
+    pub lost_database: bool,
+    /// This upper layer is taken although the upper database belongs to another one.
+    pub other_layer: bool,
+    /// The store comes up without any of the objects that the upper database names.
+    pub lost_objects: bool,
+    /// Lost marks of the upper layer are set again.
+    pub restore_marks: bool,
+}
+
+impl Allowed {
+    /// Whether what would stop `up` is said to be accepted.
+    fn lets_through(self, code: Code) -> bool {
+        match code {
+            Code::DatabaseLost => self.lost_database,
+            Code::UpperReplaced => self.other_layer,
+            Code::ObjectsLost => self.lost_objects,
+            Code::MarksLost => self.restore_marks,
+            _ => false,
+        }
+    }
+
+    /// Whether it is said that objects are given up.
+    pub(crate) fn loss(self) -> bool {
+        self.other_layer || self.lost_objects
+    }
+}
 
 /// The steps that `up` takes, in order. Empty when there is nothing to do.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -53,6 +87,20 @@ pub(crate) enum Step {
         upper_layer: PathBuf,
         /// Whether `user.overlay.*` is used instead of `trusted.overlay.*`.
         userxattr: bool,
+    },
+    /// Mark the directories of the upper layer opaque again that hide one of the lower store's.
+    RestoreMarks {
+        /// The upper layer.
+        upper_layer: PathBuf,
+        /// As in [`Step::MakeLinksOpaque`].
+        userxattr: bool,
+    },
+    /// Mark the upper layer, so that it is known again.
+    MarkUpperLayer {
+        /// The upper layer.
+        upper_layer: PathBuf,
+        /// The mark that it had, or `None` for a new one.
+        mark: Option<String>,
     },
     /// Make what Nix makes in the state directory and is not there: directories, the link
     /// `gcroots/profiles`.
@@ -95,6 +143,10 @@ pub(crate) enum StepKind {
     FixPermissions,
     /// Make `.links` in the upper layer.
     MakeLinksOpaque,
+    /// Mark directories of the upper layer opaque again.
+    RestoreMarks,
+    /// Mark the upper layer.
+    MarkUpperLayer,
     /// Make what Nix needs in the state directory.
     MakeState,
     /// Make the upper database.
@@ -130,18 +182,18 @@ impl StepReport {
 pub(crate) fn plan(
     store: &Store,
     observed: &Observed,
-    fix_permissions: bool,
+    allowed: Allowed,
 ) -> Result<Plan, Vec<Finding>> {
     let obstacles: Vec<Finding> = check::check(store, observed)
         .into_iter()
-        .filter(|finding| finding.stops_up)
+        .filter(|finding| finding.stops_up && !allowed.lets_through(finding.code))
         .collect();
     if !obstacles.is_empty() {
         return Err(obstacles);
     }
     let planning = Planning {
         observed,
-        fix_permissions,
+        allowed,
         steps: Vec::new(),
     };
     Ok(planning.run(store))
@@ -150,7 +202,7 @@ pub(crate) fn plan(
 /// A plan in the making.
 struct Planning<'a> {
     observed: &'a Observed,
-    fix_permissions: bool,
+    allowed: Allowed,
     steps: Vec<Step>,
 }
 
@@ -175,13 +227,28 @@ impl Planning<'_> {
             if let Found::Missing { .. } = observed.mount.place.found {
                 self.directory(&observed.mount.place, layout::DIRECTORY_MODE, None);
             }
+            let upper_layer = || store.upper_layer.clone();
+            // Its own mark comes last: it says that the others are there.
+            if self.allowed.restore_marks {
+                self.steps.push(Step::RestoreMarks {
+                    upper_layer: upper_layer(),
+                    userxattr,
+                });
+            }
             if matches!(
                 observed.upper_layer.links,
-                Links::Missing | Links::Transparent
+                Links::Missing | Links::Transparent | Links::Foreign
             ) {
                 self.steps.push(Step::MakeLinksOpaque {
-                    upper_layer: store.upper_layer.clone(),
+                    upper_layer: upper_layer(),
                     userxattr,
+                });
+            }
+            if observed.pairing.mark == Mark::None {
+                let known = observed.pairing.remembered_mark.clone();
+                self.steps.push(Step::MarkUpperLayer {
+                    upper_layer: upper_layer(),
+                    mark: known.filter(|_| self.allowed.restore_marks),
                 });
             }
         }
@@ -229,7 +296,7 @@ impl Planning<'_> {
     fn mend(&mut self, stat: &Stat, path: &Path, mode: u32, gid: Option<u32>) {
         let uid = self.observed.machine.uid;
         let gid = gid.unwrap_or(0);
-        if self.fix_permissions && (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {
+        if self.allowed.fix_permissions && (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {
             self.steps.push(Step::FixPermissions {
                 path: path.to_owned(),
                 mode,
@@ -264,6 +331,18 @@ impl Step {
                 let links = show_path(upper_layer);
                 let text = format!("make {links}/.links, opaque, to hide the lower store's");
                 (StepKind::MakeLinksOpaque, upper_layer, text)
+            }
+            Step::RestoreMarks { upper_layer, .. } => {
+                let shown = show_path(upper_layer);
+                let text = format!(
+                    "mark the directories in {shown} opaque again that hide the lower store's"
+                );
+                (StepKind::RestoreMarks, upper_layer, text)
+            }
+            Step::MarkUpperLayer { upper_layer, .. } => {
+                let shown = show_path(upper_layer);
+                let text = format!("mark {shown} as this store's upper layer");
+                (StepKind::MarkUpperLayer, upper_layer, text)
             }
             Step::MakeState { state, .. } => {
                 let shown = show_path(state);

@@ -3,7 +3,7 @@
 use crate::check::fixture::{self, DESCRIPTION, directory, file, overlay, unmounted};
 use crate::config::Store;
 use crate::observe::*;
-use crate::plan::plan;
+use crate::plan::{Allowed, plan};
 
 /// The steps in words, or the codes of what is in the way.
 fn planned(
@@ -18,7 +18,14 @@ fn planned(
 }
 
 fn text(store: &Store, observed: &Observed, fix_permissions: bool) -> String {
-    let lines: Vec<String> = match plan(store, observed, fix_permissions) {
+    let lines: Vec<String> = match plan(
+        store,
+        observed,
+        Allowed {
+            fix_permissions,
+            ..Allowed::default()
+        },
+    ) {
         Ok(plan) => plan.steps.iter().map(|step| step.report().text).collect(),
         Err(findings) => findings
             .iter()

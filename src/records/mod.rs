@@ -2,8 +2,9 @@
 //! state directory. Losing either loses nothing else.
 
 pub(crate) mod atomic_file;
+pub(crate) mod layer_mark;
 pub(crate) mod mount_record;
 mod store_memory;
 mod warmed_paths;
 
-pub(crate) use store_memory::{Checked, Collected, LowerMemory, Memory, Mounted};
+pub(crate) use store_memory::{Checked, Collected, LayerMemory, LowerMemory, Memory, Mounted};

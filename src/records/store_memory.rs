@@ -40,6 +40,10 @@ pub(crate) struct Memory {
     /// What the last collection of garbage came to.
     #[serde(default)]
     pub collected: Option<Collected>,
+    /// The upper layer that belongs to the upper database. `None` of a store that was set up before
+    /// there were marks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper_layer: Option<LayerMemory>,
 }
 
 /// A collection of garbage, remembered.
@@ -54,6 +58,21 @@ pub(crate) struct Collected {
     pub bytes: u64,
     /// How many objects it left although nothing needs them.
     pub left: u64,
+}
+
+/// The upper layer, remembered.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct LayerMemory {
+    /// Its mark. `None` where its file system cannot have one.
+    pub mark: Option<String>,
+    /// How many of its objects had a row in the upper database when it was mounted last.
+    #[serde(default)]
+    pub rows: u64,
+    /// Whether somebody said that objects which the upper database names are lost, and that the
+    /// store is to come up all the same.
+    #[serde(default)]
+    pub accepted_loss: bool,
 }
 
 /// Metadata copied up, remembered.
@@ -113,6 +132,7 @@ impl Default for Memory {
             checked: None,
             warmed: None,
             collected: None,
+            upper_layer: None,
         }
     }
 }
@@ -139,18 +159,18 @@ impl Memory {
 
     /// Reads it. What is missing, damaged or of another version is as if nothing were remembered.
     pub(crate) fn read(store: &Store) -> Memory {
-        let Ok(directory) = safe_path::directory(&store.memory(), Symlinks::Refuse) else {
-            return Memory::default();
-        };
+        Self::read_any(store).unwrap_or_default()
+    }
+
+    /// Reads it, if anything is remembered.
+    pub(crate) fn read_any(store: &Store) -> Option<Memory> {
+        let directory = safe_path::directory(&store.memory(), Symlinks::Refuse).ok()?;
         let read = || {
             let text =
                 regular_file::read_at(&directory, MEMORY_FILE, Symlinks::Refuse, MAXIMUM_SIZE)?;
             Ok::<_, io::Error>(serde_json::from_slice::<Memory>(&text)?)
         };
-        read()
-            .ok()
-            .filter(|memory| memory.version == VERSION)
-            .unwrap_or_default()
+        read().ok().filter(|memory| memory.version == VERSION)
     }
 
     /// Remembers that the metadata of these paths was copied now; with `after_mount`, that `up` did

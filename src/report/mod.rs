@@ -41,6 +41,9 @@ pub(crate) struct Report {
     pub store: String,
     /// How it went.
     pub outcome: Outcome,
+    /// Whether the overlay is mounted now. Not told by `down` and `plan`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub mounted: Option<bool>,
     /// The steps: done (`up`, `down`) or to be done (`plan`).
     pub steps: Vec<StepReport>,
     /// What is not as it should be: grouped by part from below upwards, the worst of each first.
@@ -106,6 +109,7 @@ impl Report {
             command,
             store: store.to_owned(),
             outcome: Outcome::Unchanged,
+            mounted: None,
             steps: Vec::new(),
             findings: Vec::new(),
             holders: Vec::new(),

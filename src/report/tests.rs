@@ -6,7 +6,7 @@ use super::*;
 use crate::check::nix::refuses;
 use crate::check::{check, fixture};
 use crate::observe::Usage;
-use crate::plan::plan;
+use crate::plan::{Allowed, plan};
 
 /// A report in which everything occurs that can.
 fn full() -> Report {
@@ -19,7 +19,7 @@ fn full() -> Report {
     fixture::directory(&mut observed.upper_layer.place).mode = 0o755;
     let mut report = Report::new(Command::Down, &store.name);
     report.add_findings(check(&store, &observed));
-    let steps = plan(&store, &fixture::untouched(&store), false).unwrap();
+    let steps = plan(&store, &fixture::untouched(&store), Allowed::default()).unwrap();
     report.steps = steps.steps.iter().map(|step| step.report()).collect();
     report.holders = vec![Holder {
         pid: 4711,

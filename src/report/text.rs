@@ -72,6 +72,10 @@ pub(super) fn summary(report: &Report) -> String {
         ),
     };
     match (report.command, report.outcome) {
+        (Command::Up, Outcome::NotAsDescribed) => match report.mounted {
+            Some(true) => format!("{store}: is mounted, and not as described{counts}"),
+            _ => format!("{store}: is not mounted: not as described{counts}"),
+        },
         (_, Outcome::NotAsDescribed) => format!("{store}: not as described{counts}"),
         (_, Outcome::Refused) => format!("{store}: refused{counts}"),
         (_, Outcome::Failed) => format!("{store}: failed{counts}"),

@@ -194,7 +194,11 @@ impl Unit<'_> {
         }
         line(&mut text, "Before", &before.join(" "));
         text += "\n[Service]\nType=oneshot\nRemainAfterExit=yes\nNotifyAccess=exec\n";
-        line(&mut text, "ExecStart", &format!("{program} up {file}"));
+        line(
+            &mut text,
+            "ExecStart",
+            &format!("{program} up --unit {file}"),
+        );
         line(&mut text, "ExecStop", &format!("{program} down {file}"));
         // No `ExecReload=`: the kernel changes no option of a mounted overlay.
         text += "TimeoutStartSec=5min\n";

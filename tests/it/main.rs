@@ -35,6 +35,7 @@ mod hostile_lower;
 mod hostile_upper;
 mod install;
 mod kill;
+mod losses;
 mod lower_daemon;
 mod lower_sqlite;
 mod lower_store_fixture;

@@ -1,0 +1,174 @@
+//! Whether the rows of the upper database have their objects.
+//!
+//! Every row is looked at: a sample could not tell that nothing is missing. It costs a listing of
+//! the upper layer and one pass through the table; only what is not in the upper layer is looked for
+//! below, by name, or in one listing where that is cheaper.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{AtFlags, Dir, FileType, statat};
+use rustix::io::Errno;
+
+use super::layers::{MOST_REFERRERS, Missing, Several};
+use crate::lower::sqlite::SqliteSource;
+use crate::lower::{self, LowerError, Source};
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::{Entry, StorePath};
+
+/// So many names are looked for one by one; for more, the directory is listed.
+const MOST_LOOKUPS: usize = 1000;
+
+/// The rows of the upper database and their objects.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Objects {
+    /// All rows.
+    pub rows: u64,
+    /// Those whose object is in the upper layer.
+    pub above: u64,
+    /// Those whose object is in neither layer.
+    pub missing: Several<Missing>,
+    /// Those whose object is in the lower layer, and hidden by a whiteout.
+    pub hidden: Several<StorePath>,
+}
+
+/// The names of store objects in an upper layer.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    /// Objects.
+    pub objects: HashSet<StorePath>,
+    /// Whiteouts: what is below of these names does not show.
+    pub whiteouts: HashSet<StorePath>,
+}
+
+/// Why that could not be told.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ObjectsError {
+    /// The upper database cannot be read.
+    #[error(transparent)]
+    Database(#[from] LowerError),
+    /// A layer cannot be read.
+    #[error("a layer cannot be read: {0}")]
+    Layer(#[from] io::Error),
+}
+
+impl lower::Transient for ObjectsError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Database(error) if error.is_transient())
+    }
+}
+
+/// What a layer's directory holds of what is named as a store object.
+///
+/// # Errors
+/// When it cannot be listed.
+pub(crate) fn held(layer: impl AsFd) -> io::Result<Held> {
+    let mut held = Held::default();
+    for entry in Dir::read_from(&layer)? {
+        let entry = entry?;
+        if let Entry::StorePath(path) = Entry::of(entry.file_name().to_bytes())
+            && !path.is_temporary()
+        {
+            match is_whiteout(&layer, entry.file_name(), entry.file_type())? {
+                true => held.whiteouts.insert(path),
+                false => held.objects.insert(path),
+            };
+        }
+    }
+    Ok(held)
+}
+
+fn is_whiteout(layer: impl AsFd, name: &std::ffi::CStr, kind: FileType) -> io::Result<bool> {
+    match kind {
+        FileType::Unknown => match statat(layer, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(FileType::from_raw_mode(stat.st_mode).is_char_device()),
+            Err(Errno::NOENT) => Ok(true),
+            Err(error) => Err(error.into()),
+        },
+        // Nothing in a store is a device.
+        kind => Ok(kind.is_char_device()),
+    }
+}
+
+/// Looks for the object of every row: in the upper layer, of which `held` tells what is there, and
+/// in the directory of the lower one.
+///
+/// # Errors
+/// When the database or a layer cannot be read.
+pub(crate) fn objects(
+    database: &Path,
+    store: &StoreDirectory,
+    held: &Held,
+    lower: impl AsFd,
+) -> Result<Objects, ObjectsError> {
+    lower::retry(
+        || SqliteSource::open(database, store.clone()).map(Box::new),
+        |source| {
+            let mut objects = Objects::default();
+            let mut elsewhere = Vec::new();
+            source.all_paths(&mut |path| {
+                objects.rows += 1;
+                match held.objects.contains(&path) {
+                    true => objects.above += 1,
+                    false => elsewhere.push(path),
+                }
+                Ok(())
+            })?;
+            let (whited_out, elsewhere): (Vec<_>, Vec<_>) = elsewhere
+                .into_iter()
+                .partition(|path| held.whiteouts.contains(path));
+            let mut missing = not_in(elsewhere, lower.as_fd())?;
+            for path in whited_out {
+                match not_in(vec![path.clone()], lower.as_fd())?.is_empty() {
+                    true => objects.hidden.push(path),
+                    false => missing.push(path),
+                }
+            }
+            // Somebody may have been collecting while we looked.
+            let now = match missing.is_empty() {
+                true => None,
+                false => Some(SqliteSource::open(database, store.clone())?),
+            };
+            for path in missing {
+                if let Some(now) = &now
+                    && now.is_valid(&path)?
+                {
+                    let referrers = match objects.missing.is_full() {
+                        true => Vec::new(),
+                        false => now.referrers(&path, MOST_REFERRERS)?,
+                    };
+                    objects.missing.push(Missing { path, referrers });
+                } else {
+                    objects.rows -= 1;
+                }
+            }
+            source.confirmed()?;
+            Ok(objects)
+        },
+    )
+}
+
+/// Those of the paths that a directory does not have.
+fn not_in(paths: Vec<StorePath>, directory: impl AsFd) -> io::Result<Vec<StorePath>> {
+    if paths.len() > MOST_LOOKUPS {
+        let held = held(directory)?.objects;
+        return Ok(paths
+            .into_iter()
+            .filter(|path| !held.contains(path))
+            .collect());
+    }
+    let mut missing = Vec::new();
+    for path in paths {
+        match statat(&directory, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_char_device() => {
+                missing.push(path);
+            }
+            Ok(_) => {}
+            Err(Errno::NOENT) => missing.push(path),
+            Err(error) => return Err(io::Error::from(error)),
+        }
+    }
+    Ok(missing)
+}
