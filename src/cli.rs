@@ -232,6 +232,9 @@ pub struct Status {
     pub store: StoreArgument,
     #[command(flatten)]
     pub root: RootArgument,
+    /// Exit with 1 where an error is found.
+    #[arg(long)]
+    pub exit_code: bool,
     /// Also add up what the objects take up, and what removing those in both layers would free.
     /// Goes through every file in the upper layer.
     #[arg(long)]

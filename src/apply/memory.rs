@@ -6,31 +6,11 @@ use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
 use super::lock::DirectoryLock;
 use super::progress::{Progress, Tell};
-use crate::check::{self, Severity};
 use crate::config::{MEMORY_FILE, Store};
-use crate::linux::clock;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::path_set::PathSet;
-use crate::observe::Observed;
-use crate::records::{Checked, Collected, Memory};
-
-/// What a check finds now, to be remembered.
-pub(super) fn checked(store: &Store, observed: &Observed) -> Checked {
-    let findings = check::check(store, observed);
-    let codes = |severity| {
-        findings
-            .iter()
-            .filter(|finding| finding.severity == severity)
-            .map(|finding| finding.code.to_string())
-            .collect()
-    };
-    Checked {
-        time: clock::now(),
-        errors: codes(Severity::Error),
-        warnings: codes(Severity::Warning),
-    }
-}
+use crate::records::{Collected, Memory};
 
 /// Remembers that the metadata of these paths was copied now, under the store's lock; with
 /// `after_mount`, that `up` did it after the mount of that time. Warns where that cannot be locked or

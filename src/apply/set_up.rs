@@ -154,10 +154,6 @@ impl SetUp<'_> {
         }
         unsynced.sync()?;
         let observed = self.observe(Depth::UpLocked)?;
-        if self.remember {
-            remembered.checked = Some(memory::checked(self.store, &observed));
-            memory::write(&remembered, self.store, tell);
-        }
         Ok(End::Done(Box::new(observed)))
     }
 

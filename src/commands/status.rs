@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, description};
-use crate::check;
+use crate::check::{self, Finding};
 use crate::cli;
 use crate::compare;
 use crate::compare::Identity;
@@ -20,7 +20,7 @@ use crate::observe::{self, Depth, Observed};
 use crate::records::Memory;
 use crate::records::mount_record::Record;
 use crate::report::{
-    CheckedReport, CollectedReport, Content, SizesReport, StatusReport, WarmedReport,
+    CollectedReport, Content, NowReport, Outcome, SizesReport, StatusReport, WarmedReport,
 };
 use crate::warm::Roots;
 
@@ -42,6 +42,12 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
         copied_rows: across.copied_rows,
         rows_without_object: across.missing.count,
     });
+    let mut findings = check::check(&store, &observed);
+    if let Some(across) = &across {
+        let mut of_layers = check::compare::findings(&store, across);
+        of_layers.retain(|finding| !check::follows_from_a_loss(&observed, finding.code));
+        findings.extend(of_layers);
+    }
     let gone = warmed
         .zip(across)
         .map(|(warmed, across)| warmed.len().saturating_sub(across.rows_asked_for));
@@ -50,9 +56,18 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
         false => None,
     };
     let (warm_roots, warm_roots_gone) = warm_roots(&store);
+    // Who could not be asked before is not waited for once more.
+    let lower_changed = match (content, &store.lower.bottom().source) {
+        (None, MetadataSource::Daemon { .. }) => None,
+        _ => lower_changed(&store, &memory, &observed),
+    };
+    findings.extend(lower_changed.clone().flatten());
+    let now = NowReport::of(&findings);
+    let wrong = arguments.exit_code && !now.errors.is_empty();
     let report = StatusReport {
         version: 1,
         store: store.name.clone(),
+        check: store.command(["check"]).to_string(),
         real: show_path(&store.real).into_owned(),
         mounted: observed.mount.overlay.is_some(),
         mounted_since: mounted_since(&store, &system, &observed),
@@ -67,11 +82,7 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
             MetadataSource::Ssh { .. } => "ssh",
         },
         lower_real: show_path(&store.lower.real).into_owned(),
-        // Who could not be asked before is not waited for once more.
-        lower_changed: match (content, &store.lower.bottom().source) {
-            (None, MetadataSource::Daemon { .. }) => None,
-            _ => lower_changed(&store, &memory, &observed),
-        },
+        lower_changed: lower_changed.as_ref().map(Option::is_some),
         content,
         unreadable,
         sizes,
@@ -88,14 +99,13 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
             bytes: collected.bytes,
             left: collected.left,
         }),
-        checked: memory.checked.map(|checked| CheckedReport {
-            time: checked.time,
-            errors: checked.errors,
-            warnings: checked.warnings,
-        }),
+        now,
     };
     report.print(json)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(match wrong {
+        true => ExitCode::from(Outcome::NotAsDescribed.exit_code()),
+        false => ExitCode::SUCCESS,
+    })
 }
 
 /// When `up` mounted the overlay that is in effect, in seconds since 1970.
@@ -105,15 +115,16 @@ pub(super) fn mounted_since(store: &Store, system: &System, observed: &Observed)
     Record::read(system, &store.real).ok()??.time
 }
 
-/// Whether the lower store is another than the one that the upper database was made for.
-fn lower_changed(store: &Store, memory: &Memory, observed: &Observed) -> Option<bool> {
+/// Whether the lower store is another than the one that the upper database was made for: what is
+/// found then. `None` where that was not remembered.
+fn lower_changed(store: &Store, memory: &Memory, observed: &Observed) -> Option<Option<Finding>> {
     let then = memory.lower.as_ref()?.identity.as_ref()?;
     let now = Identity::now(store, observed.lower.schema(), Some(then)).ok()??;
     // Looked at in another way then.
     if then.some.is_some() != now.some.is_some() {
         return None;
     }
-    Some(check::compare::lower_changed(store, Some(then), &now).is_some())
+    Some(check::compare::lower_changed(store, Some(then), &now))
 }
 
 /// How many roots keep warmed paths, and how many of these have no row.

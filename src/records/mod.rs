@@ -7,4 +7,4 @@ pub(crate) mod mount_record;
 mod store_memory;
 mod warmed_paths;
 
-pub(crate) use store_memory::{Checked, Collected, LayerMemory, LowerMemory, Memory, Mounted};
+pub(crate) use store_memory::{Collected, LayerMemory, LowerMemory, Memory, Mounted};

@@ -32,8 +32,6 @@ pub(crate) struct Memory {
     pub lower: Option<LowerMemory>,
     /// What `up` mounted last, unless `down` unmounted it.
     pub mounted: Option<Mounted>,
-    /// What the check at the end of the last `up` that changed something found.
-    pub checked: Option<Checked>,
     /// What was copied up from the lower store last.
     #[serde(default)]
     pub warmed: Option<Warmed>,
@@ -111,25 +109,12 @@ pub(crate) struct Mounted {
     pub options: String,
 }
 
-/// A check, remembered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Checked {
-    /// When, in seconds since 1970.
-    pub time: u64,
-    /// The codes of the errors.
-    pub errors: Vec<String>,
-    /// The codes of the warnings.
-    pub warnings: Vec<String>,
-}
-
 impl Default for Memory {
     fn default() -> Memory {
         Memory {
             version: VERSION,
             lower: None,
             mounted: None,
-            checked: None,
             warmed: None,
             collected: None,
             upper_layer: None,

@@ -24,7 +24,7 @@ pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
 pub(crate) use status::{
-    CheckedReport, CollectedReport, Content, SizesReport, StatusReport, WarmedReport,
+    CollectedReport, Content, NowReport, SizesReport, StatusReport, WarmedReport,
 };
 pub(crate) use url::{UrlByVersion, UrlReport};
 pub(crate) use warm::WarmReport;

@@ -1,9 +1,11 @@
+use std::collections::BTreeSet;
 use std::io::Write;
 use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::check::{Code, Finding, Severity};
 use crate::linux::clock;
 
 /// The result of `status`.
@@ -14,6 +16,9 @@ pub(crate) struct StatusReport {
     pub version: u32,
     /// The store's name.
     pub store: String,
+    /// The command that says more of what is wrong.
+    #[serde(skip)]
+    pub check: String,
     /// The merged store directory.
     pub real: String,
     /// Whether an overlay is in effect there.
@@ -55,9 +60,8 @@ pub(crate) struct StatusReport {
     pub warmed: Option<WarmedReport>,
     /// The last collection of garbage with `gc`; null where none is remembered.
     pub collected: Option<CollectedReport>,
-    /// The last check that was remembered.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub checked: Option<CheckedReport>,
+    /// What is wrong now, as far as it is looked at here.
+    pub now: NowReport,
 }
 
 /// What is in the layers and the upper database.
@@ -112,16 +116,28 @@ pub(crate) struct CollectedReport {
     pub left: u64,
 }
 
-/// A check that was remembered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+/// What is wrong now: the findings of `check` but for what takes its time, each code once.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct CheckedReport {
-    /// When, in seconds since 1970.
-    pub time: u64,
+pub(crate) struct NowReport {
     /// The codes of the errors.
-    pub errors: Vec<String>,
+    pub errors: BTreeSet<Code>,
     /// The codes of the warnings.
-    pub warnings: Vec<String>,
+    pub warnings: BTreeSet<Code>,
+}
+
+impl NowReport {
+    /// The codes among these findings.
+    pub(crate) fn of(findings: &[Finding]) -> NowReport {
+        let codes = |severity| {
+            let those = findings.iter().filter(|it| it.severity == severity);
+            those.map(|finding| finding.code).collect()
+        };
+        NowReport {
+            errors: codes(Severity::Error),
+            warnings: codes(Severity::Warning),
+        }
+    }
 }
 
 impl StatusReport {
@@ -198,15 +214,13 @@ impl StatusReport {
             );
             line("last collection", &text)?;
         }
-        if let Some(checked) = &self.checked {
-            let all = [checked.errors.as_slice(), &checked.warnings].concat();
-            let text = match all.is_empty() {
-                true => "nothing wrong".to_owned(),
-                false => all.join(", "),
-            };
-            line("last check", &format!("{text}, {}", ago(checked.time)))?;
-        }
-        Ok(())
+        let codes = self.now.errors.iter().chain(&self.now.warnings);
+        let codes: Vec<&str> = codes.map(|code| code.as_str()).collect();
+        let text = match codes.is_empty() {
+            true => "nothing wrong".to_owned(),
+            false => format!("{}; `{}` says more", codes.join(", "), self.check),
+        };
+        line("now", &text)
     }
 }
 

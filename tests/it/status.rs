@@ -40,7 +40,8 @@ fn a_store_at_a_glance() {
             let since = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap();
             since.as_secs() - time.as_u64().unwrap()
         };
-        assert!(passed(&empty["checked"]["time"]) < 300);
+        let nothing_wrong = serde_json::json!({ "errors": [], "warnings": [] });
+        assert_eq!(empty["now"], nothing_wrong);
         assert!(passed(&empty["mounted-since"]) < 300);
         assert!(empty["warmed"].is_null());
 
@@ -90,7 +91,7 @@ fn a_store_at_a_glance() {
             " ago)\n",
             "last warmed           18 paths ",
             " ago, 18 of them gone\n",
-            "last check            nothing wrong, ",
+            "now                   object-without-row; `overstore check example` says more\n",
         ] {
             assert!(text.contains(part), "{part} in {text}");
         }
@@ -322,4 +323,44 @@ fn warm_killed_while_it_remembers() {
         }
     }
     assert!(kills >= 5, "{kills}");
+}
+
+/// What is wrong is said while it is wrong, whoever found it before, and no longer.
+#[test]
+fn it_tells_what_is_wrong_now() {
+    let Some(world) = World::trixie() else { return };
+    world.lower_store("/mnt/lower");
+    up(&world, "/mnt/lower?read-only=true", "");
+    let now = |errors: &[&str]| {
+        assert_eq!(
+            status(&world, &[])["now"]["errors"],
+            serde_json::json!(errors)
+        );
+        let exit = world.overstore(["status", "example", "--exit-code"]).run();
+        let expected = i32::from(!errors.is_empty());
+        assert_eq!(exit.code(), Some(expected), "{exit}");
+        let text = match errors.first() {
+            Some(error) => format!("now                   {error}"),
+            None => "now                   nothing wrong\n".to_owned(),
+        };
+        assert!(exit.stdout().contains(&text), "{exit}");
+    };
+    now(&[]);
+    world.ok(["chmod", "0666", DATABASE]);
+    now(&["database-permissions"]);
+    // `up` finds it, too, and it is mended by hand.
+    assert_eq!(world.overstore(["up", "example"]).run().code(), Some(1));
+    world.ok(["chmod", "0644", DATABASE]);
+    now(&[]);
+    world.overstore(["down", "example"]).ok();
+    now(&["mount-missing"]);
+}
+
+#[test]
+fn sizes_over_a_lower_store_behind_a_symbolic_link() {
+    let Some(world) = World::trixie() else { return };
+    world.lower_store("/mnt/there");
+    world.ok(["ln", "-s", "there", "/mnt/lower"]);
+    up(&world, "/mnt/lower?read-only=true", "");
+    assert_eq!(status(&world, &["--sizes"])["sizes"]["upper-layer"], 0);
 }
