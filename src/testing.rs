@@ -61,7 +61,6 @@ pub mod observe {
 /// See the module of this name.
 pub mod overlayfs {
     pub use crate::overlayfs::mountinfo::{MountInfo, stack_at};
-    pub use crate::overlayfs::options;
     pub use crate::overlayfs::options::{MountOption, MountOptions, SuperOptions};
 }
 

@@ -3,37 +3,8 @@
 use super::{Code, Finding, Severity};
 use crate::config::Store;
 use crate::nix::mount_check::Unmatchable;
+use crate::overlayfs::options;
 use std::path::Path;
-
-/// Mount options that risk store objects, each with its value if only that one does, and why.
-const RISKY: &[(&str, Option<&str>, &str)] = &[
-    (
-        "volatile",
-        None,
-        "the kernel then writes nothing out to the upper layer: after a power cut its objects may be \
-         damaged, and the overlay cannot be mounted again before somebody removes `work/incompat` \
-         from the work directory",
-    ),
-    (
-        "fsync",
-        Some("volatile"),
-        "the kernel then writes nothing out to the upper layer: after a power cut its objects may be \
-         damaged, and the overlay cannot be mounted again before somebody removes `work/incompat` \
-         from the work directory",
-    ),
-    (
-        "metacopy",
-        Some("on"),
-        "a file of the upper layer can then be without its data, which only the lower store has: the \
-         upper layer is no longer whole without this very mount, and Nix works on it directly",
-    ),
-    (
-        "redirect_dir",
-        Some("on"),
-        "a directory of the upper layer can then be a mere pointer to one in the lower store: the \
-         upper layer is no longer whole without this very mount, and Nix works on it directly",
-    ),
-];
 
 /// Everything there is to say.
 pub fn findings(store: &Store) -> Vec<Finding> {
@@ -93,13 +64,11 @@ fn url_depends_on_version(store: &Store) -> Option<Finding> {
 /// Mount options that risk the data.
 fn risky_options(store: &Store) -> impl Iterator<Item = Finding> {
     store.mount_options.iter().filter_map(|option| {
-        let (_, _, why) = RISKY.iter().find(|(name, value, _)| {
-            *name == option.name && value.is_none_or(|value| option.value.as_deref() == Some(value))
-        })?;
+        let why = options::kind(&option.name)?.risk_of(option.value.as_deref())?;
         Some(
             Finding::new(Code::MountOptionRisky, option.to_string())
                 .expected("mount options that keep the upper layer safe and whole by itself")
-                .found(*why)
+                .found(why)
                 .remedy(format!(
                     "remove \"{option}\" from `mount.options`, and mount the store again"
                 )),

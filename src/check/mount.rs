@@ -9,7 +9,7 @@ use crate::escape::{show, show_path};
 use crate::nix::mount_check::{self, CheckedPath, Verdict};
 use crate::observe::{Identity, MountFacts, Observed, OverlayFacts, Place, Recorded};
 use crate::overlayfs::defaults::Defaults;
-use crate::overlayfs::options::{MountOption, SuperOptions};
+use crate::overlayfs::options::{self, MountOption, SuperOptions};
 use crate::remedy::{CommandLine, Remedy, command};
 use std::os::unix::ffi::OsStrExt;
 
@@ -216,20 +216,31 @@ impl Shown<'_> {
     }
 }
 
-/// An overlay that risks the data although its description does not ask for it.
-fn risky(store: &Store, options: &SuperOptions) -> Option<Finding> {
-    let described = |option: &MountOption| {
-        option.name == "volatile" || option.value.as_deref() == Some("volatile")
+/// Options in force that risk the data although the description does not ask for them.
+fn risky(store: &Store, options: &SuperOptions) -> Vec<Finding> {
+    let described = |shown: &MountOption| {
+        store.mount_options.contains(shown)
+            // Newer kernels show the one as the other.
+            || (shown.value.as_deref() == Some("volatile")
+                && store.mount_options.iter().any(|option| option.name == "volatile"))
     };
-    if !options.is_volatile() || store.mount_options.iter().any(described) {
-        return None;
-    }
-    Some(
-        Finding::at(Code::MountOptionRisky, &store.real)
-            .expected("mount options that keep the upper layer safe")
-            .found("it is mounted with `volatile`: nothing in the upper layer is synced")
-            .remedy(down_up(store)),
-    )
+    options
+        .others
+        .iter()
+        .filter_map(|(name, value)| {
+            let shown = MountOption {
+                name: show(name).into_owned(),
+                value: value.as_deref().map(|value| show(value).into_owned()),
+            };
+            let why = options::kind(&shown.name)?.risk_of(shown.value.as_deref())?;
+            (!described(&shown)).then(|| {
+                Finding::at(Code::MountOptionRisky, &store.real)
+                    .expected("mount options that keep the upper layer safe")
+                    .found(format!("it is mounted with `{shown}`: {why}"))
+                    .remedy(down_up(store))
+            })
+        })
+        .collect()
 }
 
 /// Nix's own check will not pass, although the paths allow it.

@@ -3,66 +3,8 @@
 use super::problem::{Problem, Span};
 use super::raw::RawMount;
 use super::read::At;
-use crate::overlayfs::options::MountOption;
-
-/// Options that follow from other keys, with the key to write instead.
-const OWN: &[(&str, &str)] = &[
-    ("lowerdir", "it follows from `lower-store`"),
-    (
-        "lowerdir+",
-        "it follows from `lower-store`, and Nix wants exactly one lower layer",
-    ),
-    (
-        "datadir+",
-        "data-only layers are no part of a local-overlay store",
-    ),
-    ("upperdir", "it follows from `upper-layer`"),
-    ("workdir", "it follows from `workdir`"),
-    (
-        "userxattr",
-        "it is used where the mount is made in a user namespace, and nowhere else",
-    ),
-];
-
-/// What mount(8) takes as an option and the kernel as a flag of the mount, not of OverlayFS.
-const FLAGS: &[&str] = &[
-    "async",
-    "atime",
-    "auto",
-    "defaults",
-    "dev",
-    "diratime",
-    "dirsync",
-    "exec",
-    "lazytime",
-    "mand",
-    "noatime",
-    "noauto",
-    "nodev",
-    "nodiratime",
-    "noexec",
-    "nofail",
-    "nolazytime",
-    "nomand",
-    "norelatime",
-    "nostrictatime",
-    "nosuid",
-    "nosymfollow",
-    "nouser",
-    "private",
-    "relatime",
-    "remount",
-    "ro",
-    "rw",
-    "shared",
-    "silent",
-    "strictatime",
-    "suid",
-    "sync",
-    "user",
-    "users",
-    "_netdev",
-];
+use super::unknown::nearest;
+use crate::overlayfs::options::{self, MountOption, Takes};
 
 /// Reads the options.
 pub(super) fn read(raw: Option<&At<RawMount>>, problems: &mut Vec<Problem>) -> Vec<MountOption> {
@@ -75,7 +17,11 @@ pub(super) fn read(raw: Option<&At<RawMount>>, problems: &mut Vec<Problem>) -> V
             Some((name, value)) => (name, Some(value)),
             None => (given.value.as_str(), None),
         };
-        if let Some(problem) = wrong(name, given) {
+        let option = MountOption {
+            name: name.to_owned(),
+            value: value.map(str::to_owned),
+        };
+        if let Some(problem) = wrong(&option, given) {
             problems.push(problem);
         } else if let Some((_, span)) = read.iter().find(|(option, _)| option.name == name) {
             problems.push(
@@ -85,47 +31,29 @@ pub(super) fn read(raw: Option<&At<RawMount>>, problems: &mut Vec<Problem>) -> V
                     .help("keep one of the two"),
             );
         } else {
-            let option = MountOption {
-                name: name.to_owned(),
-                value: value.map(str::to_owned),
-            };
             read.push((option, &given.span));
         }
     }
-    read.into_iter().map(|(option, _)| option).collect()
+    let span = |option: &MountOption| read.iter().find(|(read, _)| read == option);
+    let options: Vec<MountOption> = read.iter().map(|(option, _)| option.clone()).collect();
+    for [first, second] in options::conflicts(&options) {
+        if let (Some((_, first_at)), Some((_, second_at))) = (span(first), span(second)) {
+            problems.push(
+                Problem::new(format!(
+                    "OverlayFS does not take `{first}` together with `{second}`"
+                ))
+                .at(first_at, "this one")
+                .at(second_at, "and this one")
+                .help("remove one of the two"),
+            );
+        }
+    }
+    options
 }
 
-fn wrong(name: &str, given: &At<String>) -> Option<Problem> {
-    let span = &given.span;
-    if let Some((_, why)) = OWN.iter().find(|(own, _)| *own == name) {
-        return Some(
-            Problem::new(format!(
-                "the mount option `{name}` is set by overstore itself"
-            ))
-            .at(span, *why)
-            .help("leave it out"),
-        );
-    }
-    if matches!(name, "ro" | "rw") {
-        return Some(
-            Problem::new(format!("`{name}` is no mount option of OverlayFS"))
-                .at(
-                    span,
-                    "the overlay is always writable: Nix adds store objects to it",
-                )
-                .help("leave it out"),
-        );
-    }
-    if FLAGS.contains(&name) {
-        return Some(
-            Problem::new(format!("`{name}` is no mount option of OverlayFS"))
-                .at(
-                    span,
-                    "it is a flag of a mount, which overstore does not set",
-                )
-                .help("leave it out, or bind the merged store directory elsewhere with that flag"),
-        );
-    }
+/// What is wrong with one option by itself.
+fn wrong(option: &MountOption, given: &At<String>) -> Option<Problem> {
+    let (name, span) = (option.name.as_str(), &given.span);
     if given.value.contains(',') {
         return Some(
             Problem::new("a comma in a mount option")
@@ -148,5 +76,51 @@ fn wrong(name: &str, given: &At<String>) -> Option<Problem> {
                 .at(span, "expected `name` or `name=value`, without spaces"),
         );
     }
-    None
+    let Some(kind) = options::kind(name) else {
+        let help = match nearest(name, options::known_options()) {
+            Some(known) => format!("write `{known}`, if that is meant"),
+            None => format!(
+                "the options are {}",
+                options::known_options().collect::<Vec<_>>().join(", ")
+            ),
+        };
+        return Some(
+            Problem::new(format!("`{name}` is no mount option of OverlayFS"))
+                .at(span, "no kernel up to Linux 7 has one of that name")
+                .help(help),
+        );
+    };
+    match kind.takes {
+        Takes::SetByOverstore(why) => Some(
+            Problem::new(format!(
+                "the mount option `{name}` is set by overstore itself"
+            ))
+            .at(span, why)
+            .help("leave it out"),
+        ),
+        Takes::Flag => {
+            let (label, help) = match name {
+                "ro" | "rw" => (
+                    "the overlay is always writable: Nix adds store objects to it",
+                    "leave it out",
+                ),
+                _ => (
+                    "it is a flag of a mount, which overstore does not set",
+                    "leave it out, or bind the merged store directory elsewhere with that flag",
+                ),
+            };
+            Some(
+                Problem::new(format!("`{name}` is no mount option of OverlayFS"))
+                    .at(span, label)
+                    .help(help),
+            )
+        }
+        Takes::Nothing | Takes::OneOf(_) | Takes::Text => {
+            let expected = kind.expected_instead_of(option.value.as_deref())?;
+            Some(
+                Problem::new(format!("`{option}` is not what OverlayFS takes"))
+                    .at(span, format!("expected {expected}")),
+            )
+        }
+    }
 }

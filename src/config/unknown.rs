@@ -72,7 +72,7 @@ fn suggestion(key: &str, prefix: &str, known: &[&str], tables: &Tables) -> Optio
         let label = format!("`{spelled}` is not a key of this table");
         return suggest(&spelled, label, to_the_top(&spelled));
     }
-    if let Some(name) = nearest(&spelled, known).filter(|name| *name == spelled) {
+    if let Some(name) = nearest(&spelled, known.iter().copied()).filter(|name| *name == spelled) {
         return suggest(
             name,
             similar(&format!("{prefix}{name}")),
@@ -98,22 +98,22 @@ fn suggestion(key: &str, prefix: &str, known: &[&str], tables: &Tables) -> Optio
             format!("write `{name}`"),
         );
     }
-    if let Some(name) = nearest(&spelled, known) {
+    if let Some(name) = nearest(&spelled, known.iter().copied()) {
         return suggest(
             name,
             similar(&format!("{prefix}{name}")),
             format!("write `{name}`"),
         );
     }
-    let name = nearest(&spelled, top)?;
+    let name = nearest(&spelled, top.iter().copied())?;
     suggest(name, similar(name), to_the_top(name))
 }
 
 /// The known word that is most like `word`, if one is at all.
-pub(super) fn nearest<'a>(word: &str, known: &[&'a str]) -> Option<&'a str> {
+pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
-        .iter()
-        .map(|name| (strsim::damerau_levenshtein(word, name), *name))
+        .into_iter()
+        .map(|name| (strsim::damerau_levenshtein(word, name), name))
         .filter(|(distance, name)| *distance <= (name.len().max(word.len()) / 3).max(1))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)

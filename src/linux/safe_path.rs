@@ -15,6 +15,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
+use std::sync::Once;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
@@ -581,12 +582,21 @@ fn is_root() -> bool {
 static NAMESPACE_OF_A_USER: AtomicBool = AtomicBool::new(false);
 
 fn in_namespace_of_a_user() -> bool {
+    NOTED.call_once(|| {
+        // Nobody has taken note yet, so nobody has changed the root directory either.
+        let map = std::fs::read("/proc/self/uid_map").unwrap_or_default();
+        NAMESPACE_OF_A_USER.store(lacks_overflow_user(&map), Ordering::Relaxed);
+    });
     NAMESPACE_OF_A_USER.load(Ordering::Relaxed)
 }
+
+/// Whether note has been taken.
+static NOTED: Once = Once::new();
 
 /// Takes note of the user namespace, from `/proc/self/uid_map`: at the beginning, when another one
 /// is entered, and not from below a root directory that somebody else has filled.
 pub(crate) fn note_user_namespace(uid_map: &[u8]) {
+    NOTED.call_once(|| {});
     NAMESPACE_OF_A_USER.store(lacks_overflow_user(uid_map), Ordering::Relaxed);
 }
 

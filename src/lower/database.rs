@@ -56,6 +56,12 @@ impl Database {
     /// # Errors
     /// When SQLite refuses, or when the tables are not Nix's.
     pub(crate) fn attach(&self, connection: &Connection, name: &str) -> Result<(), LowerError> {
+        // Whatever went wrong may come from a change meanwhile.
+        self.try_attach(connection, name)
+            .map_err(|error| self.confirm().err().unwrap_or(error))
+    }
+
+    fn try_attach(&self, connection: &Connection, name: &str) -> Result<(), LowerError> {
         let sqlite = |error| LowerError::sqlite(&self.path, error);
         distrust(connection).map_err(sqlite)?;
         connection

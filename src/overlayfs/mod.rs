@@ -4,4 +4,4 @@ pub(crate) mod defaults;
 pub(crate) mod markers;
 pub(crate) mod mountinfo;
 pub(crate) mod octal;
-pub mod options;
+pub(crate) mod options;

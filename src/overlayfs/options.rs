@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use super::octal;
 
 /// The longest option text that mount(2) takes, in bytes: a page less the byte 0 at its end.
-pub const MAX_LENGTH: usize = 4095;
+pub(crate) const MAX_LENGTH: usize = 4095;
 
 /// One option of an OverlayFS mount, `name` or `name=value`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, serde::Serialize)]
@@ -78,7 +78,7 @@ impl MountOptions {
 }
 
 /// How the mount table shows an option value that was given as `text`.
-pub fn as_shown(text: &[u8]) -> Vec<u8> {
+pub(crate) fn as_shown(text: &[u8]) -> Vec<u8> {
     octal::escape(text, octal::OPTION_VALUE)
 }
 
@@ -86,13 +86,13 @@ pub fn as_shown(text: &[u8]) -> Vec<u8> {
 ///
 /// A colon may have one too, but is left alone: it stands in the mount table as it was given, and
 /// Nix's mount check looks for the path as it is.
-pub fn escape(path: &Path) -> Vec<u8> {
+pub(crate) fn escape(path: &Path) -> Vec<u8> {
     escape_bytes(path, b"\\,")
 }
 
 /// The text of a path that is a lower layer: `\`, `,` and `:`, which separates lower layers, take a
 /// backslash.
-pub fn escape_lower(path: &Path) -> Vec<u8> {
+pub(crate) fn escape_lower(path: &Path) -> Vec<u8> {
     escape_bytes(path, b"\\,:")
 }
 
@@ -120,175 +120,201 @@ fn unescape(text: &[u8]) -> PathBuf {
     PathBuf::from(OsString::from_vec(bytes))
 }
 
-/// What is wrong, or worth a thought, with a further option.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum OptionProblem {
-    /// overstore sets it itself.
-    #[error("`{name}` is set by overstore itself: {instead}")]
-    SetByOverstore {
-        /// The option.
-        name: &'static str,
-        /// Where it comes from.
-        instead: &'static str,
-    },
-    /// The kernel does not take this value.
-    #[error("`{option}` is not what OverlayFS takes; expected {expected}")]
-    BadValue {
-        /// The option as given.
-        option: String,
-        /// The forms it can have.
-        expected: String,
-    },
-    /// It belongs to mounts of any kind, not to OverlayFS.
-    #[error(
-        "`{0}` is a flag of mounts, not an option of OverlayFS; `findmnt` shows those of the mount \
-         that overstore makes"
-    )]
-    Flag(String),
-    /// It is not one that overstore knows. A kernel newer than overstore may know it.
-    #[error("`{0}` is not an option of OverlayFS that overstore knows")]
-    Unknown(String),
-    /// After a crash, files can be empty or missing, and the kernel refuses to mount again until
-    /// `work/incompat/volatile` in the work directory is removed.
-    #[error(
-        "with `{0}` nothing in the upper layer is synced: after a crash it has to be thrown away, \
-         and the upper database with it"
-    )]
-    Volatile(String),
-}
-
-impl OptionProblem {
-    /// Whether the option cannot be passed on. If not, the problem is a warning.
-    pub fn refuses(&self) -> bool {
-        match self {
-            Self::SetByOverstore { .. } | Self::BadValue { .. } | Self::Flag(_) => true,
-            Self::Unknown(_) | Self::Volatile(_) => false,
-        }
-    }
+/// What an option is. Source: the kernel's `fs/overlayfs/params.c` (`super.c` before 6.4).
+#[derive(Debug)]
+pub(crate) struct OptionKind {
+    /// Its name.
+    pub name: &'static str,
+    /// What it takes.
+    pub takes: Takes,
+    /// Values that put store objects at risk (`None`: the option without a value), and how.
+    pub risks: &'static [(Option<&'static str>, &'static str)],
 }
 
 /// What an option takes.
-enum Takes {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Takes {
+    /// No value.
     Nothing,
+    /// One of these values.
     OneOf(&'static [&'static str]),
-    /// It is not for the configuration: the text says where it comes from.
-    SetBy(&'static str),
+    /// Any text: a security module reads it.
+    Text,
+    /// It is not for the description: overstore sets it, for this reason.
+    SetByOverstore(&'static str),
+    /// It is none of OverlayFS: what mount(8) takes, and the kernel as a flag of any mount.
+    Flag,
 }
 
 const ON_OFF: Takes = Takes::OneOf(&["on", "off"]);
 
-/// The options of OverlayFS, as of Linux 7. Which of them a kernel has depends on its version; their
-/// defaults, on its build and on parameters of the module.
-const OPTIONS: [(&str, Takes); 18] = [
-    (
-        "lowerdir",
-        Takes::SetBy("the lower store directory follows from the key `lower-store`"),
-    ),
-    (
-        "lowerdir+",
-        Takes::SetBy("the lower store directory follows from the key `lower-store`"),
-    ),
-    (
-        "datadir+",
-        Takes::SetBy("Nix's mount check takes one lower layer, no more"),
-    ),
-    ("upperdir", Takes::SetBy("it is the key `upper-layer`")),
-    ("workdir", Takes::SetBy("it is the key `workdir`")),
-    (
-        "userxattr",
-        Takes::SetBy("`overstore exec` uses it where it has no root privileges"),
-    ),
-    ("default_permissions", Takes::Nothing),
-    (
-        "redirect_dir",
-        Takes::OneOf(&["on", "off", "follow", "nofollow"]),
-    ),
-    ("index", ON_OFF),
-    ("uuid", Takes::OneOf(&["on", "off", "null", "auto"])),
-    ("nfs_export", ON_OFF),
-    ("xino", Takes::OneOf(&["on", "off", "auto"])),
-    ("metacopy", ON_OFF),
-    ("verity", Takes::OneOf(&["on", "off", "require"])),
-    ("volatile", Takes::Nothing),
-    ("fsync", Takes::OneOf(&["auto", "strict", "volatile"])),
-    ("override_creds", Takes::Nothing),
-    ("nooverride_creds", Takes::Nothing),
-];
+const UNSYNCED: &str = "the kernel then writes nothing out to the upper layer: after a power cut its \
+                        objects may be damaged, and the overlay cannot be mounted again before \
+                        somebody removes `work/incompat` from the work directory";
 
-/// Options that mount(8) turns into flags of the mount.
-const FLAGS: [&str; 19] = [
-    "defaults",
-    "ro",
-    "rw",
-    "nosuid",
-    "suid",
-    "nodev",
-    "dev",
-    "noexec",
-    "exec",
-    "noatime",
-    "atime",
-    "relatime",
-    "norelatime",
-    "strictatime",
-    "nodiratime",
-    "lazytime",
-    "sync",
-    "async",
-    "dirsync",
-];
-
-/// The names of the options that a configuration can give, for suggestions.
-pub fn known_options() -> impl Iterator<Item = &'static str> {
-    OPTIONS
-        .iter()
-        .filter(|(_, takes)| !matches!(takes, Takes::SetBy(_)))
-        .map(|(name, _)| *name)
-}
-
-/// Judges one further option by itself.
-pub fn judge(option: &MountOption) -> Option<OptionProblem> {
-    let known = OPTIONS.iter().find(|(name, _)| *name == option.name);
-    let Some((name, takes)) = known else {
-        let name = option.name.clone();
-        return Some(match FLAGS.contains(&name.as_str()) {
-            true => OptionProblem::Flag(name),
-            false => OptionProblem::Unknown(name),
-        });
-    };
-    let expected = match (takes, option.value.as_deref()) {
-        (Takes::SetBy(instead), _) => {
-            return Some(OptionProblem::SetByOverstore { name, instead });
-        }
-        (Takes::Nothing, None) => None,
-        (Takes::Nothing, Some(_)) => Some(format!("`{name}` without a value")),
-        (Takes::OneOf(values), Some(value)) if values.contains(&value) => None,
-        (Takes::OneOf(values), _) => {
-            let forms: Vec<_> = values
-                .iter()
-                .map(|value| format!("`{name}={value}`"))
-                .collect();
-            Some(forms.join(" or "))
-        }
-    };
-    match expected {
-        Some(expected) => Some(OptionProblem::BadValue {
-            option: option.to_string(),
-            expected,
-        }),
-        None if is_volatile(name, option.value.as_deref()) => {
-            Some(OptionProblem::Volatile(option.to_string()))
-        }
-        None => None,
+/// An option without risks.
+const fn option(name: &'static str, takes: Takes) -> OptionKind {
+    OptionKind {
+        name,
+        takes,
+        risks: &[],
     }
 }
 
-fn is_volatile(name: &str, value: Option<&str>) -> bool {
-    // Newer kernels (seen with 6.18.44) take both for the same, and show the latter.
-    matches!(
-        (name, value),
-        ("volatile", None) | ("fsync", Some("volatile"))
-    )
+/// The options of OverlayFS, as of Linux 7. Which of them a kernel has depends on its version; their
+/// defaults, on its build and on parameters of the module ([`Defaults`](super::defaults::Defaults)).
+const OPTIONS: &[OptionKind] = &[
+    option(
+        "lowerdir",
+        Takes::SetByOverstore("it follows from `lower-store`"),
+    ),
+    option(
+        "lowerdir+",
+        Takes::SetByOverstore(
+            "it follows from `lower-store`, and Nix wants exactly one lower layer",
+        ),
+    ),
+    option(
+        "datadir+",
+        Takes::SetByOverstore("data-only layers are no part of a local-overlay store"),
+    ),
+    option(
+        "upperdir",
+        Takes::SetByOverstore("it follows from `upper-layer`"),
+    ),
+    option(
+        "workdir",
+        Takes::SetByOverstore("it follows from `workdir`"),
+    ),
+    option(
+        "userxattr",
+        Takes::SetByOverstore(
+            "it is used where the mount is made in a user namespace, and nowhere else",
+        ),
+    ),
+    option("default_permissions", Takes::Nothing),
+    OptionKind {
+        name: "redirect_dir",
+        takes: Takes::OneOf(&["on", "off", "follow", "nofollow"]),
+        risks: &[(
+            Some("on"),
+            "a directory of the upper layer can then be a mere pointer to one in the lower store: \
+             the upper layer is no longer whole without this very mount, and Nix works on it directly",
+        )],
+    },
+    option("index", ON_OFF),
+    option("uuid", Takes::OneOf(&["on", "off", "null", "auto"])),
+    option("nfs_export", ON_OFF),
+    option("xino", Takes::OneOf(&["on", "off", "auto"])),
+    OptionKind {
+        name: "metacopy",
+        takes: ON_OFF,
+        risks: &[(
+            Some("on"),
+            "a file of the upper layer can then be without its data, which only the lower store has: \
+             the upper layer is no longer whole without this very mount, and Nix works on it directly",
+        )],
+    },
+    option("verity", Takes::OneOf(&["on", "off", "require"])),
+    OptionKind {
+        name: "volatile",
+        takes: Takes::Nothing,
+        risks: &[(None, UNSYNCED)],
+    },
+    OptionKind {
+        name: "fsync",
+        takes: Takes::OneOf(&["auto", "strict", "volatile"]),
+        // Newer kernels (seen with 6.18.44) take it for the same, and show this.
+        risks: &[(Some("volatile"), UNSYNCED)],
+    },
+    option("override_creds", Takes::Nothing),
+    option("nooverride_creds", Takes::Nothing),
+    option("context", Takes::Text),
+    option("fscontext", Takes::Text),
+    option("defcontext", Takes::Text),
+    option("rootcontext", Takes::Text),
+];
+
+/// What mount(8) takes as an option and the kernel as a flag of the mount, not of OverlayFS.
+const FLAGS: &[&str] = &[
+    "async",
+    "atime",
+    "auto",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "lazytime",
+    "mand",
+    "noatime",
+    "noauto",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "nofail",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "nosymfollow",
+    "nouser",
+    "private",
+    "relatime",
+    "remount",
+    "ro",
+    "rw",
+    "shared",
+    "silent",
+    "strictatime",
+    "suid",
+    "sync",
+    "user",
+    "users",
+    "_netdev",
+];
+
+/// What an option of this name is, if there is one.
+pub(crate) fn kind(name: &str) -> Option<&'static OptionKind> {
+    const FLAG: OptionKind = option("", Takes::Flag);
+    OPTIONS
+        .iter()
+        .find(|option| option.name == name)
+        .or_else(|| FLAGS.contains(&name).then_some(&FLAG))
+}
+
+/// The names of the options that a description can give, for suggestions.
+pub(crate) fn known_options() -> impl Iterator<Item = &'static str> {
+    OPTIONS
+        .iter()
+        .filter(|option| !matches!(option.takes, Takes::SetByOverstore(_)))
+        .map(|option| option.name)
+}
+
+impl OptionKind {
+    /// The forms it can have, in words, if a value is none that it takes.
+    pub(crate) fn expected_instead_of(&self, value: Option<&str>) -> Option<String> {
+        let name = self.name;
+        match (self.takes, value) {
+            (Takes::Nothing, Some(_)) => Some(format!("`{name}` without a value")),
+            (Takes::OneOf(values), value) if !value.is_some_and(|it| values.contains(&it)) => {
+                let forms: Vec<_> = values
+                    .iter()
+                    .map(|value| format!("`{name}={value}`"))
+                    .collect();
+                Some(forms.join(" or "))
+            }
+            (Takes::Text, None) => Some(format!("`{name}=` and a text")),
+            _ => None,
+        }
+    }
+
+    /// How a value puts store objects at risk, if it does.
+    pub(crate) fn risk_of(&self, value: Option<&str>) -> Option<&'static str> {
+        let (_, why) = self.risks.iter().find(|(risky, _)| *risky == value)?;
+        Some(why)
+    }
 }
 
 /// Pairs of options that the kernel refuses together, with no reason but `EINVAL`. The second has to
@@ -304,31 +330,16 @@ const CONFLICTS: [([&str; 2], [&str; 2]); 8] = [
     (["metacopy", "on"], ["redirect_dir", "follow"]),
 ];
 
-/// Two options that exclude each other.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("OverlayFS does not take `{first}` together with `{second}`; remove one of them")]
-pub struct Conflict {
-    /// One of them.
-    pub first: String,
-    /// The other one.
-    pub second: String,
-}
-
 /// The pairs among the options that the kernel refuses together.
-pub fn conflicts(options: &[MountOption]) -> Vec<Conflict> {
-    // Of an option that is given twice, the kernel takes the last.
+pub(crate) fn conflicts(options: &[MountOption]) -> Vec<[&MountOption; 2]> {
     let given = |[name, value]: &[&str; 2]| {
-        let option = options.iter().rev().find(|option| option.name == *name)?;
-        (option.value.as_deref().unwrap_or_default() == *value).then(|| option.to_string())
+        options.iter().find(|option| {
+            option.name == *name && option.value.as_deref().unwrap_or_default() == *value
+        })
     };
     CONFLICTS
         .iter()
-        .filter_map(|(first, second)| {
-            Some(Conflict {
-                first: given(first)?,
-                second: given(second)?,
-            })
-        })
+        .filter_map(|(first, second)| Some([given(first)?, given(second)?]))
         .collect()
 }
 

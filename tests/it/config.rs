@@ -234,7 +234,7 @@ fn a_path_that_nix_cannot_match_turns_its_check_off() {
 #[test]
 fn other_findings_of_the_description() {
     let options =
-        "[mount]\noptions = [\"volatile\", \"metacopy=on\", \"redirect_dir=off\", \"index=on\"]\n";
+        "[mount]\noptions = [\"volatile\", \"metacopy=on\", \"redirect_dir=on\", \"index=on\"]\n";
     let store = parse(&hookless("local?root=/srv/a%26b", options));
     insta::assert_json_snapshot!("description", description::findings(&store));
 }

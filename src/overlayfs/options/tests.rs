@@ -67,40 +67,24 @@ fn what_mount_would_cut_off_is_refused() {
 }
 
 #[test]
-fn options_are_judged() {
-    let texts = [
-        "lowerdir=/x",
-        "lowerdir+=/x",
-        "datadir+=/x",
-        "upperdir=/x",
-        "workdir=/x",
-        "userxattr",
-        "index",
-        "index=yes",
-        "xino=maybe",
-        "default_permissions=on",
-        "nosuid",
-        "indx=on",
-        "volatile",
-        "fsync=volatile",
+fn what_options_take_is_known() {
+    let wrong = [
+        ("index", "`index=on` or `index=off`"),
+        ("index=yes", "`index=on` or `index=off`"),
+        ("xino=maybe", "`xino=on` or `xino=off` or `xino=auto`"),
+        (
+            "default_permissions=on",
+            "`default_permissions` without a value",
+        ),
+        ("context", "`context=` and a text"),
     ];
-    let problems: Vec<String> = texts
-        .iter()
-        .map(|text| {
-            let problem = judge(&option(text)).unwrap();
-            let severity = if problem.refuses() {
-                "refused"
-            } else {
-                "warning"
-            };
-            format!("{text}\n    {severity}: {problem}")
-        })
-        .collect();
-    assert_snapshot!(problems.join("\n"));
-}
-
-#[test]
-fn good_options_pass() {
+    let expected = |text: &str| {
+        let option = option(text);
+        kind(&option.name)?.expected_instead_of(option.value.as_deref())
+    };
+    for (text, instead) in wrong {
+        assert_eq!(expected(text).as_deref(), Some(instead), "{text}");
+    }
     for text in [
         "index=on",
         "xino=auto",
@@ -112,11 +96,36 @@ fn good_options_pass() {
         "default_permissions",
         "fsync=strict",
         "nooverride_creds",
+        "context=system_u:object_r:container_file_t:s0",
     ] {
-        assert_eq!(judge(&option(text)), None, "{text}");
+        assert_eq!(expected(text), None, "{text}");
     }
+    assert!(kind("indx").is_none());
+    assert_eq!(kind("nosuid").unwrap().takes, Takes::Flag);
     assert!(known_options().any(|name| name == "index"));
     assert!(known_options().all(|name| name != "lowerdir"));
+}
+
+#[test]
+fn risks_are_those_of_a_value() {
+    let risky = |text: &str| {
+        let option = option(text);
+        kind(&option.name)
+            .unwrap()
+            .risk_of(option.value.as_deref())
+            .is_some()
+    };
+    for text in [
+        "volatile",
+        "fsync=volatile",
+        "metacopy=on",
+        "redirect_dir=on",
+    ] {
+        assert!(risky(text), "{text}");
+    }
+    for text in ["fsync=strict", "metacopy=off", "index=on"] {
+        assert!(!risky(text), "{text}");
+    }
 }
 
 #[test]
@@ -125,19 +134,17 @@ fn conflicts_are_found() {
         let options: Vec<_> = texts.iter().map(|text| option(text)).collect();
         conflicts(&options)
             .iter()
-            .map(ToString::to_string)
+            .map(|[first, second]| format!("{first} {second}"))
             .collect::<Vec<_>>()
     };
     assert_eq!(
         found(&["nfs_export=on", "metacopy=on", "index=on"]),
-        ["OverlayFS does not take `nfs_export=on` together with `metacopy=on`; remove one of them"]
+        ["nfs_export=on metacopy=on"]
     );
     assert_eq!(
         found(&["metacopy=on", "redirect_dir=on", "userxattr"]).len(),
         2
     );
-    // The last of two wins.
-    assert_eq!(found(&["nfs_export=on", "index=off", "index=on"]).len(), 0);
     assert_eq!(found(&["metacopy=on", "index=off", "xino=on"]).len(), 0);
 }
 
