@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use rustix::fs::{AtFlags, Dir, FileType, statat};
@@ -92,8 +92,8 @@ fn is_whiteout(layer: impl AsFd, name: &std::ffi::CStr, kind: FileType) -> io::R
     }
 }
 
-/// Looks for the object of every row: in the upper layer, of which `held` tells what is there, and
-/// in the directory of the lower one.
+/// Looks for the object of every row: in the directory of the upper layer, of which `held` tells what
+/// was there a moment ago, if there is one, and in that of the lower one.
 ///
 /// # Errors
 /// When the database or a layer cannot be read.
@@ -101,6 +101,7 @@ pub(crate) fn objects(
     database: &Path,
     store: &StoreDirectory,
     held: &Held,
+    upper: Option<BorrowedFd<'_>>,
     lower: impl AsFd,
 ) -> Result<Objects, ObjectsError> {
     lower::retry(
@@ -126,7 +127,14 @@ pub(crate) fn objects(
                     false => missing.push(path),
                 }
             }
-            // Somebody may have been collecting while we looked.
+            // Somebody may have been adding, or collecting, while we looked: a row comes after its
+            // object.
+            let looked_for = missing.len();
+            let missing = match upper {
+                Some(upper) => not_in(missing, upper)?,
+                None => missing,
+            };
+            objects.above += (looked_for - missing.len()) as u64;
             let now = match missing.is_empty() {
                 true => None,
                 false => Some(SqliteSource::open(database, store.clone())?),

@@ -1,5 +1,6 @@
 //! What belongs together: the upper layer, the upper database, and what is remembered of them.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use super::path::Visited;
@@ -26,7 +27,7 @@ pub(super) fn observe(
         Some(Err(_)) => Mark::Impossible,
         None => Mark::None,
     };
-    let held = match layer {
+    let held = match &layer {
         Some(Ok(layer)) => held(layer).map_err(|error| error.to_string()),
         Some(Err(error)) => Err(error.to_string()),
         None if matches!(upper.place.found, Found::Missing { .. }) => Ok(Held::default()),
@@ -35,7 +36,7 @@ pub(super) fn observe(
     let (objects, rows) = match held {
         Ok(held) => (
             held.objects.len() as u64,
-            rows(store, &held, lower, database),
+            rows(store, &held, layer.and_then(Result::ok), lower, database),
         ),
         Err(why) => (0, Rows::Unknown(why)),
     };
@@ -50,7 +51,13 @@ pub(super) fn observe(
     }
 }
 
-fn rows(store: &Store, held: &Held, lower: &Visited, database: &DatabaseFacts) -> Rows {
+fn rows(
+    store: &Store,
+    held: &Held,
+    upper: Option<OwnedFd>,
+    lower: &Visited,
+    database: &DatabaseFacts,
+) -> Rows {
     match database.file {
         FileFacts::Missing | FileFacts::File { size: 0, .. } => return Rows::NoDatabase,
         FileFacts::File { .. } => {}
@@ -64,7 +71,13 @@ fn rows(store: &Store, held: &Held, lower: &Visited, database: &DatabaseFacts) -
         return Rows::Unknown(String::new());
     };
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
-    match objects(&store.database(), &directory, held, lower) {
+    match objects(
+        &store.database(),
+        &directory,
+        held,
+        upper.as_ref().map(OwnedFd::as_fd),
+        lower,
+    ) {
         Ok(objects) => Rows::Known(objects),
         Err(error) => Rows::Unknown(error.to_string()),
     }

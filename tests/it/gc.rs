@@ -316,9 +316,13 @@ fn an_incomplete_store_is_never_collected() {
 
     // The disk of the upper layer is not there.
     world.ok(["mv", Example::UPPER, "/mnt/example/elsewhere"]);
-    store.example.command("up").run();
+    store
+        .example
+        .command("up")
+        .args(["--accept-other-layer", "--accept-lost-objects"])
+        .run();
     for arguments in [&["--dry-run"][..], &[], &["--leftovers"], &["--metadata"]] {
-        refused(arguments, "are in neither layer");
+        refused(arguments, "an object in neither layer");
     }
     world.overstore(["down", "example"]).ok();
     world.ok(["rm", "-rf", Example::UPPER]);
@@ -327,7 +331,11 @@ fn an_incomplete_store_is_never_collected() {
     // The database is not there.
     let database = format!("{}/db", Example::STATE);
     world.ok(["mv", &database, "/mnt/example/db"]);
-    store.example.command("up").run();
+    store
+        .example
+        .command("up")
+        .args(["--accept-lost-database"])
+        .run();
     refused(&["--leftovers"], "knows none of them");
     refused(&["--leftovers", "--dry-run"], "knows none of them");
     let report = store.gc_json(&[]);

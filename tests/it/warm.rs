@@ -466,7 +466,7 @@ fn it_is_safe_beside_nix() {
 fn up_copies_up_what_the_description_names() {
     for world in World::each() {
         let example = world.example("[warm]\nall = true\nkeep = true");
-        let last = "- copy metadata up from the lower store\nexample: 8 steps\n";
+        let last = "- copy metadata up from the lower store\nexample: 9 steps\n";
         assert!(example.command("plan").ok().ends_with(last));
         let up = example.up();
         let line = "+ copy metadata up from the lower store: 18 paths copied up, with 20 references \
