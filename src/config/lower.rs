@@ -36,13 +36,12 @@ impl Resolver<'_> {
         let mut reference = match StoreReference::parse(given) {
             Ok(reference) => reference,
             Err(error) => {
-                let error = error.to_string();
-                let problem = Problem::new("`lower-store` cannot be used");
-                let problem = match error.split_once("; ") {
-                    Some((wrong, help)) => problem.at(&self.span, wrong).help(help),
-                    None => problem.at(&self.span, error),
-                };
-                self.problems.push(problem);
+                let problem =
+                    Problem::new("`lower-store` cannot be used").at(&self.span, error.to_string());
+                self.problems.push(match error.help() {
+                    Some(help) => problem.help(help),
+                    None => problem,
+                });
                 return None;
             }
         };

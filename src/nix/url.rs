@@ -118,7 +118,7 @@ pub struct StoreReference {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum BadReference {
     /// A store without a store directory in this machine's file system.
-    #[error("`{scheme}://` {why}; {EXPECTED}")]
+    #[error("`{scheme}://` {why}")]
     NoLocalDirectory {
         /// Its scheme.
         scheme: String,
@@ -126,21 +126,16 @@ pub enum BadReference {
         why: &'static str,
     },
     /// A scheme that no store of Nix has.
-    #[error("no kind of store has the scheme `{0}`; {EXPECTED}")]
+    #[error("no kind of store has the scheme `{0}`")]
     UnknownScheme(String),
     /// A single word that names no store.
-    #[error(
-        "`{0}` is no store; expected `local`, `daemon`, `auto`, an absolute path or a store URL"
-    )]
+    #[error("`{0}` is no store")]
     UnknownWord(String),
     /// A path that does not begin with a slash.
-    #[error("the path `{0}` is relative; expected one that begins with `/`")]
+    #[error("the path `{0}` is relative")]
     RelativePath(String),
     /// A host where only a path can be, as in `unix://run/socket`.
-    #[error(
-        "`{scheme}://{host}` takes `{host}` for the beginning of a relative path; write a third \
-         slash: `{scheme}:///{host}`"
-    )]
+    #[error("`{scheme}://{host}` takes `{host}` for the beginning of a relative path")]
     Host {
         /// The scheme.
         scheme: String,
@@ -148,19 +143,19 @@ pub enum BadReference {
         host: String,
     },
     /// `mounted-ssh-ng://` without a host, or with more than one.
-    #[error("`mounted-ssh-ng:{0}` has no valid host; expected `mounted-ssh-ng://[USER@]HOST`")]
+    #[error("`mounted-ssh-ng:{0}` has no valid host")]
     BadAuthority(String),
     /// A `#`, from which on Nix drops the rest of a URL.
-    #[error("a `#` begins a part that Nix drops; write `%23` for a `#` that belongs to a path")]
+    #[error("a `#` begins a part that Nix drops")]
     Fragment,
     /// A `%` that does not begin an encoded byte.
-    #[error("`{0}` has a `%` without two hexadecimal digits; write `%25` for a `%` of a path")]
+    #[error("`{0}` has a `%` without two hexadecimal digits")]
     BadPercent(String),
     /// A byte 0, which no path has.
     #[error("`{0}` has a byte 0, which no path can have")]
     Nul(String),
     /// A parameter without a value.
-    #[error("the parameter `{0}` has no value, so Nix ignores it; write `{0}=VALUE`")]
+    #[error("the parameter `{0}` has no value, so Nix ignores it")]
     NoValue(String),
     /// A parameter whose name is none.
     #[error("`{0}` is not the name of a setting of Nix: letters, digits, `-` and `_`")]
@@ -169,11 +164,36 @@ pub enum BadReference {
     #[error("the parameter `{0}` is given twice, and Nix ignores the second")]
     Twice(String),
     /// `lower-store` inside `lower-store`, too often.
-    #[error("more than {MAX_DEPTH} stores lie below one another; OverlayFS allows two overlays")]
+    #[error("more than {MAX_DEPTH} stores lie below one another")]
     TooDeep,
     /// Something is wrong with the inner store.
     #[error("in its `lower-store`: {0}")]
     LowerStore(Box<BadReference>),
+}
+
+impl BadReference {
+    /// What to write instead, where that can be said.
+    pub(crate) fn help(&self) -> Option<String> {
+        Some(match self {
+            Self::NoLocalDirectory { .. } | Self::UnknownScheme(_) => EXPECTED.to_owned(),
+            Self::UnknownWord(_) => {
+                "expected `local`, `daemon`, `auto`, an absolute path or a store \
+                                     URL"
+                .to_owned()
+            }
+            Self::RelativePath(_) => "expected one that begins with `/`".to_owned(),
+            Self::Host { scheme, host } => {
+                format!("write a third slash: `{scheme}:///{host}`")
+            }
+            Self::BadAuthority(_) => "expected `mounted-ssh-ng://[USER@]HOST`".to_owned(),
+            Self::Fragment => "write `%23` for a `#` that belongs to a path".to_owned(),
+            Self::BadPercent(_) => "write `%25` for a `%` of a path".to_owned(),
+            Self::NoValue(name) => format!("write `{name}=VALUE`"),
+            Self::TooDeep => "OverlayFS allows two overlays".to_owned(),
+            Self::LowerStore(inner) => return inner.help(),
+            Self::Nul(_) | Self::BadName(_) | Self::Twice(_) => return None,
+        })
+    }
 }
 
 /// The two texts of a store that no single text describes to all versions of Nix.

@@ -7,7 +7,11 @@ fn read(text: &str) -> StoreReference {
 }
 
 fn error(text: impl AsRef<[u8]>) -> String {
-    StoreReference::parse(text).unwrap_err().to_string()
+    let error = StoreReference::parse(text).unwrap_err();
+    match error.help() {
+        Some(help) => format!("{error}; {help}"),
+        None => error.to_string(),
+    }
 }
 
 fn overlay_on(lower: impl Into<Value>) -> StoreReference {
