@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::layers::{MOST_REFERRERS, Missing, Several};
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{self, LowerError, Source};
+use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::{Entry, StorePath};
 
@@ -66,18 +67,28 @@ impl lower::Transient for ObjectsError {
 /// When it cannot be listed.
 pub(crate) fn held(layer: impl AsFd) -> io::Result<Held> {
     let mut held = Held::default();
+    each_held(layer, |path, is_whiteout| {
+        match is_whiteout {
+            true => held.whiteouts.insert(path),
+            false => held.objects.insert(path),
+        };
+    })?;
+    Ok(held)
+}
+
+/// Calls `visit` with what a layer's directory holds of what is named as a store object, and whether
+/// it is a whiteout.
+fn each_held(layer: impl AsFd, mut visit: impl FnMut(StorePath, bool)) -> io::Result<()> {
     for entry in Dir::read_from(&layer)? {
         let entry = entry?;
         if let Entry::StorePath(path) = Entry::of(entry.file_name().to_bytes())
             && !path.is_temporary()
         {
-            match is_whiteout(&layer, entry.file_name(), entry.file_type())? {
-                true => held.whiteouts.insert(path),
-                false => held.objects.insert(path),
-            };
+            let is_whiteout = is_whiteout(&layer, entry.file_name(), entry.file_type())?;
+            visit(path, is_whiteout);
         }
     }
-    Ok(held)
+    Ok(())
 }
 
 fn is_whiteout(layer: impl AsFd, name: &std::ffi::CStr, kind: FileType) -> io::Result<bool> {
@@ -108,30 +119,38 @@ pub(crate) fn objects(
         || SqliteSource::open(database, store.clone()).map(Box::new),
         |source| {
             let mut objects = Objects::default();
-            let mut elsewhere = Vec::new();
+            let mut below = Below::new(lower.as_fd());
+            let (mut missing, mut failed) = (Vec::new(), None);
             source.all_paths(&mut |path| {
                 objects.rows += 1;
-                match held.objects.contains(&path) {
-                    true => objects.above += 1,
-                    false => elsewhere.push(path),
+                if held.objects.contains(&path) {
+                    objects.above += 1;
+                    return Ok(());
+                }
+                match below.has(&path) {
+                    Ok(true) if held.whiteouts.contains(&path) => objects.hidden.push(path),
+                    Ok(true) => {}
+                    Ok(false) => missing.push(path),
+                    Err(error) => failed = failed.take().or(Some(error)),
                 }
                 Ok(())
             })?;
-            let (whited_out, elsewhere): (Vec<_>, Vec<_>) = elsewhere
-                .into_iter()
-                .partition(|path| held.whiteouts.contains(path));
-            let mut missing = not_in(elsewhere, lower.as_fd())?;
-            for path in whited_out {
-                match not_in(vec![path.clone()], lower.as_fd())?.is_empty() {
-                    true => objects.hidden.push(path),
-                    false => missing.push(path),
-                }
+            if let Some(error) = failed {
+                return Err(error.into());
             }
             // Somebody may have been adding, or collecting, while we looked: a row comes after its
             // object.
             let looked_for = missing.len();
             let missing = match upper {
-                Some(upper) => not_in(missing, upper)?,
+                Some(upper) => {
+                    let mut still = Vec::new();
+                    for path in missing {
+                        if !has(upper, &path)? {
+                            still.push(path);
+                        }
+                    }
+                    still
+                }
                 None => missing,
             };
             objects.above += (looked_for - missing.len()) as u64;
@@ -158,25 +177,47 @@ pub(crate) fn objects(
     )
 }
 
-/// Those of the paths that a directory does not have.
-fn not_in(paths: Vec<StorePath>, directory: impl AsFd) -> io::Result<Vec<StorePath>> {
-    if paths.len() > MOST_LOOKUPS {
-        let held = held(directory)?.objects;
-        return Ok(paths
-            .into_iter()
-            .filter(|path| !held.contains(path))
-            .collect());
-    }
-    let mut missing = Vec::new();
-    for path in paths {
-        match statat(&directory, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) if FileType::from_raw_mode(stat.st_mode).is_char_device() => {
-                missing.push(path);
-            }
-            Ok(_) => {}
-            Err(Errno::NOENT) => missing.push(path),
-            Err(error) => return Err(io::Error::from(error)),
+/// What the lower layer's directory has: looked for by name, and from some number on in a listing,
+/// of which eight bytes a path are kept.
+struct Below<'a> {
+    directory: BorrowedFd<'a>,
+    lookups: usize,
+    listed: Option<PathSet>,
+}
+
+impl<'a> Below<'a> {
+    fn new(directory: BorrowedFd<'a>) -> Self {
+        Self {
+            directory,
+            lookups: 0,
+            listed: None,
         }
     }
-    Ok(missing)
+
+    fn has(&mut self, path: &StorePath) -> io::Result<bool> {
+        if self.lookups < MOST_LOOKUPS {
+            self.lookups += 1;
+            return has(self.directory, path);
+        }
+        if self.listed.is_none() {
+            let mut prefixes = Vec::new();
+            each_held(self.directory, |path, is_whiteout| {
+                if !is_whiteout {
+                    prefixes.push(path.hash_prefix());
+                }
+            })?;
+            self.listed = Some(PathSet::new(prefixes));
+        }
+        let listed = self.listed.as_ref();
+        Ok(listed.is_some_and(|listed| listed.contains(path.hash_prefix())))
+    }
+}
+
+/// Whether a layer's directory has an object.
+fn has(directory: BorrowedFd<'_>, path: &StorePath) -> io::Result<bool> {
+    match statat(directory, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => Ok(!FileType::from_raw_mode(stat.st_mode).is_char_device()),
+        Err(Errno::NOENT) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
 }
