@@ -10,7 +10,7 @@ use super::lock::DirectoryLock;
 use super::progress::{Progress, Tell};
 use super::{database, links, marks, memory, mount, state};
 use crate::check::Finding;
-use crate::compare::Identity;
+use crate::compare::{Identity, Objects};
 use crate::config::Store;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
@@ -153,7 +153,13 @@ impl SetUp<'_> {
             }
         }
         unsynced.sync()?;
-        let observed = self.observe(Depth::UpLocked)?;
+        let rows = match observed.pairing.rows {
+            // It was made since.
+            Rows::NoDatabase => Rows::Known(Objects::default()),
+            rows => rows,
+        };
+        let observed =
+            observe::observe_made(self.system, self.store, rows).map_err(Error::Observe)?;
         Ok(End::Done(Box::new(observed)))
     }
 

@@ -54,6 +54,20 @@ pub enum Depth {
 /// When `/proc` or the group database cannot be read. What is wrong with the store is no error but
 /// part of the result.
 pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Observed> {
+    look(system, store, depth, None)
+}
+
+/// Looks again at what a process has set up that holds the locks of a set-up ever since it learnt
+/// about the `rows` of the upper database: nobody has changed them, and to read them again costs
+/// time (a database that was just written is read only after it has settled).
+///
+/// # Errors
+/// As for [`observe`].
+pub(crate) fn observe_made(system: &System, store: &Store, rows: Rows) -> io::Result<Observed> {
+    look(system, store, Depth::UpLocked, Some(rows))
+}
+
+fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io::Result<Observed> {
     let machine = machine::observe(system, store)?;
     let mounts = MountTable::read(system)?;
     let lower = lower::visit(&store.lower, &mounts);
@@ -80,7 +94,7 @@ pub fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Obser
         names.retain(|name| !markers::is_whiteout(upper, name).unwrap_or(false));
     }
     let database = upper_database::observe(&state.db, store.use_sqlite_wal, depth);
-    let pairing = pairing::observe(store, &upper, &lower, &database);
+    let pairing = pairing::observe(store, &upper, &lower, &database, rows);
     Ok(Observed {
         lower: lower_facts,
         upper_layer,

@@ -12,12 +12,14 @@ use crate::nix::store_directory::StoreDirectory;
 use crate::records::Memory;
 use crate::records::layer_mark::{self, Mark};
 
-/// Looks at it: at every row of the upper database, and at the names in the upper layer.
+/// Looks at it: at every row of the upper database, unless `rows` are known already, and at the names
+/// in the upper layer.
 pub(super) fn observe(
     store: &Store,
     upper: &Visited,
     lower: &Visited,
     database: &DatabaseFacts,
+    known: Option<Rows>,
 ) -> Pairing {
     let memory = Memory::read_any(store);
     let remembered = memory.as_ref().and_then(|it| it.upper_layer.as_ref());
@@ -36,7 +38,8 @@ pub(super) fn observe(
     let (objects, rows) = match held {
         Ok(held) => (
             held.objects.len() as u64,
-            rows(store, &held, layer.and_then(Result::ok), lower, database),
+            known
+                .unwrap_or_else(|| rows(store, &held, layer.and_then(Result::ok), lower, database)),
         ),
         Err(why) => (0, Rows::Unknown(why)),
     };
