@@ -53,6 +53,7 @@ mod warm;
 
 pub use cli::Cli;
 pub use commands::{not_run, remount_hook, run};
+pub use config::names::{GENERATOR, REMOUNT_HOOK};
 pub use systemd::generator::main as generator;
 
 #[cfg(test)]

@@ -10,8 +10,8 @@ fn main() -> ExitCode {
     let mut arguments = std::env::args_os();
     let name = arguments.next().unwrap_or_default();
     let result = match Path::new(&name).file_name() {
-        Some(name) if name == "overstore-remount" => overstore::remount_hook(arguments),
-        Some(name) if name == "overstore-generator" => return overstore::generator(arguments),
+        Some(name) if name == overstore::REMOUNT_HOOK => overstore::remount_hook(arguments),
+        Some(name) if name == overstore::GENERATOR => return overstore::generator(arguments),
         _ => match Cli::try_parse() {
             Ok(cli) => overstore::run(cli),
             Err(error) => return overstore::not_run(&error),

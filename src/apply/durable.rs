@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Mode, OFlags, openat};
 
 use super::error::{Doing, Error};
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::safe_path::Status;
 use crate::linux::sync;
 
@@ -13,23 +14,21 @@ use crate::linux::sync;
 /// file system writes for all of them, the others then cost nothing.
 #[derive(Debug, Default)]
 pub(super) struct Unsynced {
-    directories: Vec<(Status, OwnedFd, PathBuf)>,
+    directories: Vec<(FileIdentity, OwnedFd, PathBuf)>,
 }
 
 impl Unsynced {
     /// Remembers a directory that was made or in which an entry was made.
     pub(super) fn add(&mut self, directory: impl AsFd, path: &Path) -> Result<(), Error> {
-        let status = Status::of(&directory).doing("look at", path)?;
-        let known = |(other, ..): &(Status, OwnedFd, PathBuf)| {
-            (other.dev, other.ino) == (status.dev, status.ino)
-        };
+        let identity = Status::of(&directory).doing("look at", path)?.identity;
+        let known = |(other, ..): &(FileIdentity, OwnedFd, PathBuf)| *other == identity;
         if self.directories.iter().any(known) {
             return Ok(());
         }
         // A descriptor of a path alone (O_PATH) cannot be synced.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let fd = openat(directory, ".", flags, Mode::empty()).doing("open", path)?;
-        self.directories.push((status, fd, path.to_owned()));
+        self.directories.push((identity, fd, path.to_owned()));
         Ok(())
     }
 

@@ -139,9 +139,8 @@ impl Process<'_> {
         let mounts =
             MountInfo::parse_all(&processes::read(self.system, self.pid, "mountinfo").ok()?)
                 .ok()?;
-        let same =
-            |other: &&MountInfo| (other.major, other.minor) == (self.mount.major, self.mount.minor);
-        let other = mounts.iter().find(same)?;
+        let mut mounts = mounts.iter();
+        let other = mounts.find(|other| other.is_of_same_file_system(self.mount))?;
         let place = show_path(&other.mount_point);
         Some(format!("mounted at {place} in its mount namespace"))
     }

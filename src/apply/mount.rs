@@ -151,7 +151,7 @@ impl Layers {
         ];
         for (path, held, symlinks) in held {
             let now = safe_path::directory(path, symlinks);
-            if !now.is_ok_and(|now| same(now.status(), held.status())) {
+            if !now.is_ok_and(|now| now.status().is_same_on_mount(held.status())) {
                 return Err(Error::Replaced(path.clone()));
             }
         }
@@ -161,7 +161,7 @@ impl Layers {
             .doing("attach the overlay at", &overlay.real)?;
         let attached = Status::of(mount).doing("look at", &overlay.real)?;
         match safe_path::directory(&overlay.real, Symlinks::Refuse) {
-            Ok(merged) if same(merged.status(), &attached) => Ok(()),
+            Ok(merged) if merged.status().is_same_on_mount(&attached) => Ok(()),
             _ => Err(Error::Replaced(overlay.real.clone())),
         }
     }
@@ -195,11 +195,6 @@ pub(super) fn unmount(path: &Path, flags: UnmountFlags) -> Result<Result<(), Err
     let parent = walked(above, safe_path::directory(above, Symlinks::Refuse))?;
     let _entered = Entered::directory(&parent, above)?;
     Ok(rustix::mount::unmount(name, flags))
-}
-
-/// Whether both are one directory on one mount.
-fn same(one: &Status, other: &Status) -> bool {
-    (one.dev, one.ino, one.mount_id) == (other.dev, other.ino, other.mount_id)
 }
 
 /// The process's working directory is another one until this is dropped. So a directory can be

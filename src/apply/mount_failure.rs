@@ -251,8 +251,7 @@ fn from_outside(overlay: &Overlay, errno: Errno) -> Option<Cause> {
 
 /// Whether a directory is another or lies below it.
 fn is_inside(inner: &Reached, outer: &Reached) -> bool {
-    inner.path().starts_with(outer.path())
-        || (inner.status().dev, inner.status().ino) == (outer.status().dev, outer.status().ino)
+    inner.path().starts_with(outer.path()) || inner.status().identity == outer.status().identity
 }
 
 /// Reads the errors in the log of a file system context. Each message is one read, and begins with

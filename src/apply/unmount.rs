@@ -114,8 +114,8 @@ impl TakeDown<'_> {
                  {shown}` takes it away"
             )));
         }
-        let same = |other: &&&MountInfo| (other.major, other.minor) == (top.major, top.minor);
-        if stack.iter().skip(1).any(|other| same(&other)) {
+        let mut below = stack.iter().skip(1);
+        if below.any(|other| other.is_of_same_file_system(top)) {
             return Ok(Some(format!(
                 "a bind mount of the overlay lies on top of it at {shown}, which `overstore up` did \
                  not make: `umount {shown}` takes the bind mount away, then run `overstore down` \

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 
 use crate::compare::Objects;
 use crate::config::{self, Environment, MetadataSource, Store};
+use crate::linux::file_identity::FileIdentity;
 use crate::nix::layout;
 use crate::nix::mount_check::Verdict;
 use crate::nix::schema;
@@ -149,8 +150,10 @@ pub(crate) fn unmounted(observed: &mut Observed) {
 /// A directory of root's.
 pub(crate) fn stat() -> Stat {
     Stat {
-        dev: 0xfe01,
-        ino: 12,
+        identity: FileIdentity {
+            dev: 0xfe01,
+            ino: 12,
+        },
         mode: 0o755,
         uid: 0,
         gid: 0,

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::path::{self, Named};
 use super::{Code, Finding, Part, Severity, mount};
-use crate::config::{Lower, MetadataSource, Store};
+use crate::config::{Environment, Lower, MetadataSource, Store};
 use crate::escape::{show, show_path};
 use crate::nix::layout;
 use crate::observe::{
@@ -263,7 +263,7 @@ fn root_of(store_directory: &Path) -> Option<&Path> {
 }
 
 fn silent(socket: &Path, why: &str) -> Finding {
-    let system = Path::new("/nix/var/nix/daemon-socket/socket");
+    let system = Environment::default().socket();
     Finding::at(Code::LowerDaemonSilent, socket)
         .expected("the answer of a Nix daemon")
         .found(why)

@@ -173,7 +173,7 @@ fn differing_options(store: &Store, observed: &Observed, shown: &SuperOptions) -
 
 /// Whether all layers are on one file system, as far as can be told.
 fn one_file_system(observed: &Observed) -> bool {
-    let device = |place: &Place| place.found.directory().map(|stat| stat.dev);
+    let device = |place: &Place| place.found.directory().map(|stat| stat.identity.dev);
     let layers = [&observed.lower.directory, &observed.upper_layer.place].map(device);
     layers.contains(&None) || layers[0] == layers[1]
 }

@@ -344,7 +344,7 @@ rules! {
     };
     xino_on_one_file_system(with("[mount]\noptions = [\"xino=on\"]")) = [], |_, _| {};
     xino_across_file_systems(with("[mount]\noptions = [\"xino=on\"]")) = ["mount-options-differ"], |_, observed| {
-        directory(&mut observed.lower.directory).dev += 1;
+        directory(&mut observed.lower.directory).identity.dev += 1;
     };
     option_in_force(with("[mount]\noptions = [\"index=on\", \"default_permissions\"]")) = [], |_, observed| {
         show_options(observed, "default_permissions,index=on");

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use super::CollectError;
 use super::layers::{Kind, Layers};
+use crate::linux::file_identity::FileIdentity;
 use crate::lower::sqlite::SqliteSource;
 use crate::nix::store_path::{Entry, StorePath};
 
@@ -183,7 +184,7 @@ impl Merged {
     /// Whether a name still is what was opened.
     fn is_still(&self, name: &str, stat: &rustix::fs::Stat) -> Result<bool, Errno> {
         match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(now) => Ok((now.st_dev, now.st_ino) == (stat.st_dev, stat.st_ino)),
+            Ok(now) => Ok(FileIdentity::from(&now) == FileIdentity::from(stat)),
             Err(Errno::NOENT) => Ok(false),
             Err(error) => Err(error),
         }
@@ -223,7 +224,7 @@ impl Merged {
 
     /// Takes Nix's lock of a path, unless somebody has it.
     fn lock(&self, path: &StorePath) -> Result<Option<(String, File)>, Errno> {
-        let name = format!("{path}.lock");
+        let name = path.lock_file();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(
             &self.directory,

@@ -7,10 +7,8 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
 use super::layers::Layer;
-
-/// Where Nix keeps further links to files that several objects have, in the store directory. It
-/// removes those that are the last.
-const LINKS: &str = ".links";
+use crate::linux::file_identity::FileIdentity;
+use crate::nix::layout;
 
 const INSIDE: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -22,7 +20,7 @@ const INSIDE: OFlags = OFlags::RDONLY
 pub(crate) struct Space<'a> {
     layer: &'a Layer,
     /// Links seen so far of files that have several, and those that are wanted.
-    linked: HashMap<(u64, u64), (u64, u64)>,
+    linked: HashMap<FileIdentity, (u64, u64)>,
     /// The files that have a link in `.links`, once that matters.
     optimised: Option<HashSet<u64>>,
 }
@@ -98,7 +96,7 @@ impl<'a> Space<'a> {
         let wanted = links - u64::from(optimised.contains(&stat.st_ino));
         let (seen, wanted) = self
             .linked
-            .entry((stat.st_dev, stat.st_ino))
+            .entry(FileIdentity::from(stat))
             .or_insert((0, wanted));
         *seen += 1;
         Ok(if seen == wanted { bytes } else { 0 })
@@ -119,7 +117,7 @@ fn enter(directory: Result<OwnedFd, Errno>) -> Result<Option<Dir>, Errno> {
 }
 
 fn optimised(layer: &Layer) -> Result<HashSet<u64>, Errno> {
-    let opened = rustix::fs::openat(layer.fd().as_fd(), LINKS, INSIDE, Mode::empty());
+    let opened = rustix::fs::openat(layer.fd().as_fd(), layout::LINKS, INSIDE, Mode::empty());
     let mut inodes = HashSet::new();
     if let Some(directory) = enter(opened)? {
         for entry in directory {

@@ -10,6 +10,7 @@ use super::{Failure, load, print_error};
 use crate::apply::{End, Ended, SetUp};
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
+use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
 use crate::linux::namespaces;
@@ -134,8 +135,8 @@ fn become_command(words: &[OsString], store: &Store) -> u8 {
     let error = Command::new(program)
         .args(arguments)
         .env("NIX_CONFIG", nix_config(store, &url))
-        .env("OVERSTORE_STORE", &store.name)
-        .env("OVERSTORE_URL", &url)
+        .env(STORE_VARIABLE, &store.name)
+        .env(URL_VARIABLE, &url)
         .env("OVERSTORE_REAL", store.real.as_os_str())
         .env("OVERSTORE_STATE", store.state.as_os_str())
         .env("OVERSTORE_UPPER_LAYER", &store.upper_layer)

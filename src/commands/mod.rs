@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use crate::apply::Progress;
 use crate::cli::{self, Cli, Command};
+use crate::config::names::STORE_VARIABLE;
 use crate::plan::Allowed;
 use crate::remedy::Remedy;
 use crate::report::Report;
@@ -118,7 +119,7 @@ fn print_error(store: Option<&str>, text: &str, remedy: &Remedy) {
         true => text.to_owned(),
         false => format!("{text}\nremedy: {remedy}"),
     };
-    let fields = store.map(|name| ("OVERSTORE_STORE", name));
+    let fields = store.map(|name| (STORE_VARIABLE, name));
     if let Some(journal) = Journal::behind(std::io::stderr())
         && journal
             .send(Priority::Error, &text, fields.as_slice())

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 use super::{Failure, load};
 use crate::apply::remount;
 use crate::cli::{self, RootArgument, StoreArgument};
+use crate::config::names::REMOUNT_HOOK;
 use crate::linux::root::System;
 use crate::remedy::{Remedy, command};
 
@@ -36,7 +37,7 @@ pub fn hook(arguments: impl Iterator<Item = OsString>) -> Result<ExitCode, Failu
     let arguments: Vec<OsString> = arguments.collect();
     let [directory] = arguments.as_slice() else {
         return Err(Failure::refused(format!(
-            "overstore-remount takes one argument, the merged store directory; it was given {}",
+            "{REMOUNT_HOOK} takes one argument, the merged store directory; it was given {}",
             arguments.len()
         ))
         .remedy(Remedy::say("read more").run(command!["overstore", "remount", "--help"])));

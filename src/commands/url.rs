@@ -7,14 +7,12 @@ use super::description::description_and_environment;
 use crate::check::{Code, description};
 use crate::cli::{self, UrlFormat};
 use crate::config::Store;
+use crate::config::names::URL_VARIABLE;
 use crate::escape::show_path;
 use crate::nix::url::{StoreReference, UrlRules};
 use crate::nix::version::NixVersion;
 use crate::report::{self, UrlByVersion, UrlReport};
 use crate::systemd::text::environment_value;
-
-/// The variable in the `env` format.
-const VARIABLE: &str = "OVERSTORE_URL";
 
 pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure> {
     let rules = match &arguments.nix_version {
@@ -48,7 +46,7 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
         report::warn(&report.findings);
     }
     let text = match format {
-        UrlFormat::Env => format!("{VARIABLE}={}\n", environment_value(&report.url)),
+        UrlFormat::Env => format!("{URL_VARIABLE}={}\n", environment_value(&report.url)),
         UrlFormat::NixConf => nix_conf(&store, &report, arguments.client),
         UrlFormat::Url | UrlFormat::Json => format!("{}\n", report.url),
     };

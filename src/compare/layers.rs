@@ -236,11 +236,10 @@ impl Layers {
     /// Whether Nix is at work on an object, or has named it so that it is none: lock files, what
     /// builds leave for a moment, and what is about to be deleted.
     fn being_made(&self, path: &StorePath) -> Result<bool, AcrossError> {
-        let name = path.as_str();
         if path.is_temporary() {
             return Ok(true);
         }
-        Ok(self.upper.kind(&format!("{name}.lock"))?.is_some())
+        Ok(self.upper.kind(&path.lock_file())?.is_some())
     }
 
     /// Goes through the upper database.

@@ -7,6 +7,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
 use rustix::io::Errno;
 
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::store_path::Entry;
 
@@ -61,11 +62,11 @@ pub(crate) fn sizes(
 fn size(
     directory: impl AsFd,
     name: &std::ffi::CStr,
-    linked: &mut HashSet<(u64, u64)>,
+    linked: &mut HashSet<FileIdentity>,
 ) -> Result<u64, Errno> {
     let mut count = |stat: &Stat| match stat.st_nlink {
         2.. if FileType::from_raw_mode(stat.st_mode) != FileType::Directory
-            && !linked.insert((stat.st_dev, stat.st_ino)) =>
+            && !linked.insert(FileIdentity::from(stat)) =>
         {
             0
         }

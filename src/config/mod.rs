@@ -7,6 +7,7 @@ mod gc;
 mod given_paths;
 mod lower;
 mod mount_options;
+pub(crate) mod names;
 mod parameters;
 mod parts;
 mod path;

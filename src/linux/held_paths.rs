@@ -166,8 +166,7 @@ fn walk_again(held: &HeldPath<'_>) -> Result<Reached, Error> {
         path: held.path.to_owned(),
         obstacle,
     })?;
-    let (now, before) = (found.status(), held.directory.status());
-    if (now.dev, now.ino) != (before.dev, before.ino) {
+    if found.status().identity != held.directory.status().identity {
         return Err(Error::Replaced(held.path.to_owned()));
     }
     Ok(found)

@@ -11,7 +11,7 @@ use super::safe_path::Status;
 /// does (btrfs). Reading the table can take 30 ms.
 pub(crate) fn holders(system: &System, status: &Status) -> Option<Vec<u32>> {
     let locks = system.read_proc("locks").ok()?;
-    Some(find(&String::from_utf8_lossy(&locks), status.ino))
+    Some(find(&String::from_utf8_lossy(&locks), status.identity.ino))
 }
 
 /// One holder, in words: `process 708 (nix-daemon)`, or `another process`.

@@ -1,6 +1,7 @@
-//! The kernel's facts: paths walked safely, locks, processes, namespaces, users.
+//! The kernel's facts: paths walked safely, which file something is, locks, processes, namespaces, users.
 
 pub(crate) mod clock;
+pub(crate) mod file_identity;
 pub(crate) mod held_paths;
 pub(crate) mod kernel_log;
 pub(crate) mod locks;

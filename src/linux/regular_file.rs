@@ -74,7 +74,7 @@ fn open_entry((reached, parent): (Reached, Option<Reached>)) -> Result<File, Rea
     };
     let file = open_at(&parent, name, Symlinks::Refuse)?;
     let (opened, walked) = (Status::of(&file)?, reached.status());
-    match (opened.dev, opened.ino) == (walked.dev, walked.ino) {
+    match opened.identity == walked.identity {
         true => Ok(file),
         false => Err(ReadError::Io(io::Error::other(
             "another file took its place meanwhile",

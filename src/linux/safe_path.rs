@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
 
+use super::file_identity::FileIdentity;
 use crate::escape::show_path;
 
 /// How many symbolic links one path may lead through, as in the kernel.
@@ -54,10 +55,8 @@ pub(crate) struct Reached {
 /// The attributes of something reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Status {
-    /// The device, as `makedev` composes it.
-    pub dev: u64,
-    /// The inode.
-    pub ino: u64,
+    /// Which file it is.
+    pub identity: FileIdentity,
     /// Type.
     pub kind: FileType,
     /// Permission bits, sticky and set-id bits included.
@@ -523,8 +522,7 @@ impl Status {
         let found = statx(fd, "", flags, mask)?;
         let mode = u32::from(found.stx_mode);
         Ok(Status {
-            dev: rustix::fs::makedev(found.stx_dev_major, found.stx_dev_minor),
-            ino: found.stx_ino,
+            identity: FileIdentity::from(&found),
             kind: FileType::from_raw_mode(mode),
             mode: mode & 0o7777,
             uid: found.stx_uid,
@@ -532,6 +530,11 @@ impl Status {
             size: found.stx_size,
             mount_id: found.stx_mnt_id,
         })
+    }
+
+    /// Whether both are one directory on one mount.
+    pub(crate) fn is_same_on_mount(&self, other: &Status) -> bool {
+        (self.identity, self.mount_id) == (other.identity, other.mount_id)
     }
 
     /// Whether the owner is root or ourselves, who need not be feared. In a user namespace the
@@ -661,10 +664,7 @@ mod tests {
         let reached = directory(&root.join("a//./b/"), Symlinks::Refuse).unwrap();
         let stat = rustix::fs::stat(root.join("a/b")).unwrap();
         assert_eq!(reached.path(), root.join("a/b"));
-        assert_eq!(
-            (reached.status().dev, reached.status().ino),
-            (stat.st_dev, stat.st_ino)
-        );
+        assert_eq!(reached.status().identity, FileIdentity::from(&stat));
         assert_ne!(reached.status().mount_id, 0);
     }
 

@@ -12,6 +12,9 @@ use crate::escape::show;
 /// Characters of the hash part: 160 bits in Nix's base 32.
 const HASH_LENGTH: usize = 32;
 
+/// What the name of a lock file ends in.
+const LOCK: &str = ".lock";
+
 /// The longest name of a store object, in bytes; the hash part and its dash do not count.
 const MAX_NAME_LENGTH: usize = 211;
 
@@ -91,7 +94,7 @@ impl StorePath {
     /// is about to be deleted.
     pub(crate) fn is_temporary(&self) -> bool {
         let name = self.as_str();
-        let suffixes = [".lock", ".chroot", ".check", ".tmp"];
+        let suffixes = [LOCK, ".chroot", ".check", ".tmp"];
         suffixes.iter().any(|suffix| name.ends_with(suffix)) || name.contains(".old-")
     }
 
@@ -105,7 +108,12 @@ impl StorePath {
     /// Nix makes such files beside the objects that it builds or adds. To the collector each is a
     /// store path of its own, that is not valid.
     pub fn locked(&self) -> Option<StorePath> {
-        Self::parse(self.0.strip_suffix(".lock")?.as_bytes()).ok()
+        Self::parse(self.0.strip_suffix(LOCK)?.as_bytes()).ok()
+    }
+
+    /// The name of this path's lock file, which is beside the object.
+    pub(crate) fn lock_file(&self) -> String {
+        format!("{self}{LOCK}")
     }
 }
 

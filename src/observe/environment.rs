@@ -6,11 +6,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
+use crate::config::names::REMOUNT_HOOK;
 use crate::config::{Auto, Environment};
 use crate::linux::users;
-
-/// The name of the remount hook: a link to this program.
-const HOOK: &str = "overstore-remount";
 
 /// The environment of this process, on this machine.
 pub(crate) fn environment() -> Environment {
@@ -40,7 +38,7 @@ pub(crate) fn environment_of_target(remount_hook: Option<PathBuf>) -> Environmen
 
 /// The remount hook beside the running program.
 pub(crate) fn hook() -> Option<PathBuf> {
-    Some(std::env::current_exe().ok()?.parent()?.join(HOOK))
+    Some(std::env::current_exe().ok()?.parent()?.join(REMOUNT_HOOK))
 }
 
 /// A variable that is set and not empty.

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::compare::Objects;
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::safe_path::Danger;
 use crate::nix::mount_check;
 use crate::overlayfs::defaults::Defaults;
@@ -115,10 +116,8 @@ impl Found {
 /// The facts of an existing directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stat {
-    /// Identity, first half: the device.
-    pub dev: u64,
-    /// Identity, second half: the inode.
-    pub ino: u64,
+    /// Which directory it is.
+    pub identity: FileIdentity,
     /// Permission bits, sticky and set-id bits included.
     pub mode: u32,
     /// Owner.

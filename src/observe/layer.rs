@@ -72,7 +72,7 @@ fn tells_types(directory: &Reached) -> Option<bool> {
         // is on the upper layer's mount, too, and not in it.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let above = rustix::fs::openat(directory, "..", flags, Mode::empty()).ok()?;
-        let is_same = rustix::fs::fstat(&above).ok()?.st_dev == directory.status().dev;
+        let is_same = rustix::fs::fstat(&above).ok()?.st_dev == directory.status().identity.dev;
         is_same.then(|| of_first(above)).flatten()
     })
 }

@@ -4,6 +4,7 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::overlayfs::mountinfo::MountInfo;
@@ -98,11 +99,6 @@ pub(super) fn is_overlay(mount: &MountInfo) -> bool {
     mount.fs_type == "overlay"
 }
 
-/// Whether two mounts show one file system.
-pub(super) fn same_device(one: &MountInfo, other: &MountInfo) -> bool {
-    (one.major, one.minor) == (other.major, other.minor)
-}
-
 /// The overlay among `mounts`, another than `in_effect`, whose upper layer is a directory. Paths of
 /// the options are taken below `root`.
 fn find_writer<'a>(
@@ -114,16 +110,14 @@ fn find_writer<'a>(
     mounts
         .iter()
         .filter(|mount| is_overlay(mount))
-        .filter(|mount| in_effect.is_none_or(|ours| !same_device(mount, ours)))
+        .filter(|mount| in_effect.is_none_or(|ours| !mount.is_of_same_file_system(ours)))
         .find(|mount| {
             let Some(path) = SuperOptions::parse(&mount.super_options).upper else {
                 return false;
             };
             let here = path.strip_prefix("/").unwrap_or(&path);
             match rustix::fs::stat(root.join(here)) {
-                Ok(found) => {
-                    (found.st_dev, found.st_ino) == (upper.status().dev, upper.status().ino)
-                }
+                Ok(found) => FileIdentity::from(&found) == upper.status().identity,
                 // Not to be found by that name any more: the text is all there is.
                 Err(_) => path.as_os_str().as_bytes() == upper.path().as_os_str().as_bytes(),
             }

@@ -3,7 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::mount_table::{MountTable, is_overlay, same_device};
+use super::mount_table::{MountTable, is_overlay};
 use super::path::Visited;
 use super::{Depth, Identity, MountFacts, OverlayFacts, Recorded, shows};
 use crate::linux::root::System;
@@ -66,7 +66,7 @@ fn in_effect(stack: &[MountInfo]) -> Option<(&MountInfo, bool)> {
     let top = stack.first().filter(whole_overlay)?;
     let same: Vec<&MountInfo> = stack
         .iter()
-        .take_while(|mount| whole_overlay(mount) && same_device(mount, top))
+        .take_while(|mount| whole_overlay(mount) && mount.is_of_same_file_system(top))
         .collect();
     let lowest = same.last()?;
     Some((lowest, same.len() > 1))

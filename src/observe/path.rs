@@ -103,8 +103,7 @@ fn resolve(path: &Path, component: &Path) -> Option<PathBuf> {
 fn stat(reached: &Reached, mounts: &MountTable) -> Result<Stat, Errno> {
     let status = reached.status();
     Ok(Stat {
-        dev: status.dev,
-        ino: status.ino,
+        identity: status.identity,
         mode: status.mode,
         uid: status.uid,
         gid: status.gid,

@@ -12,9 +12,10 @@ use rustix::fs::{AtFlags, FileType, Statx, StatxFlags, statx};
 use rustix::io::Errno;
 
 use crate::escape::{show, show_path};
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::safe_path::{Reached, Status};
 use crate::nix::layout;
-use crate::observe::{Found, Identity, Place, names, upper_usage};
+use crate::observe::{Found, Identity, Place, names};
 use std::os::unix::ffi::OsStrExt;
 
 /// How many objects are compared.
@@ -51,8 +52,8 @@ fn by_path(given: &Path, described: &Reached) -> Option<Identity> {
     if !given.is_absolute() {
         return None;
     }
-    let found = status(given)?;
-    (!upper_usage::is_same(&found, described.status())).then(|| {
+    let found = identity(given)?;
+    (found != described.status().identity).then(|| {
         Identity::Different(format!(
             "its options say {}, which is another directory",
             show_path(given)
@@ -60,11 +61,11 @@ fn by_path(given: &Path, described: &Reached) -> Option<Identity> {
     })
 }
 
-/// The attributes of what is at a path, symbolic links followed.
-fn status(path: &Path) -> Option<Status> {
+/// What is at a path, symbolic links followed.
+fn identity(path: &Path) -> Option<FileIdentity> {
     let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::CLOEXEC;
     let fd = rustix::fs::open(path, flags, rustix::fs::Mode::empty()).ok()?;
-    Status::of(fd).ok()
+    Some(Status::of(fd).ok()?.identity)
 }
 
 /// Compares some of the objects that only the lower store has.
@@ -147,8 +148,8 @@ pub(super) fn upper(merged: &Reached, upper: &Reached, given: Option<&Path>) -> 
 pub(super) fn workdir(described: &Reached, given: Option<&Path>) -> Identity {
     match given {
         None => Identity::Different("it has no work directory".to_owned()),
-        Some(given) => match status(given) {
-            Some(found) if upper_usage::is_same(&found, described.status()) => Identity::Same,
+        Some(given) => match identity(given) {
+            Some(found) if found == described.status().identity => Identity::Same,
             _ => by_path(given, described).unwrap_or(Identity::Unknown),
         },
     }

@@ -13,7 +13,7 @@ use rustix::mount::{
 };
 
 use crate::linux::root::System;
-use crate::linux::safe_path::{self, Reached, Status, Symlinks};
+use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::linux::{locks, namespaces};
 use crate::observe::Usage;
 
@@ -93,11 +93,6 @@ fn scratch_file_system() -> io::Result<OwnedFd> {
         FsMountFlags::FSMOUNT_CLOEXEC,
         MountAttrFlags::empty(),
     )?)
-}
-
-/// Whether a status is that of the same directory.
-pub(super) fn is_same(one: &Status, other: &Status) -> bool {
-    (one.dev, one.ino) == (other.dev, other.ino)
 }
 
 /// Which overlay uses the upper layer besides the one in effect, as far as that is known.

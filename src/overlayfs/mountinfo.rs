@@ -63,6 +63,11 @@ impl MountInfo {
             .collect()
     }
 
+    /// Whether both mounts show one file system.
+    pub(crate) fn is_of_same_file_system(&self, other: &MountInfo) -> bool {
+        (self.major, self.minor) == (other.major, other.minor)
+    }
+
     /// The line, without a newline, as the kernel prints it.
     pub fn to_line(&self) -> Vec<u8> {
         let path = |path: &Path| octal::escape(path.as_os_str().as_bytes(), octal::PATH);

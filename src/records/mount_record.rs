@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::atomic_file;
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::root::System;
 use crate::linux::safe_path::Status;
 
@@ -62,10 +63,9 @@ pub(crate) struct MountIdentity {
 /// Which directory it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct DirectoryIdentity {
-    /// The device.
-    pub dev: u64,
-    /// The inode.
-    pub ino: u64,
+    /// Its device and inode.
+    #[serde(flatten)]
+    pub file: FileIdentity,
     /// `f_fsid` of the file system.
     pub fsid: u64,
 }
@@ -81,7 +81,7 @@ impl MountIdentity {
         let unique = rustix::fs::statx(&fd, "", flags, MOUNT_ID_UNIQUE)?;
         let known = unique.stx_mask & MOUNT_ID_UNIQUE.bits() != 0;
         Ok(MountIdentity {
-            dev: status.dev,
+            dev: status.identity.dev,
             mount_id: status.mount_id,
             unique_mount_id: known.then_some(unique.stx_mnt_id),
         })
@@ -109,10 +109,8 @@ impl DirectoryIdentity {
     /// # Errors
     /// Those of statx(2) and statfs(2).
     pub(crate) fn of(fd: impl AsFd) -> Result<DirectoryIdentity, Errno> {
-        let status = Status::of(&fd)?;
         Ok(DirectoryIdentity {
-            dev: status.dev,
-            ino: status.ino,
+            file: Status::of(&fd)?.identity,
             fsid: fsid(&fd)?,
         })
     }
@@ -120,11 +118,12 @@ impl DirectoryIdentity {
 
 impl std::fmt::Display for DirectoryIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let (major, minor) = (rustix::fs::major(self.dev), rustix::fs::minor(self.dev));
+        let FileIdentity { dev, ino } = self.file;
+        let (major, minor) = (rustix::fs::major(dev), rustix::fs::minor(dev));
         write!(
             f,
-            "inode {} of device {major}:{minor} (file system {:x})",
-            self.ino, self.fsid
+            "inode {ino} of device {major}:{minor} (file system {:x})",
+            self.fsid
         )
     }
 }
@@ -263,8 +262,7 @@ mod tests {
             unique_mount_id: Some(3),
         };
         let lower = DirectoryIdentity {
-            dev: 4,
-            ino: 5,
+            file: FileIdentity { dev: 4, ino: 5 },
             fsid: u64::MAX,
         };
         Record::new("example", overlay, lower, 1_700_000_000)

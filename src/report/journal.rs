@@ -4,6 +4,7 @@ use std::io;
 
 use super::Report;
 use crate::check::Severity;
+use crate::config::names::STORE_VARIABLE;
 use crate::systemd::journal::{Journal, Priority};
 
 /// Sends a report: an entry a step, an entry a finding, with its code in the field `CODE`, and the
@@ -11,7 +12,7 @@ use crate::systemd::journal::{Journal, Priority};
 /// added to what its processes write (`LogExtraFields=`), but the journal does not know the unit of a
 /// process that has ended before it read the entry.
 pub(super) fn send(journal: &Journal, report: &Report) -> io::Result<()> {
-    let store = ("OVERSTORE_STORE", report.store.as_str());
+    let store = (STORE_VARIABLE, report.store.as_str());
     for step in &report.steps {
         journal.send(Priority::Info, &format!("+ {}", step.text), &[store])?;
     }

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use super::header;
 use crate::escape::show_path;
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::regular_file;
 use crate::linux::safe_path::Symlinks;
 use crate::sqlite::wal::{HEADER as LOG_HEADER, Log, read_full};
@@ -83,18 +84,17 @@ pub(crate) struct Snapshot {
 /// What changes when the database changes underneath a snapshot.
 #[derive(Debug, PartialEq, Eq)]
 struct Mark {
-    database: Identity,
+    database: FileMark,
     /// Includes the change counter.
     header: [u8; header::SIZE],
     /// Identity and header (with the salts of this round) of the log; none when it is empty.
-    log: Option<(u64, u64, [u8; LOG_HEADER])>,
+    log: Option<(FileIdentity, [u8; LOG_HEADER])>,
 }
 
 /// Not the change time: Nix moves it by opening the database. Writing moves both.
 #[derive(Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
-    inode: u64,
+struct FileMark {
+    file: FileIdentity,
     bytes: u64,
     modified: (i64, i64),
 }
@@ -112,7 +112,7 @@ impl Snapshot {
             what,
         };
         let log = match (&log_file, &mark.log) {
-            (Some(file), Some((_, _, header))) => {
+            (Some(file), Some((_, header))) => {
                 Log::read(file, header).map_err(|source| SnapshotError::Io {
                     path: beside(path, "-wal"),
                     source,
@@ -266,7 +266,7 @@ impl Mark {
             let mut header = [0; LOG_HEADER];
             let filled = read_full(file, &mut header, 0).map_err(io(&log_path))?;
             if filled == header.len() {
-                log = Some((metadata.dev(), metadata.ino(), header));
+                log = Some((FileIdentity::from(&metadata), header));
             }
         }
         let database = open(path).map_err(io(path))?;
@@ -274,9 +274,8 @@ impl Mark {
         let mut header = [0; header::SIZE];
         read_full(&database, &mut header, 0).map_err(io(path))?;
         let mark = Self {
-            database: Identity {
-                device: metadata.dev(),
-                inode: metadata.ino(),
+            database: FileMark {
+                file: FileIdentity::from(&metadata),
                 bytes: metadata.size(),
                 modified: (metadata.mtime(), metadata.mtime_nsec()),
             },

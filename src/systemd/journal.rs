@@ -3,8 +3,9 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixDatagram;
+
+use crate::linux::file_identity::FileIdentity;
 
 /// Where the journal takes entries.
 const SOCKET: &str = "/run/systemd/journal/socket";
@@ -40,7 +41,7 @@ impl Journal {
         let named = std::env::var("JOURNAL_STREAM").ok()?;
         let stream = File::from(stream.as_fd().try_clone_to_owned().ok()?);
         let status = stream.metadata().ok()?;
-        if named != format!("{}:{}", status.dev(), status.ino()) {
+        if named != FileIdentity::from(&status).to_string() {
             return None;
         }
         let socket = UnixDatagram::unbound().ok()?;

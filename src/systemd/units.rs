@@ -5,13 +5,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::text::{argument, environment_value, path, prose, unit_name};
+use crate::config::names::{REMOUNT_HOOK, STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Environment, Gc, MetadataSource, Store};
 use crate::escape::{show_path, unit_value};
 use crate::nix::url::UrlRules;
-
-/// The variable with the store URL. A unit file could not hold the URL itself: `%` is a specifier
-/// there; and what an `EnvironmentFile=` says is not expanded.
-const VARIABLE: &str = "OVERSTORE_URL";
 
 /// Stops a service from doing what it never has to do. None of these gives the service a mount
 /// namespace of its own: from there its mounts would not reach the system.
@@ -98,10 +95,7 @@ impl Places<'_> {
     /// What the descriptions are read in: the hook is beside the program, the rest is Nix's default.
     pub(crate) fn environment(&self) -> Environment {
         Environment {
-            remount_hook: self
-                .program
-                .parent()
-                .map(|place| place.join("overstore-remount")),
+            remount_hook: self.program.parent().map(|place| place.join(REMOUNT_HOOK)),
             ..Environment::default()
         }
     }
@@ -202,7 +196,7 @@ impl Unit<'_> {
         line(&mut text, "ExecStop", &format!("{program} down {file}"));
         // No `ExecReload=`: the kernel changes no option of a mounted overlay.
         text += "TimeoutStartSec=5min\n";
-        let field = format!("OVERSTORE_STORE={}", store.name);
+        let field = format!("{STORE_VARIABLE}={}", store.name);
         let field = super::text::word(field.as_bytes());
         line(&mut text, "LogExtraFields", &field);
         text += SANDBOX;
@@ -249,7 +243,7 @@ impl Unit<'_> {
              [Service]\nType=oneshot\nNotifyAccess=exec\nExecStart={command}\n\
              TimeoutStartSec=infinity\nNice=10\nIOSchedulingClass=idle\n\
              LogExtraFields={}\n{GC_SANDBOX}",
-            super::text::word(format!("OVERSTORE_STORE={}", self.store().name).as_bytes())
+            super::text::word(format!("{STORE_VARIABLE}={}", self.store().name).as_bytes())
         );
         files.insert(format!("{unit}.service").into(), Content::Text(text));
     }
@@ -324,7 +318,7 @@ impl Unit<'_> {
             .render_for_all()
             .unwrap_or_else(|_| reference.render(UrlRules::Since2_34));
         let quoted = environment_value(&url);
-        let text = format!("{}{VARIABLE}={quoted}\n", self.head());
+        let text = format!("{}{URL_VARIABLE}={quoted}\n", self.head());
         files.insert(self.url_file().into(), Content::Text(text));
     }
 
@@ -351,7 +345,7 @@ impl Unit<'_> {
              Environment=\"NIX_CONFIG={configuration}\"\n\
              # `--store` wins over `store = daemon` in nix.conf, which would make the daemon its own\n\
              # client without end.\n\
-             ExecStart={} --daemon --store ${{{VARIABLE}}}\n\
+             ExecStart={} --daemon --store ${{{URL_VARIABLE}}}\n\
              # No connection may outlive the daemon: it would keep the mount busy.\n\
              KillMode=mixed\n",
             unit_value(&file).unwrap_or_default(),
