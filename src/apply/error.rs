@@ -72,6 +72,20 @@ pub(crate) enum Error {
         /// What it should have.
         wanted_mode: u32,
     },
+    /// Others may write to the directory of the remount hook.
+    #[error(
+        "the remount hook is not linked in {} (owner {uid}, mode {mode:04o}): others could have Nix \
+         run any program there",
+        show_path(path)
+    )]
+    HookExposed {
+        /// The directory.
+        path: PathBuf,
+        /// Its owner.
+        uid: u32,
+        /// Its mode.
+        mode: u32,
+    },
     /// Another process has locked the upper layer.
     #[error(
         "the upper layer {} is locked by {holder}: it is in use by `overstore exec`, or another \

@@ -5,6 +5,7 @@ mod directory;
 mod durable;
 mod error;
 mod holders;
+mod hook;
 mod links;
 mod lock;
 mod marks;

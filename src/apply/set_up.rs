@@ -8,7 +8,7 @@ use super::durable::Unsynced;
 use super::error::{Error, walked};
 use super::lock::DirectoryLock;
 use super::progress::{Progress, Tell};
-use super::{database, links, marks, memory, mount, state};
+use super::{database, hook, links, marks, memory, mount, state};
 use crate::check::Finding;
 use crate::compare::{Identity, Objects};
 use crate::config::Store;
@@ -217,6 +217,14 @@ impl SetUp<'_> {
             Step::MakeState { state, new } => state::make(state, *new, unsynced)?,
             Step::MakeDatabase { state, wal } => {
                 database::make(state, *wal, &mut |holder| tell(Progress::Waiting(holder)))?;
+            }
+            // The store works without it until an object is deleted that is in both layers, and a
+            // finding says that it is missing.
+            Step::LinkHook { hook, program } => {
+                if let Err(error) = hook::link(hook, program, unsynced) {
+                    tell(Progress::Warning(&error.to_string()));
+                    return Ok(None);
+                }
             }
             Step::Mount(overlay) => {
                 let record_for = self.remember.then_some(self.store.name.as_str());

@@ -187,6 +187,8 @@ codes! {
     LayersUnreadable("layers-unreadable", [Warning], [UpperDatabase], Never);
     /// The remount hook is missing or cannot be run.
     RemountHookMissing("remount-hook-missing", [Error], [Nix], Never);
+    /// Others could have another program run as the remount hook.
+    RemountHookUnsafe("remount-hook-unsafe", [Warning], [Nix], Never);
     /// Nix's own mount check cannot pass with these paths.
     MountCheckImpossible("mount-check-impossible", [Warning, Error], [Nix], Never);
     /// Nix's own mount check will not pass.

@@ -110,7 +110,12 @@ pub(crate) fn observed(store: &Store) -> Observed {
             })),
         },
         overlays_below: 0,
-        hook_runs: store.remount_hook.as_ref().map(|_| true),
+        hook: store.remount_hook.as_ref().map(|_| HookFacts {
+            runs: true,
+            target: Some("overstore".into()),
+            unsafe_because: None,
+            program: Some("/usr/bin/overstore".into()),
+        }),
     }
 }
 
@@ -182,6 +187,11 @@ pub(crate) fn file(mode: u32, size: u64) -> FileFacts {
         gid: 0,
         size,
     }
+}
+
+/// The remount hook, to be changed.
+pub(crate) fn the_hook(observed: &mut Observed) -> &mut HookFacts {
+    observed.hook.as_mut().expect("the description has one")
 }
 
 /// The facts of a directory, to be changed.

@@ -239,7 +239,7 @@ impl Looked<'_> {
 
     /// The findings about a nested store's mount, as one kind: it is not ours to mend.
     fn mount(&self, below: &Path, facts: &MountFacts) -> Vec<Finding> {
-        let up = command!["overstore", "up", "STORE"];
+        let up = command![self.store.program, "up", "STORE"];
         let remedy = Remedy::say("set the nested lower store up first, with its own description")
             .run(up.clone());
         mount::wrong(&self.lower.real, below, facts, &up)

@@ -1,8 +1,10 @@
 //! What Nix makes of the store.
 
-use super::{Code, Finding};
+use std::path::Path;
+
+use super::{Code, Finding, up};
 use crate::config::Store;
-use crate::escape::show;
+use crate::escape::{show, show_path};
 use crate::observe::Observed;
 use crate::remedy::{Remedy, command};
 
@@ -13,25 +15,55 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         .collect()
 }
 
-/// Links overstore, wherever it is installed, to the first argument.
-const LINK_TO_OVERSTORE: &str = "ln -s \"$(command -v overstore)\" \"$0\"";
-
 fn hook(store: &Store, observed: &Observed) -> Option<Finding> {
-    let hook = store.remount_hook.as_deref()?;
-    (observed.hook_runs == Some(false)).then(|| {
-        Finding::at(Code::RemountHookMissing, hook)
-            .expected(
-                "a program that can be run, which Nix calls after it deleted what is in both \
-                 layers",
-            )
-            .found("there is none")
-            .remedy(
-                Remedy::say("link overstore there")
-                    .run(command!["sh", "-c", LINK_TO_OVERSTORE, hook])
-                    .or("set `remount-hook`"),
-            )
-    })
+    let (hook, facts) = (store.remount_hook.as_deref()?, observed.hook.as_ref()?);
+    if !facts.runs {
+        let finding = Finding::at(Code::RemountHookMissing, hook).expected(
+            "a program that can be run, which Nix calls after it deleted what is in both layers",
+        );
+        let finding = match &facts.target {
+            Some(target) => finding.found(format!(
+                "a link to {}, which is no program that can be run",
+                show_path(target)
+            )),
+            None => finding.found("no program that can be run"),
+        };
+        return Some(
+            finding.remedy(match (store.hook_is_made(), &facts.program) {
+                (true, _) => up(store).into(),
+                (false, Some(program)) if facts.target.is_none() => {
+                    Remedy::say("link overstore there")
+                        .run(command!["ln", "-s", program, hook])
+                        .or(OWN_HOOK)
+                }
+                (false, _) => Remedy::say(OWN_HOOK),
+            }),
+        );
+    }
+    let (component, why) = facts.unsafe_because.as_ref()?;
+    let program = facts.program.as_deref();
+    let beside_program = program.and_then(Path::parent) == hook.parent();
+    Some(
+        Finding::at(Code::RemountHookUnsafe, hook)
+            .expected("a program that only root, or who runs the store, can replace: Nix runs it")
+            .found(format!("{} {why}", show_path(component)))
+            .remedy(match program {
+                _ if store.hook_is_made() && component.starts_with(store.memory()) => {
+                    command!["chmod", "go-w", store.memory()].into()
+                }
+                Some(program) if store.hook_is_made() || beside_program => {
+                    let installed = "/usr/local/bin/overstore";
+                    Remedy::say("install overstore where only root can write, and use that one")
+                        .run(command!["install", program, installed])
+                        .run(command![installed, "up"].with(store.arguments.iter().cloned()))
+                }
+                _ => Remedy::say(OWN_HOOK),
+            }),
+    )
 }
+
+const OWN_HOOK: &str = "leave `remount-hook` out of the description: `overstore up` then has a hook \
+                        of its own";
 
 fn group(store: &Store, observed: &Observed) -> Option<Finding> {
     let name = store.build_users_group.as_deref()?;

@@ -3,7 +3,9 @@
 
 use std::path::PathBuf;
 
-use super::fixture::{self, DESCRIPTION, directory, file, overlay, place, show_options, unmounted};
+use super::fixture::{
+    self, DESCRIPTION, directory, file, overlay, place, show_options, the_hook, unmounted,
+};
 use super::{Finding, Severity, StopsUp, check};
 use crate::compare::Objects;
 use crate::config::Store;
@@ -395,7 +397,15 @@ rules! {
     journal_mode_other = ["journal-mode-differs"], |_, observed| content(observed).wal = false;
 
     // Nix.
-    remount_hook_missing = ["remount-hook-missing"], |_, observed| observed.hook_runs = Some(false);
+    remount_hook_missing = ["remount-hook-missing"], |_, observed| the_hook(observed).runs = false;
+    remount_hook_dangling = ["remount-hook-missing"], |_, observed| {
+        the_hook(observed).runs = false;
+        the_hook(observed).target = Some("/gone".into());
+    };
+    remount_hook_unsafe = ["remount-hook-unsafe"], |_, observed| {
+        let why = ("/usr/bin/overstore".into(), "belongs to user 1000".to_owned());
+        the_hook(observed).unsafe_because = Some(why);
+    };
     remount_hook_turned_off(format!("remount-hook = false\n{DESCRIPTION}")) = [], |_, _| {};
     build_users_group_missing = ["build-users-group-missing"], |_, observed| {
         observed.machine.build_users_gid = None;

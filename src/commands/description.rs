@@ -78,6 +78,7 @@ pub(super) fn description_and_environment(
 
 fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {
     let mut described = read_file(&file(&store.store)?, environment)?;
+    described.program = observe::program_name();
     described.arguments = vec![store.store.clone()];
     Ok(described)
 }

@@ -5,7 +5,9 @@ use std::process::ExitCode;
 use super::{Failure, description};
 use crate::check;
 use crate::cli;
+use crate::config::names::REMOUNT_HOOK;
 use crate::escape::{show_path, unit_value};
+use crate::observe;
 use crate::remedy::Remedy;
 use crate::report;
 use crate::systemd::generator::conflict;
@@ -36,10 +38,16 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
             "name one in UTF-8, without line ends, and without a space or a backslash at its end",
         ));
     }
+    // What another system has is not looked at: there it is beside the program.
+    let hook = match &arguments.program {
+        Some(program) => Some(program.with_file_name(REMOUNT_HOOK)),
+        None => observe::hook(),
+    };
     let places = Places {
         program: &program,
         nix_daemon: &arguments.nix_daemon,
         variables: &arguments.variables,
+        remount_hook: hook.as_deref(),
     };
     let environment = places.environment();
 

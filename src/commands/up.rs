@@ -135,7 +135,7 @@ fn by_hand(store: &Store, wanted: &WarmAtUp) -> CommandLine {
     for directory in &wanted.roots {
         options.extend(["--roots".into(), directory.into()]);
     }
-    command!["overstore", "warm"]
+    command![store.program, "warm"]
         .with(options)
         .with(store.arguments.iter().cloned())
         .with(wanted.paths.iter().map(OsString::from))

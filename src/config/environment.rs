@@ -28,7 +28,8 @@ pub struct Environment {
     /// What `auto` is for root, who runs the daemon that serves a store.
     pub auto_for_root: Auto,
     /// The remount hook that is used unless the description names one: `overstore-remount` beside
-    /// the running program.
+    /// the running program. Where there is none, it is the link that `up` makes in the state
+    /// directory.
     pub remount_hook: Option<PathBuf>,
 }
 

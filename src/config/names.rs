@@ -1,5 +1,7 @@
 //! The names by which overstore is known to others: its programs, and the variables it sets.
 
+/// The program.
+pub(crate) const PROGRAM: &str = "overstore";
 /// The program as Nix's remount hook.
 pub const REMOUNT_HOOK: &str = "overstore-remount";
 /// The program as a generator of systemd's.

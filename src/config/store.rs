@@ -7,6 +7,7 @@ use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
+use super::names::REMOUNT_HOOK;
 use crate::nix::layout;
 use crate::nix::mount_check::{self, CheckedPath, Unmatchable};
 use crate::nix::url::StoreReference;
@@ -21,6 +22,8 @@ pub(crate) const MEMORY_FILE: &str = "state.json";
 pub struct Store {
     /// The store's name: the file's name without `.toml`. Used in units, records and messages.
     pub name: String,
+    /// What to write for the program, in commands of overstore: its name, unless somebody sets it.
+    pub program: OsString,
     /// What to write after a command of overstore for this store: the STORE argument as it was
     /// given, after `--root` if that was. The name unless somebody sets it.
     pub arguments: Vec<OsString>,
@@ -186,7 +189,7 @@ pub enum MetadataSource {
 impl Store {
     /// A command of overstore for this store, for remedies.
     pub(crate) fn command<const N: usize>(&self, words: [&str; N]) -> CommandLine {
-        command!["overstore"]
+        command![self.program]
             .with(words.map(OsString::from))
             .with(self.arguments.iter().cloned())
     }
@@ -213,8 +216,18 @@ impl Store {
 
     /// The directory of overstore's own memory of this store.
     pub fn memory(&self) -> PathBuf {
-        self.state.join("overstore")
+        memory(&self.state)
     }
+
+    /// Whether the remount hook is the link in the state directory, which `up` makes.
+    pub(crate) fn hook_is_made(&self) -> bool {
+        self.remount_hook == Some(self.memory().join(REMOUNT_HOOK))
+    }
+}
+
+/// The directory of overstore's own in a state directory.
+pub(super) fn memory(state: &Path) -> PathBuf {
+    state.join("overstore")
 }
 
 impl Lower {

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use super::environment::{Environment, LOG_DIR, STATE_DIR, STORE_DIR};
 use super::lower::{Resolver, read_path};
 use super::mount_options;
+use super::names::{PROGRAM, REMOUNT_HOOK};
 use super::parts::{self, Places};
 use super::problem::{Problem, Span};
 use super::raw::{RawLower, RawStore};
 use super::read::{At, ProgramOrFalse};
+use super::store::memory;
 use super::{Lower, Setting, Store, WhenIncomplete};
 
 /// The group that Nix uses unless told otherwise.
@@ -49,7 +51,6 @@ impl Reading<'_> {
         let warm = self.warm(raw.warm.as_ref());
         let gc = self.gc(raw.gc.as_ref());
         let parameters = self.parameters(raw.parameters.as_ref());
-        let remount_hook = self.remount_hook(raw);
         if whole {
             self.missing(raw);
         }
@@ -77,8 +78,10 @@ impl Reading<'_> {
             &variables.log_dir,
             LOG_DIR,
         );
+        let remount_hook = self.remount_hook(raw, &state);
         let mut store = Store {
             name: name.to_owned(),
+            program: PROGRAM.into(),
             arguments: vec![name.into()],
             root: given.root,
             real,
@@ -186,9 +189,10 @@ impl Reading<'_> {
 }
 
 impl Reading<'_> {
-    fn remount_hook(&mut self, raw: &RawStore) -> Option<PathBuf> {
+    fn remount_hook(&mut self, raw: &RawStore, state: &Path) -> Option<PathBuf> {
         let Some(hook) = &raw.remount_hook else {
-            return self.environment.remount_hook.clone();
+            let installed = self.environment.remount_hook.clone();
+            return installed.or_else(|| Some(memory(state).join(REMOUNT_HOOK)));
         };
         match &hook.value {
             ProgramOrFalse::False => None,

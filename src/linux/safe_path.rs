@@ -540,7 +540,7 @@ impl Status {
     /// Whether the owner is root or ourselves, who need not be feared. In a user namespace the
     /// owner of everything that is not mapped, root included, looks the same: nothing better can be
     /// told there, and nothing there has more rights than its user.
-    fn trusted(&self) -> bool {
+    pub(crate) fn trusted(&self) -> bool {
         self.uid == 0
             || self.uid == rustix::process::geteuid().as_raw()
             || (self.uid == OVERFLOW_UID && in_namespace_of_a_user())

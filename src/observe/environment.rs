@@ -1,12 +1,13 @@
 //! What Nix takes from the environment, read off this machine.
 
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
+use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
-use crate::config::names::REMOUNT_HOOK;
+use crate::config::names::{PROGRAM, REMOUNT_HOOK};
 use crate::config::{Auto, Environment};
 use crate::linux::users;
 
@@ -36,9 +37,34 @@ pub(crate) fn environment_of_target(remount_hook: Option<PathBuf>) -> Environmen
     }
 }
 
-/// The remount hook beside the running program.
+/// The remount hook beside the running program, if there is one.
 pub(crate) fn hook() -> Option<PathBuf> {
-    Some(std::env::current_exe().ok()?.parent()?.join(REMOUNT_HOOK))
+    let hook = program()?.with_file_name(REMOUNT_HOOK);
+    hook.exists().then_some(hook)
+}
+
+/// The running program, unless it was deleted or replaced meanwhile.
+pub(super) fn program() -> Option<PathBuf> {
+    let program = std::env::current_exe().ok()?;
+    program.exists().then_some(program)
+}
+
+/// What to write in a shell to run this program: its name where that is found, else its path.
+pub(crate) fn program_name() -> OsString {
+    let Some(program) = program() else {
+        return PROGRAM.into();
+    };
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path)
+        .filter_map(|directory| directory.join(PROGRAM).metadata().ok())
+        .find(|found| found.is_file() && found.mode() & 0o111 != 0);
+    let same = |found: &Metadata, running: &Metadata| {
+        (found.dev(), found.ino()) == (running.dev(), running.ino())
+    };
+    match (found, program.metadata()) {
+        (Some(found), Ok(running)) if same(&found, &running) => PROGRAM.into(),
+        _ => program.into_os_string(),
+    }
 }
 
 /// A variable that is set and not empty.

@@ -34,8 +34,22 @@ pub struct Observed {
     /// How many overlays are stacked below the one described, as far as can be told. The kernel takes
     /// one.
     pub overlays_below: u32,
-    /// The remount hook, if the description has one: whether it is a program one can run.
-    pub hook_runs: Option<bool>,
+    /// The remount hook, if the description has one.
+    pub hook: Option<HookFacts>,
+}
+
+/// The remount hook, as observed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HookFacts {
+    /// Whether it is a program that one can run.
+    pub runs: bool,
+    /// Where it leads, if it is a symbolic link.
+    pub target: Option<PathBuf>,
+    /// The component by which others could have another program run in its place, and how, as the
+    /// rest of a sentence.
+    pub unsafe_because: Option<(PathBuf, String)>,
+    /// The running program, unless it was deleted or replaced meanwhile.
+    pub program: Option<PathBuf>,
 }
 
 /// Who is asking, and on which kernel.

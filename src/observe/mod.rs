@@ -2,6 +2,7 @@
 
 mod environment;
 mod facts;
+mod hook;
 mod layer;
 mod lower;
 mod machine;
@@ -17,9 +18,8 @@ mod upper_usage;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Access, AtFlags, CWD};
-
-pub(crate) use environment::{environment, environment_of_target, hook};
+pub(crate) use environment::{environment, environment_of_target};
+pub(crate) use environment::{hook, program_name};
 pub(crate) use facts::*;
 
 use crate::config::Store;
@@ -104,7 +104,7 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         pairing,
         state: state.into_places(),
         overlays_below: overlays_below.unwrap_or(0),
-        hook_runs: store.remount_hook.as_deref().map(runs),
+        hook: store.remount_hook.as_deref().map(hook::observe),
         machine,
     })
 }
@@ -176,10 +176,4 @@ fn upper_usage(
                 Depth::Check { .. } => mounts.other_writer_elsewhere(system, directory, ours),
             })
     })
-}
-
-/// Whether a path is that of a program that this process may run.
-fn runs(program: &Path) -> bool {
-    let is_file = std::fs::metadata(program).is_ok_and(|found| found.is_file());
-    is_file && rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }

@@ -117,6 +117,13 @@ pub(crate) enum Step {
         /// Whether it uses a write-ahead log.
         wal: bool,
     },
+    /// Link the remount hook in the state directory to the running program.
+    LinkHook {
+        /// The hook.
+        hook: PathBuf,
+        /// The running program.
+        program: PathBuf,
+    },
     /// Mount the overlay, compare what it shows, and record it.
     Mount(Overlay),
 }
@@ -151,6 +158,8 @@ pub(crate) enum StepKind {
     MakeState,
     /// Make the upper database.
     MakeDatabase,
+    /// Link the remount hook to the running program.
+    LinkHook,
     /// Mount the overlay.
     Mount,
     /// Copy metadata from the lower store.
@@ -273,6 +282,17 @@ impl Planning<'_> {
                 wal: store.use_sqlite_wal,
             });
         }
+        if store.hook_is_made()
+            && let (Some(hook), Some(facts)) = (&store.remount_hook, &observed.hook)
+            && let Some(program) = &facts.program
+            && facts.target.as_ref() != Some(program)
+            && (facts.target.is_some() || !facts.runs)
+        {
+            self.steps.push(Step::LinkHook {
+                hook: hook.clone(),
+                program: program.clone(),
+            });
+        }
         if !mounted {
             self.steps.push(Step::Mount(Overlay::of(store, userxattr)));
         }
@@ -359,6 +379,11 @@ impl Step {
                 let shown = show_path(&shown);
                 let text = format!("make the upper database {shown}{journal}");
                 (StepKind::MakeDatabase, state, text)
+            }
+            Step::LinkHook { hook, program } => {
+                let (shown, program) = (show_path(hook), show_path(program));
+                let text = format!("link the remount hook {shown} to {program}");
+                (StepKind::LinkHook, hook, text)
             }
             Step::Mount(overlay) => {
                 let options = overlay.options.text().unwrap_or_default();

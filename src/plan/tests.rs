@@ -220,7 +220,7 @@ fn obstacles_are_told_before_anything_is_done() {
 fn what_does_not_hinder_does_not_hinder() {
     let plan = mended(false, |observed| {
         unmounted(observed);
-        observed.hook_runs = Some(false);
+        observed.hook.as_mut().unwrap().runs = false;
         directory(&mut observed.state[1]).mode = 0o777;
         observed.lower.strangers = Some(vec!["lost+found".into()]);
         observed.upper_layer.strangers = Some(vec!["lost+found".into()]);

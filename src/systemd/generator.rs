@@ -17,6 +17,7 @@ use super::units::{Described, Places, units};
 use crate::config::{self, Environment};
 use crate::escape::show_path;
 use crate::linux::regular_file;
+use crate::observe;
 use crate::records::atomic_file::DRAFT;
 
 /// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
@@ -47,7 +48,13 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
         return ExitCode::from(2);
     };
     let program = std::env::current_exe().unwrap_or_else(|_| "/usr/bin/overstore".into());
-    match generate(Path::new("/"), Path::new(&output), &program) {
+    let hook = observe::hook();
+    match generate(
+        Path::new("/"),
+        Path::new(&output),
+        &program,
+        hook.as_deref(),
+    ) {
         Ok(broken) if broken.is_empty() => ExitCode::SUCCESS,
         Ok(broken) => {
             for one in broken {
@@ -65,16 +72,22 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
 }
 
 /// Reads the descriptions of the system below `root` and writes its units to `output`. `program` is
-/// overstore's path in that system. Returns the descriptions that are broken, or claim what another
-/// store has.
+/// overstore's path in that system, `remount_hook` that of the hook installed with it, if one is.
+/// Returns the descriptions that are broken, or claim what another store has.
 ///
 /// # Errors
 /// When something cannot be written.
-pub fn generate(root: &Path, output: &Path, program: &Path) -> Result<Vec<Broken>, OutputError> {
+pub fn generate(
+    root: &Path,
+    output: &Path,
+    program: &Path,
+    remount_hook: Option<&Path>,
+) -> Result<Vec<Broken>, OutputError> {
     let places = Places {
         program,
         nix_daemon: Path::new("nix-daemon"),
         variables: Path::new(OUTPUT),
+        remount_hook,
     };
     let environment = places.environment();
     let mut stores: Vec<Described> = Vec::new();

@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use super::text::{argument, environment_value, path, prose, unit_name};
-use crate::config::names::{REMOUNT_HOOK, STORE_VARIABLE, URL_VARIABLE};
+use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Environment, Gc, MetadataSource, Store};
 use crate::escape::{show_path, unit_value};
 use crate::nix::url::UrlRules;
@@ -89,13 +89,15 @@ pub(crate) struct Places<'a> {
     pub nix_daemon: &'a Path,
     /// The directory of the files with the store URLs, which are made beside the units.
     pub variables: &'a Path,
+    /// The remount hook that is installed with overstore, if one is.
+    pub remount_hook: Option<&'a Path>,
 }
 
 impl Places<'_> {
-    /// What the descriptions are read in: the hook is beside the program, the rest is Nix's default.
+    /// What the descriptions are read in: but for the hook, Nix's defaults.
     pub(crate) fn environment(&self) -> Environment {
         Environment {
-            remount_hook: self.program.parent().map(|place| place.join(REMOUNT_HOOK)),
+            remount_hook: self.remount_hook.map(Path::to_owned),
             ..Environment::default()
         }
     }

@@ -19,7 +19,10 @@ fn directory(text: &str) -> TempDir {
 }
 
 fn overstore(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_overstore"));
+    let program = Path::new(env!("CARGO_BIN_EXE_overstore"));
+    let mut command = Command::new(program);
+    // So it is called by its name in what it says.
+    command.env("PATH", program.parent().unwrap());
     for variable in [
         "NIX_STATE_DIR",
         "NIX_LOG_DIR",
@@ -63,9 +66,9 @@ fn streams(output: &Output) -> (String, String) {
 fn url_prints_the_worked_example() {
     let off = format!("{EXAMPLE}remount-hook = false\n");
     assert_eq!(printed(&off, &["url", "example.toml"]), format!("{URL}\n"));
-    let bin = Path::new(env!("CARGO_BIN_EXE_overstore")).parent().unwrap();
-    let hook = bin.join("overstore-remount");
-    let with_hook = format!("{URL}&remount-hook={}\n", hook.display());
+    // None is installed beside it.
+    let hook = "/mnt/example/merged-store/nix/var/nix/overstore/overstore-remount";
+    let with_hook = format!("{URL}&remount-hook={hook}\n");
     assert_eq!(printed(EXAMPLE, &["url", "./example.toml"]), with_hook);
 }
 

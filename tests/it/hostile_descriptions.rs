@@ -45,7 +45,8 @@ impl System {
     fn generate(&self) -> (PathBuf, Vec<(OsString, String)>) {
         let output = self.root.path().join("units");
         let _ = fs::remove_dir_all(&output);
-        let broken = generate(self.root.path(), &output, Path::new("/usr/bin/overstore")).unwrap();
+        let program = Path::new("/usr/bin/overstore");
+        let broken = generate(self.root.path(), &output, program, None).unwrap();
         let broken = broken
             .into_iter()
             .map(|one| (one.file.file_stem().unwrap().to_owned(), one.reason))

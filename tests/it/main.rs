@@ -30,6 +30,7 @@ mod gc;
 mod gc_like_nix;
 mod gc_stress;
 mod generator;
+mod hook;
 mod hostile_descriptions;
 mod hostile_lower;
 mod hostile_upper;

@@ -39,7 +39,8 @@ fn the_worked_example_has_its_url() {
         blocks("toml", CONFIGURATION)[0],
         blocks("url", CONFIGURATION)[0],
     );
-    let store = config::parse("example", "x", example, &Environment::default()).unwrap();
+    let without = format!("remount-hook = false\n{example}");
+    let store = config::parse("example", "x", &without, &Environment::default()).unwrap();
     assert_eq!(store.reference().render_for_all().unwrap(), url);
     let hook = Environment {
         remount_hook: Some("/h".into()),

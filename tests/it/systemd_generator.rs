@@ -18,7 +18,13 @@ const AREA: &str = "systemd-generator";
 /// Runs the generator on a case. What is broken becomes a file of its own.
 fn run(case: &Path, output: &Path) {
     let program = Path::new("/usr/bin/overstore");
-    let broken = generate(&case.join("input"), output, program).unwrap();
+    let broken = generate(
+        &case.join("input"),
+        output,
+        program,
+        Some(Path::new("/usr/bin/overstore-remount")),
+    )
+    .unwrap();
     let text: String = broken
         .iter()
         .map(|one| format!("{}\n{}\n", one.file.display(), one.reason))
