@@ -76,9 +76,10 @@ pub enum Command {
     /// Run a command in a private set-up of the store, without leaving a mount behind.
     ///
     /// The store is set up in a private mount namespace (without root, in a user namespace too)
-    /// and COMMAND runs there with Nix told to use the store. overstore becomes the command: its
-    /// signals and its exit code are the command's own. overstore's own failures are 125 (set-up
-    /// failed), 126 (the command cannot be run) and 127 (the command was not found).
+    /// and COMMAND, or your shell, runs there with Nix told to use the store. While anything runs in
+    /// it, others that this user starts join it. overstore becomes the command: its signals and its
+    /// exit code are the command's own. overstore's own failures are 125 (set-up failed), 126 (the
+    /// command cannot be run) and 127 (the command was not found).
     Exec(Exec),
     /// Make the kernel forget what it cached of the layers, after one changed underneath.
     ///
@@ -366,8 +367,8 @@ pub enum UrlFormat {
 pub struct Exec {
     #[command(flatten)]
     pub store: StoreArgument,
-    /// The command and its arguments.
-    #[arg(value_name = "COMMAND", required = true, last = true)]
+    /// The command and its arguments; without, it is your shell.
+    #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,
 }
 

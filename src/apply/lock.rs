@@ -32,6 +32,13 @@ pub(crate) struct DirectoryLock {
     directory: OwnedFd,
 }
 
+impl From<OwnedFd> for DirectoryLock {
+    /// A lock that another process has taken, and that this one shares.
+    fn from(directory: OwnedFd) -> DirectoryLock {
+        DirectoryLock { directory }
+    }
+}
+
 impl DirectoryLock {
     /// Waits for the lock on a directory. `waiting` is called once, if it takes longer than a second.
     ///

@@ -19,6 +19,7 @@ mod state;
 mod unmount;
 
 pub(crate) use holders::Holder;
+pub(crate) use lock::DirectoryLock;
 pub(crate) use memory::{remember_collected, remember_warmed};
 pub(crate) use progress::{Progress, Tell};
 pub(crate) use remount::remount;

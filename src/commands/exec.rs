@@ -7,17 +7,19 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use super::{Failure, load, print_error};
-use crate::apply::{End, Ended, SetUp};
+use crate::apply::{DirectoryLock, End, Ended, Progress, SetUp};
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
-use crate::linux::namespaces;
 use crate::linux::root::System;
+use crate::linux::safe_path::{self, Symlinks};
+use crate::linux::{namespaces, processes, users};
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
+use crate::observe::{self, Member};
 use crate::plan::Allowed;
 use crate::remedy::Remedy;
 use crate::report;
@@ -35,11 +37,87 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     if !can_mount {
         refuse_foreign_lower(&store.lower)?;
     }
-    if let Err(why) = set_up(store, can_mount) {
+    if let Err(why) = enter(&loaded.system, store, can_mount) {
         print_error(None, &why, &Remedy::default());
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
-    Ok(ExitCode::from(become_command(&arguments.command, store)))
+    let shell;
+    let command = match &arguments.command[..] {
+        [] => {
+            shell = [users_shell()];
+            &shell[..]
+        }
+        command => command,
+    };
+    Ok(ExitCode::from(become_command(command, store)))
+}
+
+/// The shell of the one who runs this.
+fn users_shell() -> OsString {
+    let user = rustix::process::getuid().as_raw();
+    std::env::var_os("SHELL")
+        .filter(|shell| !shell.is_empty())
+        .or_else(|| users::shell(user).map(OsString::from))
+        .unwrap_or_else(|| "/bin/sh".into())
+}
+
+/// Joins the set-up of the store that another `exec` has made, or makes one.
+fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), String> {
+    // Of several that start at once, one sets up, and the others find what it made.
+    let _turn = turn(system, store)?;
+    match observe::member(system, store, !can_mount) {
+        Some(member) => join(system, store, &member)?,
+        None if can_mount => namespaces::private_mounts().map_err(|error| error.to_string())?,
+        None => namespaces::private_user_and_mounts().map_err(|error| error.to_string())?,
+    }
+    set_up(store)
+}
+
+/// Waits until nobody else is between looking for a set-up of this store and having made one. What is
+/// locked has to be there before the store is, and to be nobody else's: a directory above.
+fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLock>, String> {
+    let user = rustix::process::geteuid().as_raw();
+    let above = store.workdir.ancestors().skip(1);
+    let above = above.map(|path| safe_path::directory(path, Symlinks::Refuse));
+    let Some(above) = above.flatten().next() else {
+        return Ok(None);
+    };
+    if above.status().uid != user {
+        return Ok(None);
+    }
+    let mut tell = |holder: &str| {
+        super::tell(&Progress::Waiting(holder), &ServiceManager::default());
+    };
+    DirectoryLock::wait(&above, system, &mut tell)
+        .map(Some)
+        .map_err(|error| error.to_string())
+}
+
+/// Joins the namespaces of a process, and its hold on the upper layer. The working directory is the
+/// one of that name there.
+fn join(system: &System, store: &Store, member: &Member) -> Result<(), String> {
+    let words = || processes::in_words(system, member.process);
+    let failed = |error| format!("cannot join the set-up of {}: {error}", words());
+    let directory = std::env::current_dir();
+    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
+        .map_err(|error| format!("cannot join the set-up of {}: {error}", words()))?;
+    let lock = member.share_lock(system, upper.status().identity.ino);
+    namespaces::join(&member.descriptor, member.users).map_err(failed)?;
+    let directory = directory.map_err(failed)?;
+    std::env::set_current_dir(&directory).map_err(|error| {
+        let directory = show_path(&directory);
+        format!(
+            "cannot go to {directory} in the set-up of {}: {error}",
+            words()
+        )
+    })?;
+    match lock {
+        Some(lock) => DirectoryLock::from(lock)
+            .leave_to_descendants()
+            .map_err(|error| error.to_string()),
+        // What runs there has closed all that it was left.
+        None => Ok(()),
+    }
 }
 
 /// Without root, Nix cannot open the database of somebody else's store for writing, so the lower
@@ -80,15 +158,9 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
     ))
 }
 
-/// Sets the store up where nobody else sees it. The mount is gone with the last process that this
-/// one leaves behind; until then they hold the upper layer's lock.
-fn set_up(store: &Store, can_mount: bool) -> Result<(), String> {
-    let private = if can_mount {
-        namespaces::private_mounts()
-    } else {
-        namespaces::private_user_and_mounts()
-    };
-    private.map_err(|error| error.to_string())?;
+/// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
+/// last process that is in them; until then those hold the upper layer's lock.
+fn set_up(store: &Store) -> Result<(), String> {
     // As it is in the new namespace.
     let system = System::here().map_err(|error| format!("cannot look at this machine: {error}"))?;
     let set_up = SetUp {

@@ -1,11 +1,12 @@
 //! Namespaces of one's own: for set-ups that nobody else sees and that leave nothing behind.
 
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
-use rustix::thread::CapabilitySet;
+use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::users;
 
@@ -67,6 +68,22 @@ pub(crate) fn private_user_and_mounts() -> Result<(), Error> {
         Error::Private(errno @ (Errno::PERM | Errno::ACCESS)) => forbidden(errno.into()),
         other => other,
     })
+}
+
+/// Moves this process, which must have one thread, into the mount namespace of another, and with
+/// `users` into its user namespace too, where it has all capabilities over what it executes. Its root
+/// and working directory are then the root of that mount namespace.
+///
+/// # Errors
+/// Those of setns(2), which fails unless this process could have made these namespaces.
+pub(crate) fn join(process: impl AsFd, users: bool) -> io::Result<()> {
+    let mut kinds = ThreadNameSpaceType::MOUNT;
+    kinds.set(ThreadNameSpaceType::USER, users);
+    move_into_thread_name_spaces(process.as_fd(), kinds)?;
+    if users {
+        keep_capabilities()?;
+    }
+    Ok(())
 }
 
 fn make_private() -> Result<(), Error> {

@@ -3,10 +3,12 @@
 
 use std::collections::HashSet;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, statat, statx};
+use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::root::System;
 use crate::escape::show;
@@ -34,6 +36,49 @@ pub(crate) fn one_of_each_other_mount_namespace(system: &System) -> impl Iterato
 pub(crate) fn mount_namespace(system: &System, process: u32) -> Option<Vec<u8>> {
     let link = link(system, process, "ns/mnt")?;
     Some(link.into_os_string().into_vec())
+}
+
+/// What tells a process's user namespace from others.
+pub(crate) fn user_namespace(system: &System, process: u32) -> Option<Vec<u8>> {
+    let link = link(system, process, "ns/user")?;
+    Some(link.into_os_string().into_vec())
+}
+
+/// The user whose process it is; root where it may not be looked at (proc_pid(5)).
+pub(crate) fn owner(system: &System, process: u32) -> Option<u32> {
+    let name = process.to_string();
+    let found = statat(system.proc(), name, AtFlags::SYMLINK_NOFOLLOW).ok()?;
+    Some(found.st_uid)
+}
+
+/// Whether a process was given a variable with this value when its program was started.
+pub(crate) fn was_given(system: &System, process: u32, variable: &str, value: &str) -> bool {
+    let assignment = format!("{variable}={value}");
+    read(system, process, "environ").is_ok_and(|environment| {
+        environment
+            .split(|byte| *byte == 0)
+            .any(|given| given == assignment.as_bytes())
+    })
+}
+
+/// The open file of a process that holds a lock of flock(2) on what `is_it` tells by its inode, for
+/// this process to hold it too: what a lock belongs to is the open file, whoever has it.
+pub(crate) fn share_lock(
+    system: &System,
+    process: u32,
+    descriptor: impl AsFd,
+    inode: u64,
+) -> Option<OwnedFd> {
+    let inode = format!(":{inode}");
+    let number = open_files(system, process).into_iter().find(|number| {
+        let info = read(system, process, &format!("fdinfo/{number}")).unwrap_or_default();
+        String::from_utf8_lossy(&info).lines().any(|line| {
+            let fields: Vec<&str> = line.split_ascii_whitespace().collect();
+            matches!(fields[..], ["lock:", _, "FLOCK", _, "WRITE", _, file, ..] if file.ends_with(&inode))
+        })
+    })?;
+    let number = number.parse().ok()?;
+    pidfd_getfd(descriptor, number, PidfdGetfdFlags::empty()).ok()
 }
 
 /// Where a link below a process's directory in `/proc` leads, as text.

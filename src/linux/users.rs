@@ -20,6 +20,12 @@ pub(crate) fn home(uid: u32) -> Option<PathBuf> {
     Some(User::from_uid(Uid::from_raw(uid)).ok()??.dir)
 }
 
+/// A user's shell, as the system's database has it.
+pub(crate) fn shell(uid: u32) -> Option<PathBuf> {
+    let shell = User::from_uid(Uid::from_raw(uid)).ok()??.shell;
+    (!shell.as_os_str().is_empty()).then_some(shell)
+}
+
 /// Moves this thread into a mount namespace of its own.
 ///
 /// # Errors

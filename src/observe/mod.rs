@@ -11,6 +11,7 @@ mod names;
 mod overlay;
 mod pairing;
 mod path;
+mod set_up;
 mod shows;
 mod upper_database;
 mod upper_usage;
@@ -21,6 +22,7 @@ use std::path::Path;
 pub(crate) use environment::{environment, environment_of_target};
 pub(crate) use environment::{hook, program_name};
 pub(crate) use facts::*;
+pub(crate) use set_up::{Member, member};
 
 use crate::config::Store;
 use crate::linux::root::System;

@@ -100,7 +100,6 @@ fn the_command_s_end_is_its_own() {
     assert_eq!(no_program.code(), Some(126), "{no_program}");
     assert!(no_program.stderr().contains("/etc/passwd"), "{no_program}");
     assert_eq!(fails(&["exec", "another", "--", "true"]).code(), Some(2));
-    assert_eq!(fails(&["exec", "example"]).code(), Some(2));
 
     world.ok(["mv", Example::LOWER, "/mnt/example/elsewhere"]);
     let refused = fails(&["exec", "example", "--", "true"]);
@@ -129,37 +128,149 @@ fn settings_that_are_there_already_stay() {
     assert!(!config.contains("store = /elsewhere"));
 }
 
-#[test]
-fn a_store_is_in_one_exec_at_a_time() {
-    let Some(world) = World::trixie() else { return };
-    let example = world.example("");
-    let wait = |file: &str| {
-        wait_until(&format!("{file} appears"), || world.path(file).exists());
-    };
-    let until_end = "touch /tmp/in; while [ ! -e /tmp/end ]; do sleep 0.01; done";
-    let first = exec(&world, until_end).spawn();
-    wait("/tmp/in");
-    for second in [exec(&world, "true"), example.command("up")] {
-        let second = second.fails();
-        let text = second.stderr();
-        assert!(text.contains("is locked by process"), "{second}");
-        assert!(text.contains("`overstore exec`"), "{second}");
-    }
-    assert_eq!(exec(&world, "true").run().code(), Some(125));
-    assert!(example.mounts("TARGET").is_empty());
-    world.write("/tmp/end", "");
-    assert_eq!(Outcome::of(first).code(), Some(0));
-    exec(&world, "rm /tmp/in /tmp/end").ok();
+/// Runs until `/tmp/end` is there.
+const UNTIL_END: &str = "touch /tmp/in; while [ ! -e /tmp/end ]; do sleep 0.01; done";
 
-    // Also as long as what a command leaves behind uses the store.
-    exec(&world, &format!("({until_end}) >/tmp/log 2>&1 &")).ok();
-    wait("/tmp/in");
-    let second = exec(&world, "true").fails();
-    assert!(second.stderr().contains("is locked by"), "{second}");
-    world.write("/tmp/end", "");
-    wait_until("the lock is free", || {
-        exec(&world, "true").run().code() == Some(0)
+/// What it prints tells the namespaces and the overlay that it runs in.
+const WHERE: &str = "{ readlink /proc/self/ns/mnt /proc/self/ns/user
+    stat --format %d $OVERSTORE_REAL; pwd; }";
+
+fn wait_for(world: &World, file: &str) {
+    wait_until(&format!("{file} appears"), || world.path(file).exists());
+}
+
+/// Somebody who has a store called `example`.
+struct User<'w> {
+    world: &'w World,
+    is_alice: bool,
+}
+
+impl<'w> User<'w> {
+    fn exec(&self, script: &str) -> Run<'w> {
+        let run = exec(self.world, script);
+        if self.is_alice { run.by_alice() } else { run }
+    }
+}
+
+/// Root and alice, each with a store of their own.
+fn each_user(world: &World, test: impl Fn(&User<'_>)) {
+    world.example("");
+    let is_alice = false;
+    test(&User { world, is_alice });
+    world.ok(["sh", "-c", "rm -f /tmp/*"]);
+    of_alice(world, "/mnt/lower?read-only=true");
+    let is_alice = true;
+    test(&User { world, is_alice });
+}
+
+fn text(world: &World, file: &str) -> String {
+    String::from_utf8(world.read(file)).unwrap()
+}
+
+#[test]
+fn a_second_exec_joins_the_first() {
+    let Some(world) = World::trixie() else { return };
+    let before = mounts(&world);
+    each_user(&world, |user| {
+        let first = format!("{WHERE} >/tmp/first; {UNTIL_END}");
+        let first = user.exec(&first).current_dir("/etc").spawn();
+        wait_for(&world, "/tmp/in");
+        let second = user
+            .exec(&format!("{WHERE}; nix-store --add /etc/passwd >&2; exit 3"))
+            .current_dir("/etc")
+            .run();
+        assert_eq!(second.code(), Some(3), "{second}");
+        assert_eq!(second.stdout(), text(&world, "/tmp/first"), "{second}");
+        assert!(second.stdout().ends_with("/etc\n"), "{second}");
+        // In a directory that is of the store, too.
+        let inside = user.exec("cd $OVERSTORE_REAL && ls -d *-passwd").ok();
+        assert!(inside.ends_with("-passwd\n"), "{inside}");
+        let killed = user.exec("kill -TERM $$").run();
+        assert_eq!(killed.signal(), Some(15), "{killed}");
+        world.write("/tmp/end", "");
+        assert_eq!(Outcome::of(first).code(), Some(0));
     });
+    assert_eq!(mounts(&world), before);
+}
+
+#[test]
+fn a_set_up_lasts_as_long_as_anybody_is_in_it() {
+    let Some(world) = World::trixie() else { return };
+    each_user(&world, |user| {
+        // What a command leaves behind, with none of the files that it was given.
+        let left = format!(
+            "({WHERE} >/tmp/first; exec 3<&- 4<&- 5<&- 6<&-; {UNTIL_END}) >/tmp/log 2>&1 &"
+        );
+        user.exec(&left).current_dir("/tmp").ok();
+        wait_for(&world, "/tmp/in");
+        let joins = format!("{WHERE} >/tmp/second; touch /tmp/joined; {UNTIL_END}");
+        let second = user.exec(&joins).current_dir("/tmp").spawn();
+        wait_for(&world, "/tmp/joined");
+        assert_eq!(text(&world, "/tmp/second"), text(&world, "/tmp/first"));
+        if !user.is_alice {
+            let up = world.overstore(["up", "example"]).fails();
+            assert!(up.stderr().contains("is locked by"), "{up}");
+        }
+        world.write("/tmp/end", "");
+        assert_eq!(Outcome::of(second).code(), Some(0));
+        world.ok(["rm", "/tmp/joined"]);
+        // The next one is alone again, once those have ended.
+        wait_until("another is set up", || {
+            user.exec(WHERE).current_dir("/tmp").ok() != text(&world, "/tmp/first")
+        });
+    });
+}
+
+#[test]
+fn of_those_that_start_at_once_one_sets_up() {
+    let Some(world) = World::trixie() else { return };
+    each_user(&world, |user| {
+        let all = std::iter::repeat_with(|| {
+            user.exec("readlink /proc/self/ns/mnt; while [ ! -e /tmp/end ]; do sleep 0.01; done")
+                .spawn()
+        });
+        let all: Vec<_> = all.take(20).collect();
+        world.write("/tmp/end", "");
+        for outcome in all.into_iter().map(Outcome::of) {
+            assert_eq!(outcome.code(), Some(0), "{outcome}");
+        }
+    });
+}
+
+#[test]
+fn nobody_else_is_joined() {
+    let Some(world) = World::trixie() else { return };
+    // Alice shows root a set-up of root's store, in namespaces that are hers.
+    world.example("");
+    let trap = "mount -t tmpfs none /mnt/example; cd /mnt/example
+        mkdir -p store-a/nix/store store-b workdir merged-store/nix/store
+        mount -t overlay overlay -o userxattr,lowerdir=/mnt/example/store-a/nix/store \\
+            -o upperdir=/mnt/example/store-b,workdir=/mnt/example/workdir \\
+            /mnt/example/merged-store/nix/store
+        OVERSTORE_STORE=example exec sh -c 'touch /tmp/in; while [ ! -e /tmp/end ]; do sleep 0.01; done'";
+    let alice = world
+        .command(["unshare", "-Urm", "sh", "-e", "-c", trap])
+        .by_alice()
+        .spawn();
+    wait_for(&world, "/tmp/in");
+    let ours = exec(&world, "readlink /proc/self/ns/user").ok();
+    assert_eq!(ours, world.ok(["readlink", "/proc/self/ns/user"]));
+    world.write("/tmp/end", "");
+    let alice = Outcome::of(alice);
+    assert_eq!(alice.code(), Some(0), "{alice}");
+}
+
+#[test]
+fn without_a_command_it_is_a_shell() {
+    let Some(world) = World::trixie() else { return };
+    world.example("");
+    let shell = world
+        .overstore(["exec", "example"])
+        .env("SHELL", "/bin/bash")
+        .stdin("echo $OVERSTORE_STORE $BASH; exit 4\n")
+        .run();
+    assert_eq!(shell.code(), Some(4), "{shell}");
+    assert_eq!(shell.stdout(), "example /bin/bash\n");
 }
 
 #[test]
