@@ -117,6 +117,67 @@ impl Remedy {
     }
 }
 
+/// What goes wrong, and may know what fixes it. Its text says only what is wrong; whoever shows it
+/// shows the remedy after it.
+pub trait HasRemedy {
+    /// What fixes it, as far as that is known.
+    fn remedy(&self) -> Remedy {
+        Remedy::default()
+    }
+}
+
+/// A text alone knows nothing further, nor does the kernel.
+impl HasRemedy for &str {}
+impl HasRemedy for String {}
+impl HasRemedy for std::io::Error {}
+impl HasRemedy for rustix::io::Errno {}
+
+/// Something that went wrong, as it is told: what, and what fixes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fault {
+    /// What, in words.
+    pub(crate) what: String,
+    /// What fixes it; empty where nothing is known to.
+    pub(crate) remedy: Remedy,
+}
+
+impl Fault {
+    /// What an error tells.
+    pub(crate) fn of(error: &(impl fmt::Display + HasRemedy)) -> Fault {
+        Fault {
+            what: error.to_string(),
+            remedy: error.remedy(),
+        }
+    }
+
+    /// What went wrong; nothing is known to fix it.
+    pub(crate) fn new(what: impl Into<String>) -> Fault {
+        Fault {
+            what: what.into(),
+            remedy: Remedy::default(),
+        }
+    }
+
+    /// Says what fixes it.
+    pub(crate) fn remedy(self, remedy: impl Into<Remedy>) -> Fault {
+        Fault {
+            remedy: remedy.into(),
+            ..self
+        }
+    }
+}
+
+/// For people: what fixes it is a line of its own.
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.what)?;
+        match self.remedy.is_empty() {
+            true => Ok(()),
+            false => write!(f, "\nremedy: {}", self.remedy),
+        }
+    }
+}
+
 impl From<&str> for Remedy {
     fn from(instruction: &str) -> Remedy {
         Remedy::say(instruction)

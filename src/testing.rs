@@ -59,6 +59,11 @@ pub mod observe {
 }
 
 /// See the module of this name.
+pub mod remedy {
+    pub use crate::remedy::HasRemedy;
+}
+
+/// See the module of this name.
 pub mod overlayfs {
     pub use crate::overlayfs::mountinfo::{MountInfo, stack_at};
     pub use crate::overlayfs::options::{MountOption, MountOptions, SuperOptions};

@@ -1,11 +1,15 @@
 //! Why the machine would not do a step.
 
-use std::io;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::mount_failure::MountFailure;
-use crate::escape::{shell_quote, show_path};
+use rusqlite::ErrorCode;
+
+use super::mount_failure::{MountFailure, needs_root};
+use crate::escape::show_path;
 use crate::linux::safe_path::Obstacle;
+use crate::lower::LowerError;
+use crate::remedy::{HasRemedy, Remedy, command};
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -14,19 +18,13 @@ pub(crate) enum Error {
     #[error("cannot look at this machine: {0}")]
     Observe(io::Error),
     /// Mounting is not permitted.
-    #[error(
-        "mounting is not permitted here: it needs root (CAP_SYS_ADMIN). Run it as root, or use \
-         `overstore exec`, which sets the store up for one command without root"
-    )]
+    #[error("mounting is not permitted here: it needs root (CAP_SYS_ADMIN)")]
     NotPermitted,
     /// Something is mounted already where the overlay should be.
-    #[error(
-        "something is mounted at {} already: unmount it first (`findmnt` shows what it is)",
-        show_path(.0)
-    )]
+    #[error("something is mounted at {} already", show_path(.0))]
     Occupied(PathBuf),
     /// A system call failed.
-    #[error("cannot {action} {}: {source}{}", show_path(path), remedy(source.kind(), path))]
+    #[error("cannot {action} {}: {source}", show_path(path))]
     Io {
         /// What was tried, as in "cannot ...".
         action: &'static str,
@@ -46,7 +44,7 @@ pub(crate) enum Error {
     /// A directory was exchanged for another while it was used.
     #[error(
         "{} was replaced by something else while the store was being set up; nothing stays \
-         mounted. Find out who changes the directories above it, then run `overstore up` again",
+         mounted",
         show_path(.0)
     )]
     Replaced(PathBuf),
@@ -89,8 +87,7 @@ pub(crate) enum Error {
     /// Another process has locked the upper layer.
     #[error(
         "the upper layer {} is locked by {holder}: it is in use by `overstore exec`, or another \
-         store that shares it is being set up. Wait for it to end, or give each store an upper layer \
-         of its own",
+         store that shares it is being set up",
         show_path(path)
     )]
     UpperLocked {
@@ -103,19 +100,15 @@ pub(crate) enum Error {
     #[error(transparent)]
     Mount(#[from] Box<MountFailure>),
     /// The rows of the upper database cannot be read.
-    #[error("cannot read the upper database {}: {why}", show_path(path))]
+    #[error("cannot read the upper database {}: {source}", show_path(path))]
     Rows {
         /// Its file.
         path: PathBuf,
         /// Why.
-        why: String,
+        source: LowerError,
     },
     /// The database could not be made.
-    #[error(
-        "cannot make the upper database {}: {source}{}",
-        show_path(path),
-        of_database(source, path)
-    )]
+    #[error("cannot make the upper database {}: {source}", show_path(path))]
     Database {
         /// Its file.
         path: PathBuf,
@@ -124,27 +117,52 @@ pub(crate) enum Error {
     },
 }
 
-/// What helps against a failure that is the file system's, as a line of its own.
-fn remedy(kind: io::ErrorKind, path: &Path) -> String {
-    let path = shell_quote(path);
-    match kind {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-            format!("\nremedy: make room on its file system, then run this again: df {path}")
+impl HasRemedy for Error {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Error::NotPermitted => needs_root(),
+            Error::Occupied(path) => {
+                Remedy::say("see what it is, and unmount it if nobody needs it")
+                    .run(command!["findmnt", path])
+                    .run(command!["umount", path])
+            }
+            Error::Io { path, source, .. } => of_file_system(source.kind(), path),
+            Error::Replaced(_) => {
+                Remedy::say("find out who changes the directories above it, then run this again")
+            }
+            Error::NotKept { .. } => Remedy::say(
+                "put it on a file system that keeps owners and modes, such as ext4, xfs or btrfs",
+            ),
+            Error::HookExposed { path, .. } => Remedy::say("if it is to be root's alone")
+                .run(command!["chown", "root:", path])
+                .run(command!["chmod", "0755", path]),
+            Error::UpperLocked { .. } => {
+                Remedy::say("wait for it to end").or("give each store an upper layer of its own")
+            }
+            Error::Mount(failure) => failure.remedy(),
+            Error::Rows { source, .. } => source.remedy(),
+            Error::Database { path, source } => match source.sqlite_error_code() {
+                Some(ErrorCode::DiskFull) => of_file_system(ErrorKind::StorageFull, path),
+                Some(ErrorCode::ReadOnly) => of_file_system(ErrorKind::ReadOnlyFilesystem, path),
+                _ => Remedy::default(),
+            },
+            Error::Observe(_) | Error::Path { .. } => Remedy::default(),
         }
-        io::ErrorKind::ReadOnlyFilesystem => format!(
-            "\nremedy: see why its file system is read-only, or name another path: findmnt --target \
-             {path}"
-        ),
-        _ => String::new(),
     }
 }
 
-/// The same for what SQLite says.
-fn of_database(source: &rusqlite::Error, path: &Path) -> String {
-    match source.sqlite_error_code() {
-        Some(rusqlite::ErrorCode::DiskFull) => remedy(io::ErrorKind::StorageFull, path),
-        Some(rusqlite::ErrorCode::ReadOnly) => remedy(io::ErrorKind::ReadOnlyFilesystem, path),
-        _ => String::new(),
+/// What helps against a failure that is the file system's.
+fn of_file_system(kind: ErrorKind, path: &Path) -> Remedy {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Remedy::say("make room on its file system, then run this again")
+                .run(command!["df", path])
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            Remedy::say("see why its file system is read-only, or name another path")
+                .run(command!["findmnt", "--target", path])
+        }
+        _ => Remedy::default(),
     }
 }
 

@@ -111,15 +111,15 @@ fn database(store: &Store) -> Result<Option<SqliteSource>, Error> {
     match std::fs::symlink_metadata(store.database()) {
         Ok(metadata) if metadata.len() > 0 => SqliteSource::open(&store.database(), directory)
             .map(Some)
-            .map_err(|error| unreadable(store, &error)),
+            .map_err(|error| unreadable(store, error)),
         _ => Ok(None),
     }
 }
 
-fn unreadable(store: &Store, error: &LowerError) -> Error {
+fn unreadable(store: &Store, source: LowerError) -> Error {
     Error::Rows {
         path: store.database(),
-        why: error.to_string(),
+        source,
     }
 }
 
@@ -139,7 +139,7 @@ fn is_whole(
         return Ok(false);
     };
     let info = database.ask(path).and_then(|()| database.answer());
-    let Some(info) = info.map_err(|error| unreadable(store, &error))? else {
+    let Some(info) = info.map_err(|error| unreadable(store, error))? else {
         return Ok(false);
     };
     match nar::hash(upper.as_fd(), path.as_str(), &|_| true) {

@@ -11,6 +11,7 @@ use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::path_set::PathSet;
 use crate::records::{Collected, Memory};
+use crate::remedy::Fault;
 
 /// Remembers that the metadata of these paths was copied now, under the store's lock; with
 /// `after_mount`, that `up` did it after the mount of that time. Warns where that cannot be locked or
@@ -63,18 +64,20 @@ fn remember(
         try_write(&memory, store)
     };
     if let Err(error) = remember() {
-        tell(Progress::Warning(&format!(
-            "`overstore status` will not know {what}: {error}"
-        )));
+        let Fault { what: why, remedy } = Fault::of(&error);
+        let fault = Fault::new(format!("`overstore status` will not know {what}: {why}"));
+        tell(Progress::Warning(&fault.remedy(remedy)));
     }
 }
 
 /// Writes a store's memory, or warns that it cannot be written.
 pub(super) fn write(memory: &Memory, store: &Store, tell: Tell<'_>) {
     if let Err(error) = try_write(memory, store) {
-        tell(Progress::Warning(&format!(
-            "nothing is remembered of this run, and nothing else is lost by that: {error}"
-        )));
+        let Fault { what: why, remedy } = Fault::of(&error);
+        let fault = Fault::new(format!(
+            "nothing is remembered of this run, and nothing else is lost by that: {why}"
+        ));
+        tell(Progress::Warning(&fault.remedy(remedy)));
     }
 }
 

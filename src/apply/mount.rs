@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags};
 use super::error::{Doing, Error, walked};
 use super::mount_failure::{Cause, MountFailure};
 use super::progress::{Progress, Tell};
-use crate::escape::{shell_quote, show_path};
+use crate::escape::show_path;
 use crate::linux::clock;
 use crate::linux::held_paths::{self, HeldPath, with_held_paths};
 use crate::linux::kernel_log::KernelLog;
@@ -24,6 +24,7 @@ use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Status, Symlinks};
 use crate::plan::Overlay;
 use crate::records::mount_record::{DirectoryIdentity, MountIdentity, Record};
+use crate::remedy::{Fault, Remedy, command};
 
 /// Mounts an overlay, compares it and, for a store of that name, records it. The caller holds the
 /// locks.
@@ -63,14 +64,13 @@ pub(super) fn mount(
 }
 
 /// What is lost with the record of a mount.
-fn unrecorded(real: &Path, error: &std::io::Error) -> String {
-    format!(
+fn unrecorded(real: &Path, error: &std::io::Error) -> Fault {
+    Fault::new(format!(
         "the mount at {} cannot be recorded in /run/overstore, so `overstore down` will not know it \
-         for overstore's own: {error}\n\
-         remedy: to take it away, `umount {}`",
+         for overstore's own: {error}",
         show_path(real),
-        shell_quote(real)
-    )
+    ))
+    .remedy(Remedy::say("to take it away").run(command!["umount", real]))
 }
 
 /// The directories of an overlay, held open.

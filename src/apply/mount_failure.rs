@@ -16,6 +16,7 @@ use crate::linux::kernel_log::KernelLog;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::overlayfs::options::{OptionsTooLong, escape, escape_lower};
 use crate::plan::Overlay;
+use crate::remedy::{HasRemedy, Remedy, command};
 
 /// `OVERLAYFS_SUPER_MAGIC` in Linux's `magic.h`.
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
@@ -46,16 +47,10 @@ pub enum Cause {
     #[error("a path or an option contains a zero byte")]
     ZeroByte,
     /// Mounting is not permitted.
-    #[error(
-        "mounting is not permitted here: it needs CAP_SYS_ADMIN. Run it as root, or use `overstore \
-         exec`"
-    )]
+    #[error("mounting is not permitted here: it needs CAP_SYS_ADMIN")]
     NotPermitted,
     /// The kernel has no OverlayFS.
-    #[error(
-        "this kernel has no OverlayFS: load it (`modprobe overlay`) or use a kernel that has it \
-         (CONFIG_OVERLAY_FS)"
-    )]
+    #[error("this kernel has no OverlayFS, or has not loaded it")]
     NoOverlay,
     /// A directory cannot be used.
     #[error("{} cannot be used: {why}", show_path(path))]
@@ -66,15 +61,11 @@ pub enum Cause {
         why: String,
     },
     /// The upper layer's file system is mounted read-only.
-    #[error(
-        "the upper layer {} is on a read-only mount: remount it writable, or put the upper layer and \
-         the work directory elsewhere",
-        show_path(.0)
-    )]
+    #[error("the upper layer {} is on a read-only mount", show_path(.0))]
     UpperReadOnly(PathBuf),
     /// Upper layer and work directory are on different mounts.
     #[error(
-        "the work directory {} is not on the same mount as the upper layer {}: put both on one",
+        "the work directory {} is not on the same mount as the upper layer {}",
         show_path(workdir),
         show_path(upper_layer)
     )]
@@ -86,7 +77,7 @@ pub enum Cause {
     },
     /// A directory lies inside another, where OverlayFS wants them apart.
     #[error(
-        "{} is inside {}, or is the same directory: put them side by side",
+        "{} is inside {}, or is the same directory",
         show_path(inner),
         show_path(outer)
     )]
@@ -99,36 +90,69 @@ pub enum Cause {
     /// Too many file systems on top of each other.
     #[error(
         "the lower store directory {} is an overlay over an overlay already, and the kernel stacks no \
-         third level: use one of those below as the lower store",
+         third level",
         show_path(.0)
     )]
     TooDeep(PathBuf),
     /// Another overlay uses the upper layer or the work directory.
     #[error(
         "the upper layer {} or its work directory is in use by another overlay, in this or another \
-         mount namespace: unmount that one, or use an upper layer of its own for each store",
+         mount namespace",
         show_path(.0)
     )]
     InUse(PathBuf),
     /// The upper layer's file system cannot be one.
     #[error(
-        "the file system of the upper layer {} cannot take an upper layer: put the upper layer and the \
-         work directory on ext4, xfs, btrfs or tmpfs",
+        "the file system of the upper layer {} cannot take an upper layer",
         show_path(.0)
     )]
     UpperUnfit(PathBuf),
     /// What the mount API's log says.
-    #[error("{0}; see `mount.options` in the configuration")]
+    #[error("{0}")]
     Option(String),
     /// What the kernel's log says.
     #[error("the kernel's log says: {}", .0.join("; "))]
     KernelLog(Vec<String>),
     /// It cannot be told.
-    #[error("{hint}")]
-    Unknown {
-        /// Where to look further.
-        hint: &'static str,
-    },
+    #[error("the cause is unknown")]
+    Unknown,
+}
+
+impl HasRemedy for MountFailure {
+    fn remedy(&self) -> Remedy {
+        match &self.cause {
+            Cause::TextTooLong(_) => Remedy::say(
+                "use shorter paths for the lower store directory, the upper layer and the work \
+                 directory",
+            ),
+            Cause::NotPermitted => needs_root(),
+            Cause::NoOverlay => Remedy::say("load it")
+                .run(command!["modprobe", "overlay"])
+                .or("use a kernel that has it (CONFIG_OVERLAY_FS)"),
+            Cause::UpperReadOnly(_) => Remedy::say("remount it writable")
+                .or("put the upper layer and the work directory elsewhere"),
+            Cause::DifferentMounts { .. } => Remedy::say("put both on one mount"),
+            Cause::Nested { .. } => Remedy::say("put them side by side"),
+            Cause::TooDeep(_) => Remedy::say("use one of those below as the lower store"),
+            Cause::InUse(_) => {
+                Remedy::say("unmount that one").or("use an upper layer of its own for each store")
+            }
+            Cause::UpperUnfit(_) => Remedy::say(
+                "put the upper layer and the work directory on ext4, xfs, btrfs or tmpfs",
+            ),
+            Cause::Option(_) => Remedy::say("correct `options` under `[mount]`"),
+            Cause::Unknown => {
+                Remedy::say("as root, read the kernel's own message").run(command!["dmesg"])
+            }
+            Cause::ZeroByte | Cause::Directory { .. } | Cause::KernelLog(_) => Remedy::default(),
+        }
+    }
+}
+
+/// Who may mount, and what does without.
+pub(super) fn needs_root() -> Remedy {
+    Remedy::say("run this as root")
+        .or("use `overstore exec`, which sets the store up for one command without root")
 }
 
 impl MountFailure {
@@ -144,10 +168,7 @@ impl MountFailure {
             .or(asked)
             .or_else(|| log.about_overlays().map(|lines| from_log(overlay, lines)))
             .or_else(|| from_number(overlay, errno))
-            .unwrap_or(Cause::Unknown {
-                hint: "the cause shows from neither the directories nor the mount API, and the \
-                       kernel's log could not be read or is silent: as root, `dmesg` may have it",
-            });
+            .unwrap_or(Cause::Unknown);
         MountFailure {
             real: overlay.real.clone(),
             errno,

@@ -9,6 +9,7 @@ use crate::linux::root::System;
 use crate::linux::safe_path::Status;
 use crate::linux::users;
 use crate::overlayfs::mountinfo::MountInfo;
+use crate::remedy::{HasRemedy, Remedy};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount_remount};
 
@@ -24,11 +25,7 @@ pub(crate) enum RemountError {
         error: io::Error,
     },
     /// There is no overlay at that directory.
-    #[error(
-        "{} is not an OverlayFS mount (it is on {found})\n\
-         remedy: name the merged store directory of a store that is up",
-        show_path(.path)
-    )]
+    #[error("{} is not an OverlayFS mount (it is on {found})", show_path(.path))]
     NotAnOverlay {
         /// The directory.
         path: PathBuf,
@@ -44,11 +41,25 @@ pub(crate) enum RemountError {
         error: io::Error,
     },
     /// No mount namespace of one's own.
-    #[error("cannot make a private mount namespace: {0}\nremedy: run it as root")]
+    #[error("cannot make a private mount namespace: {0}")]
     Namespace(io::Error),
     /// The mount table could not be read.
     #[error("cannot read the mount table: {0}")]
     MountTable(#[from] io::Error),
+}
+
+impl HasRemedy for RemountError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            RemountError::NotAnOverlay { .. } => {
+                Remedy::say("name the merged store directory of a store that is up")
+            }
+            RemountError::Namespace(_) => Remedy::say("run it as root"),
+            RemountError::Open { .. }
+            | RemountError::Refused { .. }
+            | RemountError::MountTable(_) => Remedy::default(),
+        }
+    }
 }
 
 /// Remounts the overlay at `directory`. Moves this process into a mount namespace of its own:

@@ -18,6 +18,7 @@ use crate::observe::{self, Depth, Observed, Pairing, Rows};
 use crate::plan::{Allowed, Step, StepReport, plan};
 use crate::records::layer_mark::Mark;
 use crate::records::{LayerMemory, LowerMemory, Memory, Mounted};
+use crate::remedy::Fault;
 
 /// What is to be set up, and how.
 #[derive(Debug, Clone, Copy)]
@@ -68,7 +69,7 @@ impl SetUp<'_> {
         let mut warned = BTreeSet::new();
         // What is tried more than once is warned of once.
         let mut tell = |progress: Progress<'_>| match progress {
-            Progress::Warning(text) if !warned.insert(text.to_owned()) => {}
+            Progress::Warning(fault) if !warned.insert(fault.what.clone()) => {}
             other => tell(other),
         };
         let end = self
@@ -222,7 +223,7 @@ impl SetUp<'_> {
             // finding says that it is missing.
             Step::LinkHook { hook, program } => {
                 if let Err(error) = hook::link(hook, program, unsynced) {
-                    tell(Progress::Warning(&error.to_string()));
+                    tell(Progress::Warning(&Fault::of(&error)));
                     return Ok(None);
                 }
             }

@@ -19,6 +19,7 @@ use crate::overlayfs::mountinfo::{MountInfo, stack_at};
 use crate::plan::{StepKind, StepReport};
 use crate::records::Memory;
 use crate::records::mount_record::{MountIdentity, Record};
+use crate::remedy::{Fault, Remedy, command};
 
 /// Which store is to be unmounted, and how.
 #[derive(Debug, Clone, Copy)]
@@ -46,7 +47,7 @@ pub(crate) enum TakenDown {
         holders: Vec<Holder>,
     },
     /// What is mounted there was not mounted by `up`: what it is, and what to do.
-    NotOurs(String),
+    NotOurs(Fault),
 }
 
 impl TakeDown<'_> {
@@ -104,23 +105,24 @@ impl TakeDown<'_> {
     }
 
     /// Why the topmost mount is not the one that `up` made, if it is not.
-    fn why_not_ours(&self, stack: &[&MountInfo], top: &MountInfo) -> Result<Option<String>, Error> {
+    fn why_not_ours(&self, stack: &[&MountInfo], top: &MountInfo) -> Result<Option<Fault>, Error> {
         let real = &self.store.real.value;
         let shown = show_path(real);
+        let unmount = Remedy::say("unmount it if nobody needs it").run(command!["umount", real]);
         let (fs, source) = (kind(top), show(top.source.as_encoded_bytes()));
         if top.fs_type != "overlay" {
-            return Ok(Some(format!(
-                "{fs} ({source}) is mounted at {shown}, which `overstore up` did not do: `umount \
-                 {shown}` takes it away"
-            )));
+            let fault =
+                format!("{fs} ({source}) is mounted at {shown}, which `overstore up` did not do");
+            return Ok(Some(Fault::new(fault).remedy(unmount)));
         }
         let mut below = stack.iter().skip(1);
         if below.any(|other| other.is_of_same_file_system(top)) {
-            return Ok(Some(format!(
+            let fault = format!(
                 "a bind mount of the overlay lies on top of it at {shown}, which `overstore up` did \
-                 not make: `umount {shown}` takes the bind mount away, then run `overstore down` \
-                 again"
-            )));
+                 not make"
+            );
+            let again = self.store.command(["down"]);
+            return Ok(Some(Fault::new(fault).remedy(unmount.run(again))));
         }
         let record = Record::read(self.system, real).doing("read the record of", real)?;
         // Dropped before unmounting: a descriptor keeps the mount busy.
@@ -129,10 +131,11 @@ impl TakeDown<'_> {
         let ours = record
             .is_some_and(|record| record.overlay.is_some_and(|overlay| overlay.is(&identity)));
         Ok((!ours).then(|| {
-            format!(
+            let fault = format!(
                 "the overlay at {shown} was not mounted by `overstore up`, or its record in \
-                 /run/overstore is gone: `umount {shown}` takes it away"
-            )
+                 /run/overstore is gone"
+            );
+            Fault::new(fault).remedy(unmount)
         }))
     }
 
@@ -141,10 +144,10 @@ impl TakeDown<'_> {
         let real = &self.store.real.value;
         if let Err(error) = Record::remove(self.system, real) {
             // Whatever is mounted there later is another mount, and known to be.
-            tell(Progress::Warning(&format!(
+            tell(Progress::Warning(&Fault::new(format!(
                 "the record of the mount at {} stays in /run/overstore: {error}",
                 show_path(real)
-            )));
+            ))));
         }
         let mut remembered = Memory::read(self.store);
         if remembered.mounted.take().is_some() {

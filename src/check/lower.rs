@@ -5,7 +5,7 @@ use std::path::Path;
 
 use super::path::{self, Named};
 use super::{Code, Finding, Part, Severity, mount};
-use crate::config::{Environment, Lower, MetadataSource, Store};
+use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::{show, show_path};
 use crate::nix::layout;
 use crate::observe::{
@@ -13,7 +13,7 @@ use crate::observe::{
 };
 
 use crate::nix::schema::VERSION as SCHEMA_VERSION;
-use crate::remedy::{Remedy, command};
+use crate::remedy::{Fault, Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -262,19 +262,11 @@ fn root_of(store_directory: &Path) -> Option<&Path> {
     }
 }
 
-fn silent(socket: &Path, why: &str) -> Finding {
-    let system = Environment::default().socket();
+fn silent(socket: &Path, why: &Fault) -> Finding {
     Finding::at(Code::LowerDaemonSilent, socket)
         .expected("the answer of a Nix daemon")
-        .found(why)
-        .remedy(match socket == system {
-            true => Remedy::from(command!["systemctl", "start", "nix-daemon.socket"]),
-            false => Remedy::say("start the daemon of the lower store on it").run(command![
-                "systemctl",
-                "list-sockets",
-                socket
-            ]),
-        })
+        .found(&*why.what)
+        .remedy(why.remedy.clone())
 }
 
 fn schema_unknown(path: &Path, schema: &Option<String>, read_only: bool) -> Option<Finding> {

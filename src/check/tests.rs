@@ -1,6 +1,7 @@
 //! Each rule with values: one change to a machine on which nothing is wrong, the codes that come of
 //! it, and (as a snapshot) every word.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 
 use super::fixture::{
@@ -11,7 +12,9 @@ use crate::compare::Objects;
 use crate::config::Store;
 use crate::linux::safe_path::Danger;
 use crate::nix::mount_check::Verdict;
+use crate::nix::worker_protocol::DaemonError;
 use crate::observe::*;
+use crate::remedy::Fault;
 use crate::report::{self, Report};
 
 /// The codes found, and the report as people read it. Each finding is one that its code declares.
@@ -87,6 +90,15 @@ fn over(lower_store: &str) -> String {
 
 const NESTED: &str = "local-overlay://?root=/mnt/middle&lower-store=/mnt/low?read-only=true\
                       &upper-layer=/mnt/middle/upper";
+
+/// A daemon that connect(2) says this of.
+fn silent(socket: &str, why: ErrorKind) -> SourceFacts {
+    let (socket, source) = (socket.into(), why.into());
+    let error = DaemonError::Connect { socket, source };
+    SourceFacts::Daemon {
+        answer: Some(Err(Fault::of(&error))),
+    }
+}
 
 fn missing(place: &mut Place) {
     place.found = Found::Missing {
@@ -178,10 +190,10 @@ rules! {
     lower_written_by_nix(over("/mnt/example/store-a")) = ["lower-written-by-nix"], |_, _| {};
     lower_daemon_answers(over("unix:///run/lower.socket?root=/mnt/example/store-a")) = [], |_, _| {};
     lower_daemon_silent(over("unix:///run/lower.socket?root=/mnt/example/store-a")) = ["lower-daemon-silent"], |_, observed| {
-        observed.lower.source = SourceFacts::Daemon { answer: Some(Err("Connection refused".to_owned())) };
+        observed.lower.source = silent("/run/lower.socket", ErrorKind::ConnectionRefused);
     };
     system_daemon_silent(over("daemon")) = ["lower-daemon-silent"], |_, observed| {
-        observed.lower.source = SourceFacts::Daemon { answer: Some(Err("No such file or directory".to_owned())) };
+        observed.lower.source = silent("/nix/var/nix/daemon-socket/socket", ErrorKind::NotFound);
     };
     lower_daemon_not_asked(over("daemon")) = [], |_, observed| observed.lower.source = SourceFacts::Daemon { answer: None };
     lower_strangers = ["lower-stranger", "lower-stranger"], |_, observed| {

@@ -6,6 +6,7 @@ use rustix::io::Errno;
 use super::nix::NixError;
 use crate::escape::show_path;
 use crate::lower::{LowerError, Transient};
+use crate::remedy::{HasRemedy, Remedy};
 use crate::warm::WarmError;
 
 /// Why garbage could not be chosen or collected.
@@ -65,6 +66,22 @@ pub(crate) enum CollectError {
     /// Nix could not be asked.
     #[error(transparent)]
     Nix(#[from] NixError),
+}
+
+impl HasRemedy for CollectError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Source(error) => error.remedy(),
+            Self::Warm(error) => error.remedy(),
+            Self::Nix(error) => error.remedy(),
+            Self::Layer { .. }
+            | Self::State { .. }
+            | Self::Roots { .. }
+            | Self::Deep { .. }
+            | Self::Generations { .. }
+            | Self::Refused { .. } => Remedy::default(),
+        }
+    }
 }
 
 impl CollectError {

@@ -31,7 +31,7 @@ pub(crate) use choice::{Choice, Chooser, Garbage, Limits};
 pub(crate) use database::Keep;
 pub(crate) use error::CollectError;
 pub(crate) use generations::delete as delete_generations;
-pub(crate) use nix::{NixError, Programs, keep};
+pub(crate) use nix::{Programs, keep};
 pub(crate) use root::Roots;
 pub(crate) use run::{Collected, Collector, Incomplete, Options, Progress};
 pub(crate) use why::{Why, why};

@@ -23,6 +23,7 @@ use crate::nix::version::NixVersion;
 use crate::nix::worker_protocol::connection::Connection;
 use crate::nix::worker_protocol::stream::{Deadline, Stream};
 use crate::nix::worker_protocol::{DaemonError, wire};
+use crate::remedy::{HasRemedy, Remedy};
 
 /// The program. What it is in messages, too.
 const PROGRAM: &str = "nix-daemon";
@@ -80,6 +81,18 @@ pub(crate) enum NixError {
     /// It failed, or broke the protocol.
     #[error(transparent)]
     Daemon(#[from] DaemonError),
+}
+
+impl HasRemedy for NixError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Start(_) => {
+                Remedy::say("install Nix, or put its `nix-daemon` on PATH: Nix is what deletes")
+            }
+            Self::Daemon(error) => error.remedy(),
+            Self::Open { .. } => Remedy::default(),
+        }
+    }
 }
 
 /// A running Nix that has the store open.

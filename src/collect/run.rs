@@ -18,6 +18,7 @@ use crate::lower::sqlite::SqliteSource;
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
+use crate::remedy::Fault;
 use crate::warm::{Wanted, Warm};
 
 /// How often a choice is made again after Nix found something alive.
@@ -62,7 +63,7 @@ pub(crate) struct Collected {
     /// Bytes free afterwards.
     pub free: u64,
     /// Why a remount failed, if one did.
-    pub remount: Option<String>,
+    pub remount: Option<Fault>,
 }
 
 /// What a collection tells while it works.
@@ -385,14 +386,14 @@ fn incomplete(leftovers: &Leftovers, choice: &Choice, unknown_go: bool) -> Optio
 
 /// Has the kernel forget what it cached of the layers. In a thread, since it takes a mount namespace
 /// of its own for that.
-fn remount(system: &System, real: &Path) -> Option<String> {
+fn remount(system: &System, real: &Path) -> Option<Fault> {
     let remounted = std::thread::scope(|scope| {
         scope
-            .spawn(|| apply::remount(system, real).map_err(|error| error.to_string()))
+            .spawn(|| apply::remount(system, real).map_err(|error| Fault::of(&error)))
             .join()
     });
     match remounted {
         Ok(result) => result.err(),
-        Err(_) => Some("the thread ended".to_owned()),
+        Err(_) => Some(Fault::new("the thread ended")),
     }
 }

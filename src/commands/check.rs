@@ -21,7 +21,7 @@ use crate::escape::show_lines;
 use crate::nix::path_set::PathSet;
 use crate::observe::{self, Depth};
 use crate::records::Memory;
-use crate::remedy::Remedy;
+use crate::remedy::{Fault, HasRemedy, Remedy};
 use crate::report::{self, CodesReport, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failure> {
@@ -48,7 +48,7 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
     report.add_findings(across(&store, &observed, &report.findings));
     if let Err(failure) = look_closer(arguments, &store, &mut report) {
         // What was found before is told all the same.
-        report.fail(failure.to_string(), failure.into_remedy());
+        report.fail(failure.fault());
     }
     super::finish(&report, json)
 }
@@ -95,10 +95,10 @@ fn across(store: &Store, observed: &observe::Observed, known: &[Finding]) -> Vec
             Finding::at(Code::LayersUnreadable, &store.database())
                 .expected("layers and databases that can be compared")
                 .found(error.to_string())
-                .remedy(
-                    "mend what is reported of the lower store and the upper database, then check \
-                     again",
-                ),
+                .remedy(error.remedy().or(Remedy::say(
+                    "fix what is reported of the lower store and the upper database, then check again",
+                )
+                .run(store.command(["check"])))),
         ],
     }
 }
@@ -152,7 +152,7 @@ fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failu
             "interrupted: {} of {} objects were hashed",
             found.objects, found.of
         );
-        report.fail(why, Remedy::default());
+        report.fail(Fault::new(why));
     }
     Ok(())
 }

@@ -8,7 +8,7 @@ use crate::apply::{Holder, TakeDown, TakenDown};
 use crate::cli;
 use crate::config::Store;
 use crate::escape::show_path;
-use crate::remedy::Remedy;
+use crate::remedy::{Fault, Remedy};
 use crate::report::{self, Outcome, Report};
 use crate::systemd::notify::ServiceManager;
 
@@ -33,11 +33,11 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
                 "detach the mount, which then goes when its last user does",
             )
             .run(detach));
-            report.fail(busy(&loaded.store, &below, &holders), remedy);
+            report.fail(Fault::new(busy(&loaded.store, &below, &holders)).remedy(remedy));
             report.holders = holders;
         }
-        Ok(TakenDown::NotOurs(why)) => report.fail(why, Remedy::default()),
-        Err(error) => report.fail(error.to_string(), Remedy::default()),
+        Ok(TakenDown::NotOurs(fault)) => report.fail(fault),
+        Err(error) => report.fail(Fault::of(&error)),
     }
     super::finish(&report, json)
 }

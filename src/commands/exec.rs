@@ -21,7 +21,7 @@ use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
 use crate::observe::{self, Member};
 use crate::plan::Allowed;
-use crate::remedy::Remedy;
+use crate::remedy::{Fault, Remedy};
 use crate::report;
 use crate::systemd::notify::ServiceManager;
 
@@ -37,8 +37,8 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     if !can_mount {
         refuse_foreign_lower(&store.lower)?;
     }
-    if let Err(why) = enter(&loaded.system, store, can_mount) {
-        print_error(None, &why, &Remedy::default());
+    if let Err(fault) = enter(&loaded.system, store, can_mount) {
+        print_error(None, &fault);
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
     let shell;
@@ -62,20 +62,20 @@ fn users_shell() -> OsString {
 }
 
 /// Joins the set-up of the store that another `exec` has made, or makes one.
-fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), String> {
+fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
     // Of several that start at once, one sets up, and the others find what it made.
     let _turn = turn(system, store)?;
     match observe::member(system, store, !can_mount) {
         Some(member) => join(system, store, &member)?,
-        None if can_mount => namespaces::private_mounts().map_err(|error| error.to_string())?,
-        None => namespaces::private_user_and_mounts().map_err(|error| error.to_string())?,
+        None if can_mount => namespaces::private_mounts().map_err(|error| Fault::of(&error))?,
+        None => namespaces::private_user_and_mounts().map_err(|error| Fault::of(&error))?,
     }
     set_up(store)
 }
 
 /// Waits until nobody else is between looking for a set-up of this store and having made one. What is
 /// locked has to be there before the store is, and to be nobody else's: a directory above.
-fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLock>, String> {
+fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLock>, Fault> {
     let user = rustix::process::geteuid().as_raw();
     let above = store.workdir.ancestors().skip(1);
     let above = above.map(|path| safe_path::directory(path, Symlinks::Refuse));
@@ -90,31 +90,33 @@ fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLock>, String>
     };
     DirectoryLock::wait(&above, system, &mut tell)
         .map(Some)
-        .map_err(|error| error.to_string())
+        .map_err(|error| Fault::of(&error))
 }
 
 /// Joins the namespaces of a process, and its hold on the upper layer. The working directory is the
 /// one of that name there.
-fn join(system: &System, store: &Store, member: &Member) -> Result<(), String> {
+fn join(system: &System, store: &Store, member: &Member) -> Result<(), Fault> {
     let words = || processes::in_words(system, member.process);
-    let failed = |error| format!("cannot join the set-up of {}: {error}", words());
+    let failed = |error: &dyn std::fmt::Display| {
+        Fault::new(format!("cannot join the set-up of {}: {error}", words()))
+    };
     let directory = std::env::current_dir();
     let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
-        .map_err(|error| format!("cannot join the set-up of {}: {error}", words()))?;
+        .map_err(|error| failed(&error))?;
     let lock = member.share_lock(system, upper.status().identity.ino);
-    namespaces::join(&member.descriptor, member.users).map_err(failed)?;
-    let directory = directory.map_err(failed)?;
+    namespaces::join(&member.descriptor, member.users).map_err(|error| failed(&error))?;
+    let directory = directory.map_err(|error| failed(&error))?;
     std::env::set_current_dir(&directory).map_err(|error| {
         let directory = show_path(&directory);
-        format!(
+        Fault::new(format!(
             "cannot go to {directory} in the set-up of {}: {error}",
             words()
-        )
+        ))
     })?;
     match lock {
         Some(lock) => DirectoryLock::from(lock)
             .leave_to_descendants()
-            .map_err(|error| error.to_string()),
+            .map_err(|error| Fault::of(&error)),
         // What runs there has closed all that it was left.
         None => Ok(()),
     }
@@ -160,9 +162,9 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
 
 /// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
 /// last process that is in them; until then those hold the upper layer's lock.
-fn set_up(store: &Store) -> Result<(), String> {
+fn set_up(store: &Store) -> Result<(), Fault> {
     // As it is in the new namespace.
-    let system = System::here().map_err(|error| format!("cannot look at this machine: {error}"))?;
+    let system = System::here().map_err(|error| Failure::observing(error).fault())?;
     let set_up = SetUp {
         store,
         system: &system,
@@ -175,7 +177,7 @@ fn set_up(store: &Store) -> Result<(), String> {
     let findings = match end {
         End::Done(observed) => check::check(store, &observed),
         End::Refused { findings, .. } => findings,
-        End::Failed(error) => return Err(error.to_string()),
+        End::Failed(error) => return Err(Fault::of(&error)),
     };
     let errors: Vec<_> = findings
         .into_iter()
@@ -187,12 +189,15 @@ fn set_up(store: &Store) -> Result<(), String> {
         .iter()
         .any(|finding| !finding.code.is_of_a_missing_object())
     {
-        return Err(format!("the store {} is not as described", store.name));
+        return Err(
+            Fault::new(format!("the store {} is not as described", store.name))
+                .remedy("follow what is printed above"),
+        );
     }
     match upper_lock {
         Some(lock) => lock
             .leave_to_descendants()
-            .map_err(|error| error.to_string()),
+            .map_err(|error| Fault::of(&error)),
         // It was mounted already, for everybody.
         None => Ok(()),
     }
@@ -215,18 +220,10 @@ fn become_command(words: &[OsString], store: &Store) -> u8 {
         .exec();
     let program = show_path(program.as_ref());
     if error.kind() == io::ErrorKind::NotFound {
-        print_error(
-            None,
-            &format!("there is no command {program}"),
-            &Remedy::default(),
-        );
+        print_error(None, &Fault::new(format!("there is no command {program}")));
         NOT_FOUND
     } else {
-        print_error(
-            None,
-            &format!("cannot run {program}: {error}"),
-            &Remedy::default(),
-        );
+        print_error(None, &Fault::new(format!("cannot run {program}: {error}")));
         CANNOT_RUN
     }
 }

@@ -5,7 +5,7 @@ use std::io;
 use std::process::ExitCode;
 
 use crate::config::Errors;
-use crate::remedy::Remedy;
+use crate::remedy::{Fault, HasRemedy, Remedy};
 use crate::report::{ErrorReport, Outcome};
 use crate::systemd::journal::Journal;
 
@@ -32,39 +32,47 @@ struct Doing {
 #[error("cannot write the result: {0}")]
 struct NotPrinted(#[source] io::Error);
 
+/// What a command can stop for. Each kind of error has to say what fixes it, or that it does not know.
+pub(super) trait Cause: HasRemedy + Into<Box<dyn Error + Send + Sync>> {}
+
+impl<T: HasRemedy + Into<Box<dyn Error + Send + Sync>>> Cause for T {}
+
+impl HasRemedy for Doing {}
+impl HasRemedy for NotPrinted {}
+
 impl Failure {
-    fn new(outcome: Outcome, error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+    fn new(outcome: Outcome, error: impl Cause) -> Failure {
+        let remedy = error.remedy();
         Failure {
             outcome,
             error: error.into(),
-            remedy: Remedy::default(),
+            remedy,
         }
     }
 
     /// The store is not as described.
-    pub(super) fn not_as_described(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+    pub(super) fn not_as_described(error: impl Cause) -> Failure {
         Failure::new(Outcome::NotAsDescribed, error)
     }
 
     /// The command line or the configuration is wrong.
-    pub(super) fn refused(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+    pub(super) fn refused(error: impl Cause) -> Failure {
         Failure::new(Outcome::Refused, error)
     }
 
     /// The machine would not do it.
-    pub(super) fn machine(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+    pub(super) fn machine(error: impl Cause) -> Failure {
         Failure::new(Outcome::Failed, error)
     }
 
     /// The machine would not do it: what, as in "cannot ...", and why.
-    pub(super) fn doing(
-        what: impl Into<String>,
-        error: impl Into<Box<dyn Error + Send + Sync>>,
-    ) -> Failure {
+    pub(super) fn doing(what: impl Into<String>, error: impl Cause) -> Failure {
+        let remedy = error.remedy();
         Failure::machine(Doing {
             what: what.into(),
             source: error.into(),
         })
+        .remedy(remedy)
     }
 
     /// It is the command line that is wrong: it names what the machine would not do.
@@ -76,7 +84,7 @@ impl Failure {
     }
 
     /// The machine could not be observed.
-    pub(super) fn observing(error: impl Into<Box<dyn Error + Send + Sync>>) -> Failure {
+    pub(super) fn observing(error: impl Cause) -> Failure {
         Failure::doing("cannot look at this machine", error)
     }
 
@@ -91,9 +99,9 @@ impl Failure {
         self.error.downcast_ref()
     }
 
-    /// What fixes it.
-    pub(super) fn into_remedy(self) -> Remedy {
-        self.remedy
+    /// What it tells people.
+    pub(super) fn fault(&self) -> Fault {
+        Fault::new(self.error.to_string()).remedy(self.remedy.clone())
     }
 
     fn not_printed(&self) -> Option<&NotPrinted> {
@@ -138,7 +146,7 @@ impl Failure {
                 // Nothing is left to tell it to if standard error cannot be written to.
                 let _ = writeln!(anstream::stderr(), "{}", errors.styled());
             }
-            _ => super::print_error(None, &self.error.to_string(), &self.remedy),
+            _ => super::print_error(None, &self.fault()),
         }
         ExitCode::from(self.outcome.exit_code())
     }

@@ -11,8 +11,8 @@ use crate::apply;
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
 use crate::collect::{
-    self, Absent, CollectError, Collected, Collector, Incomplete, Keep, Limits, NixError, Options,
-    Programs, Progress, Roots, Why,
+    self, Absent, CollectError, Collected, Collector, Incomplete, Keep, Limits, Options, Programs,
+    Progress, Roots, Why,
 };
 use crate::config::Store;
 use crate::escape::show_path;
@@ -23,7 +23,7 @@ use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::observe::{self, Depth};
 use crate::records::{self, Memory};
-use crate::remedy::Remedy;
+use crate::remedy::{Fault, Remedy};
 use crate::report::{
     self, GcReport, KeptReport, LeftReport, ObjectReport, Outcome, RemovedReport, WhyReport,
 };
@@ -62,9 +62,10 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     }
     let keep = collect::keep(&programs);
     if let Some(generations) = &arguments.delete_generations {
-        collect::delete_generations(&programs, &store, keep, &generations.0).map_err(failure)?;
+        collect::delete_generations(&programs, &store, keep, &generations.0)
+            .map_err(Failure::machine)?;
     }
-    let roots = Roots::read(&store, &system).map_err(failure)?;
+    let roots = Roots::read(&store, &system).map_err(Failure::machine)?;
     if !arguments.ignore_absent_roots && !roots.absent.is_empty() {
         return Err(absent(&roots.absent));
     }
@@ -87,13 +88,14 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         true => collector.plan(),
         false => with_progress(&collector, &manager),
     };
-    let collected = match collected.map_err(failure)? {
+    let collected = match collected.map_err(Failure::machine)? {
         Ok(collected) => collected,
         Err(why) => return Err(incomplete(&store, &why)),
     };
     if let Some(why) = &collected.remount {
-        let why = format!("the merged store was not remounted: {why}");
-        print_error(Some(&store.name), &why, &Remedy::default());
+        let what = format!("the merged store was not remounted: {}", why.what);
+        let fault = Fault::new(what).remedy(why.remedy.clone());
+        print_error(Some(&store.name), &fault);
     }
     let report = report(&store, arguments, keep, collected);
     if !arguments.dry_run {
@@ -116,9 +118,9 @@ fn why(
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
     let path = super::warm::resolve(path, &directory)?;
-    let roots = Roots::read(store, system).map_err(failure)?;
+    let roots = Roots::read(store, system).map_err(Failure::machine)?;
     let found = collect::why(store, collect::keep(programs), &roots, &path);
-    let kept = match found.map_err(failure)? {
+    let kept = match found.map_err(Failure::machine)? {
         Why::Kept(kept) => kept,
         Why::Below => {
             return Err(Failure::refused(format!(
@@ -221,22 +223,14 @@ fn incomplete(store: &Store, why: &Incomplete) -> Failure {
         Failure::not_as_described(format!("the store {} is not collected: {why}", store.name));
     failure.remedy(match why {
         Incomplete::NoRows { .. } => {
-            "bring the database back from a backup; nothing was deleted".to_owned()
+            Remedy::say("bring the database back from a backup; nothing was deleted")
         }
-        Incomplete::NoObjects { .. } => format!(
-            "mount the disk of {}, or name the right directory as `upper-layer`; nothing was deleted",
+        Incomplete::NoObjects { .. } => Remedy::say(format!(
+            "mount the disk of {}; nothing was deleted",
             show_path(&store.upper_layer)
-        ),
+        ))
+        .or("name the right directory as `upper-layer`"),
     })
-}
-
-fn failure(error: CollectError) -> Failure {
-    let starts_not = matches!(error, CollectError::Nix(NixError::Start(_)));
-    let failure = Failure::machine(error);
-    match starts_not {
-        true => failure.remedy("install Nix, or put its `nix-daemon` on PATH: Nix is what deletes"),
-        false => failure,
-    }
 }
 
 /// What `status` is to show of it.

@@ -24,7 +24,7 @@ use crate::apply::Progress;
 use crate::cli::{self, Cli, Command};
 use crate::config::names::STORE_VARIABLE;
 use crate::plan::Allowed;
-use crate::remedy::Remedy;
+use crate::remedy::Fault;
 use crate::report::Report;
 use crate::systemd::journal::{Journal, Priority};
 use crate::systemd::notify::ServiceManager;
@@ -107,29 +107,25 @@ fn finish(report: &Report, json: bool) -> Result<ExitCode, Failure> {
     }
     if let Some(why) = &report.failure {
         let remedy = report.remedy.clone().unwrap_or_default();
-        print_error(Some(&report.store), why, &remedy);
+        print_error(Some(&report.store), &Fault::new(why).remedy(remedy));
     }
     Ok(ExitCode::from(report.outcome.exit_code()))
 }
 
 /// Prints an error, and what fixes it, to standard error; where that is the journal, as an entry,
 /// with the store in a field of its own if it is known.
-fn print_error(store: Option<&str>, text: &str, remedy: &Remedy) {
-    let text = match remedy.is_empty() {
-        true => text.to_owned(),
-        false => format!("{text}\nremedy: {remedy}"),
-    };
+fn print_error(store: Option<&str>, fault: &Fault) {
     let fields = store.map(|name| (STORE_VARIABLE, name));
     if let Some(journal) = Journal::behind(std::io::stderr())
         && journal
-            .send(Priority::Error, &text, fields.as_slice())
+            .send(Priority::Error, &fault.to_string(), fields.as_slice())
             .is_ok()
     {
         return;
     }
     let style = anstyle::AnsiColor::Red.on_default().bold();
     // Nothing is left to tell it to if standard error cannot be written to.
-    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {text}");
+    let _ = writeln!(anstream::stderr(), "{style}error:{style:#} {fault}");
 }
 
 /// Tells what happens meanwhile: the service manager everything, people only what takes long.
@@ -142,13 +138,13 @@ fn tell(progress: &Progress<'_>, manager: &ServiceManager) {
             // Nothing is left to tell it to if standard error cannot be written to.
             let _ = writeln!(anstream::stderr(), "{text}");
         }
-        Progress::Warning(text) => print_warning(text),
+        Progress::Warning(fault) => print_warning(fault),
     }
 }
 
 /// Prints a warning to standard error.
-fn print_warning(text: &str) {
+fn print_warning(fault: &Fault) {
     let style = anstyle::AnsiColor::Yellow.on_default().bold();
     // Nothing is left to tell it to if standard error cannot be written to.
-    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {text}");
+    let _ = writeln!(anstream::stderr(), "{style}warning:{style:#} {fault}");
 }

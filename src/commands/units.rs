@@ -8,7 +8,7 @@ use crate::cli;
 use crate::config::names::REMOUNT_HOOK;
 use crate::escape::{show_path, unit_value};
 use crate::observe;
-use crate::remedy::Remedy;
+use crate::remedy::{Fault, HasRemedy};
 use crate::report;
 use crate::systemd::generator::conflict;
 use crate::systemd::output::{Output, OutputError};
@@ -66,12 +66,9 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
             }
             Err(failure) => return Err(failure),
         };
-        if let Some(reason) = conflict(&described, &stores) {
-            super::print_error(
-                None,
-                &format!("{}: {reason}", show_path(file)),
-                &Remedy::default(),
-            );
+        if let Some(Fault { what, remedy }) = conflict(&described, &stores) {
+            let what = format!("{}: {what}", show_path(file));
+            super::print_error(None, &Fault::new(what).remedy(remedy));
             wrong += 1;
             continue;
         }
@@ -99,17 +96,11 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
 
 fn unwritten(error: OutputError) -> Failure {
     match error {
-        OutputError::NotEmpty(_) => Failure::doing("no units are written", error)
-            .refusing()
-            .remedy(
-                "name a directory that is missing or empty; or `--force`, to replace overstore's own \
-                 files there and nothing else",
-            ),
+        OutputError::NotEmpty(_) => Failure::doing("no units are written", error).refusing(),
         OutputError::NotOurs(_) => {
             Failure::refused(format!("{error}; what else there was to be written is"))
-                .remedy("name a directory that is missing or empty, or move this file away")
+                .remedy(error.remedy())
         }
-        OutputError::Io { .. } => Failure::machine(error)
-            .remedy("name a directory that you may write to, with room in it"),
+        OutputError::Io { .. } => Failure::machine(error),
     }
 }

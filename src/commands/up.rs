@@ -11,7 +11,7 @@ use crate::cli;
 use crate::config::{Store, WarmAtUp, WhenIncomplete};
 use crate::plan::StepReport;
 use crate::records::Memory;
-use crate::remedy::{CommandLine, Remedy, command};
+use crate::remedy::{CommandLine, Fault, Remedy, command};
 use crate::report::{self, Outcome, Report, WarmReport};
 use crate::systemd::notify::ServiceManager;
 
@@ -50,7 +50,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
             report.mounted = Some(mounted);
             report.add_findings(findings);
         }
-        End::Failed(error) => report.fail(error.to_string(), Remedy::default()),
+        End::Failed(error) => report.fail(Fault::of(&error)),
     }
     let summary = report.summary();
     let starts = arguments.unit && starts(&loaded.store, &report);
@@ -113,17 +113,16 @@ fn warm(
                 report.outcome = Outcome::Done;
             }
         }
-        Err(failure) => report.add_findings(vec![
-            Finding::at(Code::WarmFailed, &store.database())
-                .expected("the metadata that `warm` in the configuration names, copied up")
-                .found(failure.to_string())
-                .remedy(
-                    Remedy::say(
-                        "correct `[warm]` in the configuration, or fix it and run it by hand",
-                    )
-                    .run(by_hand(store, wanted)),
-                ),
-        ]),
+        Err(failure) => {
+            let Fault { what, remedy } = failure.fault();
+            let again = Remedy::say("once that is fixed, or `[warm]` is corrected, run it by hand");
+            report.add_findings(vec![
+                Finding::at(Code::WarmFailed, &store.database())
+                    .expected("the metadata that `warm` in the configuration names, copied up")
+                    .found(what)
+                    .remedy(remedy.or(again.run(by_hand(store, wanted)))),
+            ]);
+        }
     }
 }
 

@@ -22,6 +22,7 @@ use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::{Entry, StorePath};
 use crate::overlayfs::markers::{self, Marks};
+use crate::remedy::{HasRemedy, Remedy};
 
 /// How many of each a finding can use; more are only counted.
 const MAXIMUM: usize = 100;
@@ -106,6 +107,15 @@ pub enum AcrossError {
         /// What the kernel said.
         source: std::io::Error,
     },
+}
+
+impl HasRemedy for AcrossError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Source(error) => error.remedy(),
+            Self::Layer { .. } => Remedy::default(),
+        }
+    }
 }
 
 impl lower::Transient for AcrossError {

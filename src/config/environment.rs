@@ -2,12 +2,7 @@
 
 use std::path::PathBuf;
 
-/// The store directory that Nix is built with.
-pub(super) const STORE_DIR: &str = "/nix/store";
-/// The state directory that Nix is built with.
-pub(super) const STATE_DIR: &str = "/nix/var/nix";
-/// The log directory that Nix is built with.
-pub(super) const LOG_DIR: &str = "/nix/var/log/nix";
+use crate::nix::layout;
 
 /// What a description takes from the environment of the one who will open the store: the variables
 /// that Nix reads, and what `auto` means. [`crate::observe::environment`] reads it off a machine.
@@ -51,14 +46,14 @@ impl Environment {
     pub fn state_dir(&self) -> PathBuf {
         self.state_dir
             .clone()
-            .unwrap_or_else(|| PathBuf::from(STATE_DIR))
+            .unwrap_or_else(|| PathBuf::from(layout::STATE_DIR))
     }
 
     /// The socket of the system's daemon.
     pub fn socket(&self) -> PathBuf {
         match &self.daemon_socket {
             Some(socket) => socket.clone(),
-            None => self.state_dir().join("daemon-socket/socket"),
+            None => self.state_dir().join(layout::DAEMON_SOCKET),
         }
     }
 }

@@ -5,13 +5,14 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::environment::{Auto, Environment, STATE_DIR};
+use super::environment::{Auto, Environment};
 use super::path::{BadPath, absolute};
 use super::problem::{Problem, Span};
 use super::raw::RawLower;
 use super::read::At;
 use super::{Lower, MetadataSource};
 use crate::escape::{show, show_path};
+use crate::nix::layout::STATE_DIR;
 use crate::nix::url::{StoreKind, StoreReference, UrlRules};
 
 /// What a lower store is resolved with.

@@ -7,6 +7,8 @@ use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use crate::remedy::HasRemedy;
+
 /// A range of bytes of the file.
 pub(super) type Span = Range<usize>;
 
@@ -196,3 +198,6 @@ impl fmt::Display for Errors {
 }
 
 impl std::error::Error for Errors {}
+
+/// Each problem says itself what to write instead.
+impl HasRemedy for Errors {}

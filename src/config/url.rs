@@ -4,8 +4,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use super::environment::STORE_DIR;
 use super::{Lower, MetadataSource, Store};
+use crate::nix::layout::STORE_DIR;
 use crate::nix::url::{StoreKind, StoreReference};
 
 /// Settings of a local-overlay store that `[parameters]` is for (2.26 to 2.36). Others are passed on

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::environment::{Environment, LOG_DIR, STATE_DIR, STORE_DIR};
+use super::environment::Environment;
 use super::lower::{Resolver, read_path};
 use super::mount_options;
 use super::names::{PROGRAM, REMOUNT_HOOK};
@@ -12,6 +12,7 @@ use super::raw::{RawLower, RawStore};
 use super::read::{At, ProgramOrFalse};
 use super::store::memory;
 use super::{Lower, Setting, Store, WhenIncomplete};
+use crate::nix::layout::{LOG_DIR, STATE_DIR, STORE_DIR};
 
 /// The group that Nix uses unless told otherwise.
 const BUILD_USERS_GROUP: &str = "nixbld";

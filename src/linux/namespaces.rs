@@ -9,31 +9,41 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::users;
+use crate::remedy::{HasRemedy, Remedy, command};
 
 /// Why a namespace could not be made, and what can be done about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
     /// A user namespace is not to be had.
-    #[error(
-        "this system does not let ordinary users make a user namespace: {reason}\nremedy: {remedy}"
-    )]
+    #[error("this system does not let ordinary users make a user namespace: {reason}")]
     UserNamespaceForbidden {
         /// What forbids it.
         reason: String,
         /// Which setting allows it.
-        remedy: String,
+        remedy: Remedy,
     },
     /// A mount namespace is not to be had.
     #[error("cannot make a private mount namespace: {0}")]
     Mount(io::Error),
     /// The mounts of the new namespace could not be kept from spreading.
-    #[error(
-        "cannot make the mounts private: {0}\nremedy: inside a chroot, make its directory a mount point first (`mount --bind DIR DIR`), or enter it with pivot_root"
-    )]
+    #[error("cannot make the mounts private: {0}")]
     Private(Errno),
     /// The new user namespace could not be given its user and capabilities.
     #[error("cannot set up the user namespace: {0}")]
     Mapping(#[from] io::Error),
+}
+
+impl HasRemedy for Error {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Error::UserNamespaceForbidden { remedy, .. } => remedy.clone(),
+            Error::Private(_) => Remedy::say(
+                "inside a chroot, make its directory a mount point first (`mount --bind DIR DIR`)",
+            )
+            .or("enter it with pivot_root"),
+            Error::Mount(_) | Error::Mapping(_) => Remedy::default(),
+        }
+    }
 }
 
 /// Moves this process into a mount namespace of its own, from which no mount spreads.
@@ -118,33 +128,38 @@ fn forbidden(error: io::Error) -> Error {
             .map(|value| value.trim().to_owned())
             .ok()
     };
+    let sysctl = |why: &str, value: &str| Remedy::say(why).run(command!["sysctl", value]);
     let (reason, remedy) = if setting("user/max_user_namespaces").as_deref() == Some("0") {
         (
             "user.max_user_namespaces is 0".to_owned(),
-            "as root: `sysctl user.max_user_namespaces=15000`",
+            sysctl("as root, allow them", "user.max_user_namespaces=15000"),
         )
     } else if setting("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
         (
             "kernel.unprivileged_userns_clone is 0".to_owned(),
-            "as root: `sysctl kernel.unprivileged_userns_clone=1`",
+            sysctl("as root, allow them", "kernel.unprivileged_userns_clone=1"),
         )
     } else if setting("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
         (
             "kernel.apparmor_restrict_unprivileged_userns is 1".to_owned(),
-            "as root: give overstore an AppArmor profile that allows `userns`, or `sysctl kernel.apparmor_restrict_unprivileged_userns=0`",
+            Remedy::say("as root, give overstore an AppArmor profile that allows `userns`").or(
+                sysctl(
+                    "as root, allow them to every program",
+                    "kernel.apparmor_restrict_unprivileged_userns=0",
+                ),
+            ),
         )
     } else if error.kind() == io::ErrorKind::PermissionDenied {
         (
             "Operation not permitted (inside a chroot or a container it usually is not)".to_owned(),
-            "run it outside the chroot or container, or allow user namespaces in the container's settings, or run it as root",
+            Remedy::say("run it outside the chroot or container")
+                .or("allow user namespaces in the container's settings")
+                .or("run it as root"),
         )
     } else {
-        (error.to_string(), "run it as root")
+        (error.to_string(), Remedy::say("run it as root"))
     };
-    Error::UserNamespaceForbidden {
-        reason,
-        remedy: remedy.to_owned(),
-    }
+    Error::UserNamespaceForbidden { reason, remedy }
 }
 
 /// Whether this process may mount here: `CAP_SYS_ADMIN` in effect.

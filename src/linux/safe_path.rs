@@ -23,6 +23,7 @@ use rustix::io::Errno;
 
 use super::file_identity::FileIdentity;
 use crate::escape::show_path;
+use crate::remedy::HasRemedy;
 
 /// How many symbolic links one path may lead through, as in the kernel.
 const MAXIMUM_LINKS: usize = 40;
@@ -159,6 +160,8 @@ pub(crate) enum Obstacle {
         errno: i32,
     },
 }
+
+impl HasRemedy for Obstacle {}
 
 impl From<Obstacle> for io::Error {
     fn from(obstacle: Obstacle) -> io::Error {

@@ -4,6 +4,7 @@ use super::Transient;
 use crate::escape::show_path;
 use crate::nix::store_path::StorePath;
 use crate::nix::worker_protocol::DaemonError;
+use crate::remedy::{HasRemedy, Remedy};
 use crate::sqlite::snapshot::SnapshotError;
 
 /// Why a lower store's metadata could not be read.
@@ -16,10 +17,7 @@ pub enum LowerError {
     #[error(transparent)]
     Daemon(#[from] DaemonError),
     /// SQLite cannot make sense of its database.
-    #[error(
-        "cannot read the database {}: {source}; if it is damaged, `nix-store --verify` on that store tells",
-        show_path(path)
-    )]
+    #[error("cannot read the database {}: {source}", show_path(path))]
     Sqlite {
         /// The database.
         path: PathBuf,
@@ -49,10 +47,7 @@ pub enum LowerError {
         what: String,
     },
     /// The metadata of a path is not what Nix could have written.
-    #[error(
-        "the metadata of {path} in {origin} is wrong: {what}; \
-             `nix-store --verify` on that store tells more"
-    )]
+    #[error("the metadata of {path} in {origin} is wrong: {what}")]
     Row {
         /// The database or the socket.
         origin: String,
@@ -62,14 +57,25 @@ pub enum LowerError {
         what: String,
     },
     /// The daemon is on another machine.
-    #[error(
-        "the metadata of a lower store at ssh://{authority} cannot be read from here; \
-         ask Nix itself, or use a daemon's socket"
-    )]
+    #[error("the metadata of a lower store at ssh://{authority} cannot be read from here")]
     Ssh {
         /// The authority of its URL: `user@host`.
         authority: String,
     },
+}
+
+impl HasRemedy for LowerError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Snapshot(error) => error.remedy(),
+            Self::Daemon(error) => error.remedy(),
+            Self::Sqlite { .. } | Self::Row { .. } => {
+                Remedy::say("run `nix-store --verify` on that store, which says what is wrong")
+            }
+            Self::Ssh { .. } => Remedy::say("ask Nix itself").or("use a daemon's socket"),
+            Self::NotNix { .. } | Self::Table { .. } => Remedy::default(),
+        }
+    }
 }
 
 impl LowerError {

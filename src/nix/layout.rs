@@ -54,6 +54,16 @@ pub const PROFILES_LINK: &str = "gcroots/profiles";
 /// makes them, `read-only=true` or not.
 pub const WANTED_BELOW: &[&str] = &["db", "profiles/per-user", "gcroots/per-user", "temproots"];
 
+/// The store directory that Nix is built with.
+pub(crate) const STORE_DIR: &str = "/nix/store";
+/// The state directory that Nix is built with.
+pub(crate) const STATE_DIR: &str = "/nix/var/nix";
+/// The log directory that Nix is built with.
+pub(crate) const LOG_DIR: &str = "/nix/var/log/nix";
+
+/// The socket of the system's daemon, relative to the state directory.
+pub(crate) const DAEMON_SOCKET: &str = "daemon-socket/socket";
+
 /// The directory of hard links, relative to the store directory.
 pub const LINKS: &str = ".links";
 

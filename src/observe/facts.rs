@@ -11,6 +11,7 @@ use crate::nix::mount_check;
 use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::mountinfo::MountInfo;
 use crate::records::layer_mark::Mark;
+use crate::remedy::Fault;
 
 /// Everything that was looked at for one store.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -240,7 +241,7 @@ pub enum SourceFacts {
     Daemon {
         /// The daemon's version if it answered, or why it did not. `None` if it was not asked: `up`
         /// does not.
-        answer: Option<Result<String, String>>,
+        answer: Option<Result<String, Fault>>,
     },
     /// Another local-overlay store.
     Overlay {

@@ -18,6 +18,7 @@ use crate::linux::root::System;
 use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
 use crate::nix::layout;
 use crate::nix::worker_protocol;
+use crate::remedy::Fault;
 use crate::sqlite::pending;
 
 /// How long a daemon may take to answer: it opens its store first.
@@ -88,12 +89,12 @@ fn source(
 }
 
 /// Asks a daemon for its version.
-fn ask(socket: &Path) -> Result<String, String> {
+fn ask(socket: &Path) -> Result<String, Fault> {
     match worker_protocol::probe(socket, ANSWER_TIMEOUT) {
         Ok(info) => Ok(info
             .nix_version
             .unwrap_or_else(|| format!("protocol {}.{}", info.protocol.0, info.protocol.1))),
-        Err(error) => Err(error.to_string()),
+        Err(error) => Err(Fault::of(&error)),
     }
 }
 

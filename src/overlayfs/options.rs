@@ -43,10 +43,7 @@ pub struct MountOptions {
 
 /// An option text that mount(2) would cut off.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "the mount options are {length} bytes long, and mount(2) takes {MAX_LENGTH}; use shorter paths \
-     for the lower store directory, the upper layer and the work directory"
-)]
+#[error("the mount options are {length} bytes long, and mount(2) takes {MAX_LENGTH}")]
 pub struct OptionsTooLong {
     /// The length of the text in bytes.
     pub length: usize,

@@ -64,7 +64,7 @@ mod tests {
             name: "e".to_owned(),
             how: Vec::new(),
         });
-        report.fail("f".to_owned(), crate::remedy::Remedy::default());
+        report.fail(crate::remedy::Fault::new("f"));
 
         let (here, there) = UnixDatagram::pair().unwrap();
         send(&Journal::over(here, Some("overstore-a.service")), &report).unwrap();

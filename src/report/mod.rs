@@ -17,7 +17,7 @@ use serde::Serialize;
 use crate::apply::Holder;
 use crate::check::{Finding, Severity};
 use crate::plan::StepReport;
-use crate::remedy::Remedy;
+use crate::remedy::{Fault, Remedy};
 use crate::systemd::journal::Journal;
 
 pub(crate) use codes::CodesReport;
@@ -119,10 +119,10 @@ impl Report {
     }
 
     /// The machine would not do it: why, and what fixes that.
-    pub(crate) fn fail(&mut self, why: String, remedy: Remedy) {
+    pub(crate) fn fail(&mut self, fault: Fault) {
         self.outcome = Outcome::Failed;
-        self.failure = Some(why);
-        self.remedy = remedy.some();
+        self.failure = Some(fault.what);
+        self.remedy = fault.remedy.some();
     }
 
     /// What it all amounts to, in one line.

@@ -26,7 +26,7 @@ fn full() -> Report {
         name: "bash".to_owned(),
         how: vec!["its working directory".to_owned()],
     }];
-    report.fail("the overlay is in use".to_owned(), Remedy::default());
+    report.fail(Fault::new("the overlay is in use"));
     report
 }
 

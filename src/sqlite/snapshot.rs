@@ -13,6 +13,7 @@ use crate::escape::show_path;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::regular_file;
 use crate::linux::safe_path::Symlinks;
+use crate::remedy::{HasRemedy, Remedy};
 use crate::sqlite::wal::{HEADER as LOG_HEADER, Log, read_full};
 
 /// Longer than the clock that file systems take modification times from stands still (10 ms at
@@ -44,7 +45,7 @@ pub enum SnapshotError {
     },
     /// A transaction is under way, or one was left unfinished by a crash.
     #[error(
-        "{journal} holds an unfinished transaction, so {path} cannot be read without writing to it; run any Nix command on that store (it undoes the transaction), then try again", journal = show_path(journal), path = show_path(path))]
+        "{journal} holds an unfinished transaction, so {path} cannot be read without writing to it", journal = show_path(journal), path = show_path(path))]
     Unfinished {
         /// The database.
         path: PathBuf,
@@ -52,12 +53,24 @@ pub enum SnapshotError {
         journal: PathBuf,
     },
     /// Somebody wrote to the database while it was read.
-    #[error(
-        "{path} changed while it was read; try again when nobody writes to that store, or use its daemon as lower store", path = show_path(path))]
+    #[error("{path} changed while it was read", path = show_path(path))]
     Changed {
         /// The database.
         path: PathBuf,
     },
+}
+
+impl HasRemedy for SnapshotError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Unfinished { .. } => Remedy::say(
+                "run any Nix command on that store, which undoes the transaction, then try again",
+            ),
+            Self::Changed { .. } => Remedy::say("try again when nobody writes to that store")
+                .or("use its daemon as the lower store"),
+            Self::Io { .. } | Self::NotADatabase { .. } => Remedy::default(),
+        }
+    }
 }
 
 impl SnapshotError {

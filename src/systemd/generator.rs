@@ -19,6 +19,7 @@ use crate::escape::show_path;
 use crate::linux::regular_file;
 use crate::observe;
 use crate::records::atomic_file::DRAFT;
+use crate::remedy::Fault;
 
 /// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
 const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];
@@ -36,8 +37,8 @@ const LONGEST_NAME: usize = 255 - "overstore-gc@.service".len() - DRAFT.len();
 pub struct Broken {
     /// The file.
     pub file: PathBuf,
-    /// What is wrong with it, in one or more lines.
-    pub reason: String,
+    /// What is wrong with it.
+    pub fault: Fault,
 }
 
 /// Runs the generator: the arguments are the three output directories of systemd.generator(7), of
@@ -60,7 +61,12 @@ pub fn main(mut arguments: impl Iterator<Item = OsString>) -> ExitCode {
             for one in broken {
                 let first = format!("{}: no unit is made for this store", show_path(&one.file));
                 log(&[first]);
-                log(&one.reason.lines().map(str::to_owned).collect::<Vec<_>>());
+                log(&one
+                    .fault
+                    .to_string()
+                    .lines()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>());
             }
             ExitCode::from(1)
         }
@@ -96,10 +102,10 @@ pub fn generate(
         match read(root, &name, &file, &environment) {
             Ok(None) => {}
             Ok(Some(described)) => match conflict(&described, &stores) {
-                Some(reason) => broken.push(Broken { file, reason }),
+                Some(fault) => broken.push(Broken { file, fault }),
                 None => stores.push(described),
             },
-            Err(reason) => broken.push(Broken { file, reason }),
+            Err(fault) => broken.push(Broken { file, fault }),
         }
     }
     Output::open(output)?.write(&units(&stores, places, &environment))?;
@@ -132,21 +138,21 @@ fn read(
     name: &OsStr,
     file: &Path,
     environment: &Environment,
-) -> Result<Option<Described>, String> {
+) -> Result<Option<Described>, Fault> {
     let there = root.join(file.strip_prefix("/").unwrap_or(file));
     if is_null(&there) {
         return Ok(None);
     }
     let content = regular_file::read(&there, config::MAX_SIZE)
-        .map_err(|error| format!("cannot be read: {error}"))?;
+        .map_err(|error| Fault::new(format!("cannot be read: {error}")))?;
     let text = config::text(&show_path(file), content)
-        .map_err(|wrong| format!("{wrong}\nremedy: {}", config::SAVE_AS_UTF8))?;
+        .map_err(|wrong| Fault::new(wrong).remedy(config::SAVE_AS_UTF8))?;
     if text.is_empty() {
         return Ok(None);
     }
     let name = show_path(Path::new(name));
     let store = config::parse(&name, &show_path(file), &text, environment)
-        .map_err(|errors| errors.to_string())?;
+        .map_err(|errors| Fault::of(&errors))?;
     Ok(Some(Described {
         store,
         file: file.to_owned(),
@@ -162,37 +168,39 @@ fn is_null(path: &Path) -> bool {
 }
 
 /// Why no units can be made of a store, by itself or beside those before it.
-pub(crate) fn conflict(new: &Described, stores: &[Described]) -> Option<String> {
+pub(crate) fn conflict(new: &Described, stores: &[Described]) -> Option<Fault> {
     let name = unit_name(&new.store.name);
     if name.len() > LONGEST_NAME {
-        return Some(format!(
-            "expected a name of at most {LONGEST_NAME} bytes as systemd writes it, found one of {}\n\
-             remedy: give the file a shorter name; letters, digits, `_` and `.` are one byte each",
+        let what = format!(
+            "expected a name of at most {LONGEST_NAME} bytes as systemd writes it, found one of {}",
             name.len()
+        );
+        return Some(Fault::new(what).remedy(
+            "give the file a shorter name; letters, digits, `_` and `.` are one byte each",
         ));
     }
     if let Some(other) = stores
         .iter()
         .find(|other| unit_name(&other.store.name) == name)
     {
-        return Some(format!(
+        let what = format!(
             "expected a name of its own, found that {} is shown alike, and its units are called the \
-             same\n\
-             remedy: rename one of the two",
+             same",
             show_path(&other.file)
-        ));
+        );
+        return Some(Fault::new(what).remedy("rename one of the two"));
     }
     let mine = new.store.daemon.as_ref()?;
     let other = stores.iter().find(|other| {
         let daemon = other.store.daemon.as_ref();
         daemon.is_some_and(|daemon| daemon.socket == mine.socket)
     })?;
-    Some(format!(
-        "expected a daemon of its own, found that {} is served at the same socket, {}\n\
-         remedy: give one of the two another `daemon.socket`",
+    let what = format!(
+        "expected a daemon of its own, found that {} is served at the same socket, {}",
         show_path(&other.file),
         show_path(&mine.socket)
-    ))
+    );
+    Some(Fault::new(what).remedy("give one of the two another `daemon.socket`"))
 }
 
 /// Writes lines to the kernel's log, from where the journal takes them: a generator's standard error

@@ -15,6 +15,7 @@ use crate::escape::show_path;
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::safe_path::Symlinks;
 use crate::records::atomic_file;
+use crate::remedy::{HasRemedy, Remedy};
 
 /// Why units were not written.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +34,21 @@ pub enum OutputError {
         /// How it failed.
         source: io::Error,
     },
+}
+
+impl HasRemedy for OutputError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::NotEmpty(_) => Remedy::say("name a directory that is missing or empty")
+                .or("use `--force`, to replace overstore's own files there and nothing else"),
+            Self::NotOurs(_) => {
+                Remedy::say("name a directory that is missing or empty").or("move this file away")
+            }
+            Self::Io { .. } => {
+                Remedy::say("name a directory that you may write to, with room in it")
+            }
+        }
+    }
 }
 
 /// An open directory that units are written to.

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use crate::escape::show_path;
 use crate::lower::{LowerError, Transient};
 use crate::nix::store_path::StorePath;
+use crate::remedy::{HasRemedy, Remedy};
 
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
@@ -12,15 +13,11 @@ pub enum WarmError {
     #[error(transparent)]
     Lower(#[from] LowerError),
     /// Wanted paths that are not valid below.
-    #[error(
-        "not valid in the lower store: {}; add them there first, or leave them out",
-        list(.0)
-    )]
+    #[error("not valid in the lower store: {}", list(.0))]
     NotValid(Vec<StorePath>),
     /// Paths that something in a closure refers to, and that are not valid below.
     #[error(
-        "incomplete in the lower store: {}; \
-         the lower store is damaged: see `nix-store --verify --repair` there",
+        "incomplete in the lower store, which is damaged: {}",
         .0.iter().map(|(path, missing)| format!("{path} refers to {missing}, which is not valid"))
             .collect::<Vec<_>>().join("; ")
     )]
@@ -37,7 +34,7 @@ pub enum WarmError {
         what: String,
     },
     /// A file of the store cannot be used.
-    #[error("cannot use {}: {source}; `overstore check` tells what is missing", show_path(.path))]
+    #[error("cannot use {}: {source}", show_path(.path))]
     Io {
         /// The file.
         path: PathBuf,
@@ -46,8 +43,7 @@ pub enum WarmError {
     },
     /// The upper database is not as Nix makes it.
     #[error(
-        "the upper database {} is damaged or was tampered with: {what}; \
-         `overstore check` tells more",
+        "the upper database {} is damaged or was tampered with: {what}",
         show_path(path)
     )]
     Tampered {
@@ -64,6 +60,22 @@ pub enum WarmError {
         /// What SQLite said.
         source: rusqlite::Error,
     },
+}
+
+impl HasRemedy for WarmError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Lower(error) => error.remedy(),
+            Self::NotValid(_) => Remedy::say("add them there first").or("leave them out"),
+            Self::Incomplete(_) => {
+                Remedy::say("have its owner run `nix-store --verify --repair` there")
+            }
+            Self::Io { .. } | Self::Tampered { .. } => {
+                Remedy::say("see what is wrong with the store with `overstore check`")
+            }
+            Self::Derivation { .. } | Self::Upper { .. } => Remedy::default(),
+        }
+    }
 }
 
 /// Most items that a message lists.

@@ -49,7 +49,12 @@ impl System {
         let broken = generate(self.root.path(), &output, program, None).unwrap();
         let broken = broken
             .into_iter()
-            .map(|one| (one.file.file_stem().unwrap().to_owned(), one.reason))
+            .map(|one| {
+                (
+                    one.file.file_stem().unwrap().to_owned(),
+                    one.fault.to_string(),
+                )
+            })
             .collect();
         assert!(output.join("overstore-good.service").exists());
         assert_only_known_lines(&output);

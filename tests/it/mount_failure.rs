@@ -9,6 +9,7 @@ use overstore::testing::linux::KernelLog;
 use overstore::testing::linux::System;
 use overstore::testing::overlayfs::{MountOption, MountOptions};
 use overstore::testing::plan::Overlay;
+use overstore::testing::remedy::HasRemedy;
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::thread::{CapabilitySet, UnshareFlags};
@@ -286,7 +287,11 @@ fn a_cause_that_cannot_be_told_says_where_to_look() {
     in_scratch(|scratch| {
         let failure =
             MountFailure::explain(&scratch.overlay(), Errno::IO, KernelLog::default(), None);
-        assert!(matches!(failure.cause, Cause::Unknown { .. }), "{failure}");
-        assert!(failure.to_string().contains("dmesg"), "{failure}");
+        assert!(matches!(failure.cause, Cause::Unknown), "{failure}");
+        assert!(
+            failure.to_string().contains("the cause is unknown"),
+            "{failure}"
+        );
+        assert!(failure.remedy().to_string().ends_with(": dmesg"));
     });
 }

@@ -12,6 +12,69 @@ fn fails(outcome: &Outcome, code: i32, texts: &[&str]) {
     }
 }
 
+/// An error as JSON has its remedies as values, and people get the same on a line of its own.
+#[test]
+fn an_error_and_its_remedies_are_apart() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    let told = |by_alice: bool, arguments: &[&str], commands: &[&str]| {
+        let run = |json: &[&str]| {
+            let run = world.overstore(json).args(arguments);
+            if by_alice { run.by_alice() } else { run }.run()
+        };
+        let json = run(&["--json"]);
+        let report: serde_json::Value = serde_json::from_str(&json.stdout()).unwrap();
+        let text = |value: &serde_json::Value| value.as_str().unwrap_or_default().to_owned();
+        let (failure, remedy) = (text(&report["failure"]), text(&report["remedy"]));
+        assert!(!failure.contains("remedy"), "{json}");
+        let ways = report["remedies"]
+            .as_array()
+            .unwrap_or_else(|| panic!("{json}"));
+        let shells: Vec<String> = ways
+            .iter()
+            .flat_map(|way| way["commands"].as_array().into_iter().flatten())
+            .map(|command| text(&command["shell"]))
+            .collect();
+        assert_eq!(shells, commands, "{json}");
+        for way in ways {
+            let said = text(&way["instruction"]);
+            assert!(remedy.contains(&said) && !failure.contains(&said), "{json}");
+        }
+        let people = run(&[]);
+        assert_eq!(people.code(), json.code(), "{people}");
+        let shown = format!("error: {failure}\nremedy: {remedy}\n");
+        assert!(people.stderr().ends_with(&shown), "{people}\n{shown}");
+    };
+
+    world.ok(["mkdir", "-p", Example::REAL, Example::STATE]);
+    told(true, &["up", "example"], &[]);
+    world.ok([
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        "size=1m",
+        "small",
+        Example::STATE,
+    ]);
+    let df = format!("df {}/db/reserved", Example::STATE);
+    told(false, &["up", "example"], &[&df]);
+    world.ok(["umount", Example::STATE]);
+    example.up();
+    world.ok(["mount", "-t", "tmpfs", "other", Example::REAL]);
+    let umount = format!("umount {}", Example::REAL);
+    told(false, &["down", "example"], &[&umount]);
+    world.ok(["sh", "-c", &umount]);
+    world.ok(["mount", "--bind", Example::REAL, Example::REAL]);
+    told(
+        false,
+        &["down", "example"],
+        &[&umount, "overstore down example"],
+    );
+    let path = "/nix/store/00000000000000000000000000000000-missing";
+    told(false, &["warm", "example", path], &[]);
+}
+
 #[test]
 fn a_full_file_system_is_told_and_the_next_run_finishes() {
     let Some(world) = World::trixie() else { return };

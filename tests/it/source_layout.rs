@@ -56,6 +56,60 @@ fn no_files_import_each_other() {
     assert!(circles.is_empty(), "in circles of imports: {circles:#?}");
 }
 
+/// What an error says is what is wrong. What fixes it is a value beside it, and no part of the text.
+#[test]
+fn errors_leave_advice_to_their_remedies() {
+    const ADVICE: [&str; 11] = [
+        "remedy",
+        "use `overstore",
+        "`overstore check",
+        "`nix-store",
+        "; use ",
+        ": use ",
+        "; run ",
+        ". run ",
+        "try again",
+        "as root",
+        "wait for",
+    ];
+    let mut files = BTreeMap::new();
+    find_files(&source(), "", &mut files);
+    let mut texts = Texts::default();
+    for (module, file) in &files {
+        texts.module.clone_from(module);
+        texts.visit_file(&syn::parse_file(&fs::read_to_string(file).unwrap()).unwrap());
+    }
+    assert!(texts.found.len() > 100, "{:#?}", texts.found);
+    let advice: Vec<_> = texts
+        .found
+        .iter()
+        .filter(|(_, text)| {
+            let text = text.to_lowercase();
+            ADVICE.iter().any(|advice| text.contains(advice))
+        })
+        .collect();
+    assert!(advice.is_empty(), "{advice:#?}");
+}
+
+/// Collects the texts of errors: `#[error("...")]`, with the module that each is in.
+#[derive(Default)]
+struct Texts {
+    module: String,
+    found: Vec<(String, String)>,
+}
+
+impl<'ast> Visit<'ast> for Texts {
+    fn visit_attribute(&mut self, attribute: &'ast syn::Attribute) {
+        if attribute.path().is_ident("error")
+            && let syn::Meta::List(list) = &attribute.meta
+            && let Some(first) = list.tokens.clone().into_iter().next()
+            && let Ok(text) = syn::parse_str::<syn::LitStr>(&first.to_string())
+        {
+            self.found.push((self.module.clone(), text.value()));
+        }
+    }
+}
+
 /// The folders, as the documentation of `src/lib.rs` lists them.
 fn order() -> Vec<String> {
     fs::read_to_string(source().join("lib.rs"))

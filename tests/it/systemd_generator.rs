@@ -27,7 +27,7 @@ fn run(case: &Path, output: &Path) {
     .unwrap();
     let text: String = broken
         .iter()
-        .map(|one| format!("{}\n{}\n", one.file.display(), one.reason))
+        .map(|one| format!("{}\n{}\n", one.file.display(), one.fault))
         .collect();
     if !text.is_empty() {
         fs::write(output.join("broken"), text).unwrap();

@@ -1,16 +1,18 @@
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::escape::show_path;
+use crate::nix::layout;
+use crate::remedy::{HasRemedy, Remedy, command};
 
 /// Why a daemon could not be asked.
 #[derive(Debug, thiserror::Error)]
 pub enum DaemonError {
     /// The socket cannot be connected to.
     #[error(
-        "cannot connect to the daemon's socket {socket}: {source}; {}",
-        connect_remedy(source), socket = show_path(socket))]
+        "cannot connect to the daemon's socket {socket}: {source}{}",
+        why(source), socket = show_path(socket))]
     Connect {
         /// The daemon's socket.
         socket: PathBuf,
@@ -19,7 +21,7 @@ pub enum DaemonError {
     },
     /// The other end did not answer, or stopped answering.
     #[error(
-        "the daemon behind {socket} did not answer within {} s; see whether it is stuck or overloaded, and restart it if so",
+        "the daemon behind {socket} did not answer within {} s",
         .waited.as_secs_f32(), socket = show_path(socket))]
     Silent {
         /// The daemon's socket.
@@ -29,7 +31,7 @@ pub enum DaemonError {
     },
     /// The other end hung up.
     #[error(
-        "the daemon behind {socket} closed the connection; its own log says why (a daemon that cannot open its store, or that does not allow this user, does that)", socket = show_path(socket))]
+        "the daemon behind {socket} closed the connection, as one does that cannot open its store, or that does not allow this user", socket = show_path(socket))]
     Closed {
         /// The daemon's socket.
         socket: PathBuf,
@@ -45,7 +47,7 @@ pub enum DaemonError {
     },
     /// The daemon speaks a version of the protocol that we do not.
     #[error(
-        "the daemon behind {socket} speaks version {major}.{minor} of the worker protocol, expected 1.21 (Nix 2.1) or a later 1.x; use a newer Nix there", socket = show_path(socket))]
+        "the daemon behind {socket} speaks version {major}.{minor} of the worker protocol, expected 1.21 (Nix 2.1) or a later 1.x", socket = show_path(socket))]
     Version {
         /// The daemon's socket.
         socket: PathBuf,
@@ -80,17 +82,58 @@ pub enum DaemonError {
     },
 }
 
-fn connect_remedy(error: &io::Error) -> &'static str {
+/// What an error number of connect(2) means of a daemon, where its own text does not tell.
+fn why(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "start the lower store's daemon, or correct the path",
-        io::ErrorKind::ConnectionRefused => {
-            "nobody listens on it: start the lower store's daemon (`systemctl start nix-daemon.socket`)"
+        io::ErrorKind::ConnectionRefused => " (nobody listens on it)",
+        io::ErrorKind::WouldBlock => " (its queue of waiting connections is full)",
+        _ => "",
+    }
+}
+
+impl HasRemedy for DaemonError {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Connect { socket, source } => match source.kind() {
+                io::ErrorKind::NotFound => start(socket).or("correct the path"),
+                io::ErrorKind::ConnectionRefused => start(socket),
+                io::ErrorKind::PermissionDenied => Remedy::say(
+                    "give this user access to the socket's directory (on Debian: the group nix-users)",
+                ),
+                io::ErrorKind::WouldBlock => {
+                    Remedy::say("try again later").or("see why the daemon takes no connections")
+                }
+                _ => Remedy::say("name a socket that the lower store's daemon listens on"),
+            },
+            Self::Silent { .. } => {
+                Remedy::say("see whether it is stuck or overloaded, and restart it if so")
+            }
+            Self::Closed { .. } | Self::Io { .. } => {
+                Remedy::say("read the daemon's own log, which says why")
+            }
+            Self::NotADaemon { .. } => {
+                Remedy::say("name a socket that the lower store's daemon listens on")
+            }
+            Self::Version { .. } => Remedy::say("use a newer Nix there"),
+            Self::Remote { .. } => {
+                Remedy::say("fix what the daemon reports; its own log may say more")
+            }
+            Self::Malformed { .. } => {
+                Remedy::say("see whether a Nix daemon listens there; its own log may say more")
+            }
         }
-        io::ErrorKind::PermissionDenied => {
-            "give this user access to the socket's directory (Debian: the group nix-users)"
-        }
-        io::ErrorKind::WouldBlock => "its queue of waiting connections is full",
-        _ => "see whether it is a socket that the lower store's daemon listens on",
+    }
+}
+
+/// Has the daemon that listens on a socket started.
+fn start(socket: &Path) -> Remedy {
+    match socket == Path::new(layout::STATE_DIR).join(layout::DAEMON_SOCKET) {
+        true => Remedy::from(command!["systemctl", "start", "nix-daemon.socket"]),
+        false => Remedy::say("start the daemon of the lower store on it").run(command![
+            "systemctl",
+            "list-sockets",
+            socket
+        ]),
     }
 }
 
