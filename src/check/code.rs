@@ -123,6 +123,8 @@ codes! {
     PathUnsafe("path-unsafe", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
     /// A directory that should be there cannot be reached.
     PathUnreachable("path-unreachable", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
+    /// Nothing of the store is there: it was never set up.
+    NotSetUp("not-set-up", [Error], [Mount], Never);
     /// Nothing is mounted at the merged store directory.
     MountMissing("mount-missing", [Error], [Mount], UnlessMade);
     /// Something that is not an overlay is mounted at the merged store directory.

@@ -48,6 +48,7 @@ impl Looked<'_> {
             part: Part::LowerStore,
             what: "the lower store directory",
             key: "lower.real",
+            below: None,
             missing: Code::LowerMissing,
             made_by_up: false,
             remedy: self.missing(),
@@ -127,7 +128,11 @@ impl Looked<'_> {
         };
         let path = layout::database(state);
         if let Some(finding) = self.database(&path, database) {
-            findings.push(finding);
+            // What is in the way of both is said once.
+            let in_the_way = self.facts.directory.in_the_way();
+            if !in_the_way.is_some_and(|component| path.starts_with(component)) {
+                findings.push(finding);
+            }
             return;
         }
         findings.extend(schema_unknown(&state.join("db/schema"), schema, read_only));

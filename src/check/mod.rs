@@ -1,6 +1,7 @@
 //! Rules: a described store and the machine as observed, to findings. Pure: no file system, no
 //! clock, no environment. One file an area.
 
+mod causes;
 mod code;
 pub mod compare;
 mod database;
@@ -41,7 +42,7 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
     // A cause is told, and not what follows from it.
     findings.retain(|finding| !pairing::explains(observed, finding.code));
     findings.extend(pairing::findings(store, observed));
-    findings
+    causes::only(store, observed, findings)
 }
 
 /// Whether a finding of this code only follows from a loss that [`check`] tells.

@@ -15,10 +15,12 @@ use std::os::unix::ffi::OsStrExt;
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let facts = &observed.mount;
+    let (key, below) = path::key(store, "real", &store.real);
     let named = Named {
         part: Part::Mount,
         what: "the merged store directory",
-        key: "real",
+        key,
+        below,
         missing: Code::MountMissing,
         made_by_up: true,
         remedy: up(store).into(),

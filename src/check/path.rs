@@ -1,8 +1,9 @@
 //! What is wrong with a path of the description, whichever it is.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::check::{Code, Finding, Part, Severity};
+use crate::config::{Setting, Store};
 use crate::escape::show_path;
 use crate::linux::safe_path::Danger;
 use crate::observe::{Found, Machine, Place};
@@ -16,12 +17,32 @@ pub(super) struct Named<'a> {
     pub what: &'a str,
     /// The key that sets it.
     pub key: &'a str,
+    /// Where it is below what the key sets, if not at that: `real` below `root`.
+    pub below: Option<PathBuf>,
     /// The code of its absence.
     pub missing: Code,
     /// Whether `up` makes it where it is missing.
     pub made_by_up: bool,
     /// What makes it.
     pub remedy: Remedy,
+}
+
+/// The key that sets a directory of the store, and where that is below what the key sets: `root`
+/// unless it was given itself.
+pub(super) fn key<'a>(
+    store: &Store,
+    key: &'a str,
+    directory: &Setting<PathBuf>,
+) -> (&'a str, Option<PathBuf>) {
+    let below = store
+        .root
+        .as_ref()
+        .filter(|_| !directory.given)
+        .and_then(|root| directory.strip_prefix(root).ok());
+    match below {
+        Some(below) => ("root", Some(below.to_owned())),
+        None => (key, None),
+    }
 }
 
 /// What keeps a path from being the directory it should be.
@@ -59,8 +80,12 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
         } => finding(Code::PathUnsafe)
             .found(format!("{} is a symbolic link", show_path(component)))
             .remedy(match resolved {
-                Some(resolved) => Remedy::say("name it by its own path")
-                    .and_set(named.key, format!("\"{}\"", show_path(resolved))),
+                Some(resolved) => {
+                    let depth = named.below.iter().flat_map(|below| below.components());
+                    let above = resolved.ancestors().nth(depth.count()).unwrap_or(resolved);
+                    Remedy::say("name it by its own path")
+                        .and_set(named.key, format!("\"{}\"", show_path(above)))
+                }
                 None => Remedy::say(
                     "mount what belongs where the link leads, and then name that path; see where \
                      it leads",

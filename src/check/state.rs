@@ -16,10 +16,12 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         if above.is_some_and(|above| above.found.directory().is_none()) {
             continue;
         }
+        let (key, below) = path::key(store, "state", &store.state);
         let named = Named {
             part: Part::State,
             what: "a directory for the store's state",
-            key: "state",
+            key,
+            below,
             // Nix makes those that it misses.
             missing: Code::StateMissing,
             made_by_up: true,

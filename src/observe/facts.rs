@@ -291,6 +291,23 @@ pub enum FileFacts {
     Unreachable(i32),
 }
 
+impl Place {
+    /// The component at which the way to a directory ends, if it does not lead there.
+    pub(crate) fn in_the_way(&self) -> Option<PathBuf> {
+        match &self.found {
+            Found::Directory(_) => None,
+            Found::Missing { nearest } => {
+                let rest = self.path.strip_prefix(nearest).ok()?;
+                Some(nearest.join(rest.components().next()?))
+            }
+            Found::Other(_) => Some(self.path.clone()),
+            Found::Symlink { component, .. }
+            | Found::Unsafe { component, .. }
+            | Found::Unreachable { component, .. } => Some(component.clone()),
+        }
+    }
+}
+
 impl LowerFacts {
     /// What the `schema` file of its database says, if it is one and has one; of a nested store, that
     /// of the store at its bottom.

@@ -181,7 +181,8 @@ impl StatusReport {
             );
             line("metadata", &rows)?;
         }
-        if let Some(unreadable) = &self.unreadable {
+        let set_up = !self.now.errors.contains(&Code::NotSetUp);
+        if let Some(unreadable) = self.unreadable.as_ref().filter(|_| set_up) {
             line("content", &format!("unknown: {unreadable}"))?;
         }
         if let Some(sizes) = self.sizes {

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use anstyle::{AnsiColor, Style};
 
 use super::{Command, Outcome, Report};
-use crate::check::{Finding, Severity};
+use crate::check::{Code, Finding, Severity};
 
 /// Writes a report for people. Styles are written as ANSI sequences; the stream strips them where
 /// they are not wanted.
@@ -19,7 +19,11 @@ pub(super) fn write(out: &mut (impl Write + ?Sized), report: &Report) -> io::Res
         writeln!(out, "{mark} {}", step.text)?;
     }
     let mut part = None;
-    for finding in &report.findings {
+    let findings = match not_set_up(report) {
+        true => &[],
+        false => &report.findings[..],
+    };
+    for finding in findings {
         if part != Some(finding.part) {
             part = Some(finding.part);
             writeln!(out, "{}", bold(finding.part.as_str()))?;
@@ -50,9 +54,20 @@ pub(super) fn write_finding(out: &mut (impl Write + ?Sized), finding: &Finding) 
     Ok(())
 }
 
+/// Whether all there is to say is that the store was never set up: the last line does.
+fn not_set_up(report: &Report) -> bool {
+    report.command == Command::Check
+        && matches!(&report.findings[..], [only] if only.code == Code::NotSetUp)
+}
+
 /// The last line: what it all amounts to.
 pub(super) fn summary(report: &Report) -> String {
     let store = &report.store;
+    if not_set_up(report)
+        && let Some(finding) = report.findings.first()
+    {
+        return format!("{store}: was never set up; remedy: {}", finding.remedy);
+    }
     let count = |severity| {
         report
             .findings

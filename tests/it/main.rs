@@ -16,6 +16,7 @@
 
 mod across;
 mod attackers;
+mod causes;
 mod check;
 mod circles;
 mod cli;
