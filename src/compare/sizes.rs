@@ -1,21 +1,17 @@
 //! What objects take up on the disk.
 
 use std::collections::HashSet;
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::CStr;
+use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::fs::{AtFlags, Dir};
 use rustix::io::Errno;
 
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::safe_path::{self, Symlinks};
+use crate::linux::tree;
 use crate::nix::store_path::Entry;
-
-/// A directory inside of an object.
-const INSIDE: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::NOFOLLOW)
-    .union(OFlags::CLOEXEC);
 
 /// What objects in the upper layer take up, in bytes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,61 +53,20 @@ pub(crate) fn sizes(
     Ok(sizes)
 }
 
-/// The space of one file or directory and all in it. Goes down without recursion: a tree may be
-/// deeper than the stack.
+/// The space of one file or directory and all in it.
 fn size(
     directory: impl AsFd,
-    name: &std::ffi::CStr,
+    name: &CStr,
     linked: &mut HashSet<FileIdentity>,
 ) -> Result<u64, Errno> {
-    let mut count = |stat: &Stat| match stat.st_nlink {
-        2.. if FileType::from_raw_mode(stat.st_mode) != FileType::Directory
-            && !linked.insert(FileIdentity::from(stat)) =>
-        {
-            0
+    let mut bytes = 0;
+    tree::visit(directory, name, |stat| {
+        let is_linked = stat.st_nlink > 1 && !tree::is_directory(stat);
+        if !is_linked || linked.insert(FileIdentity::from(stat)) {
+            bytes += tree::bytes(stat);
         }
-        _ => u64::try_from(stat.st_blocks).unwrap_or(0) * 512,
-    };
-    let enter = |directory: &dyn Fn() -> Result<OwnedFd, Errno>| match directory() {
-        Ok(directory) => Dir::new(directory).map(Some),
-        // Deleted meanwhile.
-        Err(Errno::NOENT | Errno::NOTDIR) => Ok(None),
-        Err(error) => Err(error),
-    };
-    let stat = match rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW) {
-        Ok(stat) => stat,
-        Err(Errno::NOENT) => return Ok(0),
-        Err(error) => return Err(error),
-    };
-    let mut bytes = count(&stat);
-    let mut open = Vec::new();
-    if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-        open.extend(enter(&|| {
-            rustix::fs::openat(&directory, name, INSIDE, Mode::empty())
-        })?);
-    }
-    while let Some(inner) = open.last_mut() {
-        let Some(entry) = inner.read() else {
-            open.pop();
-            continue;
-        };
-        let entry = entry?;
-        let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
-            continue;
-        }
-        let stat = match rustix::fs::statat(inner.fd()?, name, AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => stat,
-            Err(Errno::NOENT) => continue,
-            Err(error) => return Err(error),
-        };
-        bytes += count(&stat);
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let fd = inner.fd()?;
-            let next = enter(&|| rustix::fs::openat(fd, name, INSIDE, Mode::empty()))?;
-            open.extend(next);
-        }
-    }
+        Ok(())
+    })?;
     Ok(bytes)
 }
 

@@ -11,4 +11,5 @@ pub(crate) mod regular_file;
 pub(crate) mod root;
 pub(crate) mod safe_path;
 pub(crate) mod sync;
+pub(crate) mod tree;
 pub(crate) mod users;

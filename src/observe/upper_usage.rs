@@ -2,16 +2,16 @@
 //! one upper layer, and what happens then is undefined.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 use rustix::fs::{FlockOperation, Mode};
 use rustix::io::Errno;
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create,
-    fsconfig_set_string, fsmount, fsopen, move_mount,
+    FsOpenFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsopen, move_mount,
 };
 
+use crate::linux::held_paths::scratch_file_system;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::linux::{locks, namespaces};
@@ -82,17 +82,6 @@ fn mount_over(upper_layer: &Path) -> io::Result<()> {
         fsconfig_set_string(&overlay, option, value)?;
     }
     Ok(fsconfig_create(overlay.as_fd())?)
-}
-
-/// A new tmpfs, attached nowhere.
-fn scratch_file_system() -> io::Result<OwnedFd> {
-    let tmpfs = fsopen("tmpfs", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_create(tmpfs.as_fd())?;
-    Ok(fsmount(
-        &tmpfs,
-        FsMountFlags::FSMOUNT_CLOEXEC,
-        MountAttrFlags::empty(),
-    )?)
 }
 
 /// Which overlay uses the upper layer besides the one in effect, as far as that is known.

@@ -10,15 +10,15 @@ use crate::config::{Environment, Gc, MetadataSource, Store};
 use crate::escape::{show_path, unit_value};
 use crate::nix::url::UrlRules;
 
-/// Stops a service from doing what it never has to do. None of these gives the service a mount
-/// namespace of its own: from there its mounts would not reach the system.
-///
-/// - `CAP_SYS_ADMIN` to mount; `CAP_SYS_CHROOT` and `CAP_SYS_PTRACE` to see who uses a mount, and in
-///   which mount namespace; `CAP_SYSLOG` for the kernel's reason for a refusal; the others for
-///   directories that are somebody else's.
-const SANDBOX: &str = "\
-CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYSLOG CAP_CHOWN \
-CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID
+/// Stops a service from doing what it never has to do, but for what its capabilities allow. None of
+/// these gives the service a mount namespace of its own: from there its mounts would not reach the
+/// system.
+macro_rules! sandbox {
+    ($capabilities:literal) => {
+        concat!(
+            "CapabilityBoundingSet=",
+            $capabilities,
+            "
 NoNewPrivileges=yes
 RestrictAddressFamilies=AF_UNIX
 IPAddressDeny=any
@@ -29,32 +29,32 @@ SystemCallErrorNumber=EPERM
 DevicePolicy=closed
 KeyringMode=private
 LockPersonality=yes
-MemoryDenyWriteExecute=yes
 RestrictRealtime=yes
-RestrictSUIDSGID=yes
 UMask=0022
-";
+"
+        )
+    };
+}
+
+/// - `CAP_SYS_ADMIN` to mount; `CAP_SYS_CHROOT` and `CAP_SYS_PTRACE` to see who uses a mount, and in
+///   which mount namespace; `CAP_SYSLOG` for the kernel's reason for a refusal; the others for
+///   directories that are somebody else's.
+const SANDBOX: &str = concat!(
+    sandbox!(
+        "CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_SYSLOG CAP_CHOWN CAP_DAC_OVERRIDE \
+         CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID"
+    ),
+    "MemoryDenyWriteExecute=yes\nRestrictSUIDSGID=yes\n"
+);
 
 /// The same for what collects garbage. It reads what roots lead to, in everybody's home and in `/tmp`,
 /// and what everybody's processes use: a sandbox that hides any of it (`ProtectHome=`,
 /// `PrivateTmp=`, `PrivatePIDs=`, without `CAP_SYS_PTRACE` or `CAP_DAC_READ_SEARCH`) would have it
 /// collect what is needed. Nix runs in it.
-const GC_SANDBOX: &str = "\
-CapabilityBoundingSet=CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_CHOWN CAP_DAC_OVERRIDE \
-CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID CAP_SETGID CAP_SETUID
-NoNewPrivileges=yes
-RestrictAddressFamilies=AF_UNIX
-IPAddressDeny=any
-RestrictNamespaces=mnt
-SystemCallArchitectures=native
-SystemCallFilter=@system-service @mount
-SystemCallErrorNumber=EPERM
-DevicePolicy=closed
-KeyringMode=private
-LockPersonality=yes
-RestrictRealtime=yes
-UMask=0022
-";
+const GC_SANDBOX: &str = sandbox!(
+    "CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH \
+     CAP_FOWNER CAP_FSETID CAP_SETGID CAP_SETUID"
+);
 
 /// What each file begins with.
 pub(crate) const HEAD: &str = "# Made by overstore from ";

@@ -2,13 +2,12 @@ use std::collections::VecDeque;
 
 use rusqlite::OptionalExtension;
 
-use super::upper_writer::{Upper, Writer};
+use super::upper_writer::{Target, Upper, Writer};
 use crate::lower::Source;
 use crate::lower::sqlite::text as read_text;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::warm::error::MOST_LISTED;
-use crate::warm::outputs::Objects;
 use crate::warm::{Wanted, WarmError, Warmed};
 
 /// Copies from any source, path by path, with as many questions open as it takes.
@@ -16,26 +15,23 @@ use crate::warm::{Wanted, WarmError, Warmed};
 /// What is still to be asked is kept in a temporary table, which SQLite moves to a file when it
 /// grows. Memory: 8 bytes a path of the closure.
 pub(super) fn copy(
-    upper: &Upper,
+    target: Target<'_>,
     source: &mut dyn Source,
-    store: &StoreDirectory,
-    objects: &Objects,
     wanted: Wanted<'_>,
 ) -> Result<Warmed, WarmError> {
-    let warmed = copy_asked(upper, source, store, objects, wanted)
+    let warmed = copy_asked(target, source, wanted)
         // Whatever went wrong may come from a change meanwhile.
         .map_err(|error| source.confirm().err().map_or(error, WarmError::from))?;
-    upper.checkpoint();
+    target.upper.checkpoint();
     Ok(warmed)
 }
 
 fn copy_asked(
-    upper: &Upper,
+    target: Target<'_>,
     source: &mut dyn Source,
-    store: &StoreDirectory,
-    objects: &Objects,
     wanted: Wanted<'_>,
 ) -> Result<Warmed, WarmError> {
+    let upper = target.upper;
     upper
         .connection
         .execute_batch(
@@ -48,36 +44,9 @@ fn copy_asked(
         )
         .map_err(|error| upper.error(error))?;
     let transaction = upper.begin()?;
-    let writer = Writer::new(upper, store, objects)?;
-    let mut copy = Copy {
-        upper,
-        store,
-        first_new: writer.next_id,
-        writer,
-        all: wanted == Wanted::All,
-        placed: 0,
-        warmed: Warmed::default(),
-    };
-    let roots_have_to_be_valid = !matches!(wanted, Wanted::ValidClosures(_));
-    match wanted {
-        Wanted::All => {
-            // `each` of a source can only fail as a source does.
-            let mut failed = None;
-            source.all_paths(&mut |path| {
-                if failed.is_none() {
-                    failed = copy.place(&path, true).err();
-                }
-                Ok(())
-            })?;
-            failed.map_or(Ok(()), Err)?;
-        }
-        Wanted::Closures(paths) | Wanted::ValidClosures(paths) => {
-            for path in paths {
-                copy.place(path, true)?;
-            }
-        }
-    }
-    copy.all_placed(source, roots_have_to_be_valid)?;
+    let mut copy = Copy::new(target, wanted)?;
+    copy.place_wanted(source, wanted)?;
+    copy.all_placed(source, !matches!(wanted, Wanted::ValidClosures(_)))?;
     copy.add_present()?;
     let warmed = std::mem::take(&mut copy.warmed);
     drop(copy);
@@ -99,7 +68,43 @@ struct Copy<'u> {
     warmed: Warmed,
 }
 
-impl Copy<'_> {
+impl<'u> Copy<'u> {
+    fn new(target: Target<'u>, wanted: Wanted<'_>) -> Result<Self, WarmError> {
+        let writer = Writer::new(target)?;
+        Ok(Copy {
+            upper: target.upper,
+            store: target.store,
+            first_new: writer.next_id,
+            writer,
+            all: wanted == Wanted::All,
+            placed: 0,
+            warmed: Warmed::default(),
+        })
+    }
+
+    /// Puts all that is wanted into the table.
+    fn place_wanted(
+        &mut self,
+        source: &mut dyn Source,
+        wanted: Wanted<'_>,
+    ) -> Result<(), WarmError> {
+        let (Wanted::Closures(paths) | Wanted::ValidClosures(paths)) = wanted else {
+            // `each` of a source can only fail as a source does.
+            let mut failed = None;
+            source.all_paths(&mut |path| {
+                if failed.is_none() {
+                    failed = self.place(&path, true).err();
+                }
+                Ok(())
+            })?;
+            return failed.map_or(Ok(()), Err);
+        };
+        for path in paths {
+            self.place(path, true)?;
+        }
+        Ok(())
+    }
+
     /// The id that a path's row has or will have. Puts it among the wanted if it has none.
     fn place(&mut self, path: &StorePath, root: bool) -> Result<i64, WarmError> {
         let whole = self.writer.print(path);

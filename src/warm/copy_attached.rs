@@ -2,10 +2,8 @@ use std::collections::HashSet;
 
 use super::error::MOST_LISTED;
 use super::ids::shift;
-use super::upper_writer::{Upper, Writer};
+use super::upper_writer::{Target, Writer};
 use crate::lower::database::Database;
-use crate::nix::store_directory::StoreDirectory;
-use crate::warm::outputs::Objects;
 use crate::warm::reader::{Reader, rows};
 use crate::warm::{Wanted, WarmError, Warmed};
 
@@ -13,19 +11,18 @@ use crate::warm::{Wanted, WarmError, Warmed};
 ///
 /// Memory: 33 bytes a path of the closure at most, and the upper database's cache.
 pub(super) fn copy(
-    upper: &Upper,
+    target: Target<'_>,
     lower: &Database,
-    store: &StoreDirectory,
-    objects: &Objects,
     wanted: Wanted<'_>,
 ) -> Result<Warmed, WarmError> {
+    let upper = target.upper;
     lower.attach(&upper.connection, "lower")?;
     // The closure is gone through in its own order, not in that of the pages.
     upper
         .connection
         .pragma_update(Some("lower"), "cache_size", -8192)
         .map_err(|error| upper.error(error))?;
-    let result = copy_attached(upper, lower, store, objects, wanted)
+    let result = copy_attached(target, lower, wanted)
         // Whatever went wrong may come from a change meanwhile.
         .map_err(|error| lower.confirm().err().map_or(error, WarmError::from));
     // The next try attaches another state.
@@ -41,12 +38,11 @@ pub(super) fn copy(
 }
 
 fn copy_attached(
-    upper: &Upper,
+    target: Target<'_>,
     lower: &Database,
-    store: &StoreDirectory,
-    objects: &Objects,
     wanted: Wanted<'_>,
 ) -> Result<Warmed, WarmError> {
+    let Target { upper, store, .. } = target;
     let reader = Reader {
         connection: &upper.connection,
         lower,
@@ -58,7 +54,7 @@ fn copy_attached(
     };
     let ids = copying.ids(wanted)?;
     let transaction = upper.begin()?;
-    let mut writer = Writer::new(upper, store, objects)?;
+    let mut writer = Writer::new(target)?;
     let first_new = writer.next_id;
     let shift = shift(&ids, first_new);
     let upper_ids = copying.rows(&mut writer, &ids, shift)?;

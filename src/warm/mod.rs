@@ -32,7 +32,7 @@ use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use outputs::Objects;
-use upper_writer::Upper;
+use upper_writer::{Target, Upper};
 
 /// Where to copy from and to.
 #[derive(Debug, Clone, Copy)]
@@ -107,19 +107,22 @@ impl Warm<'_> {
     /// When something is not valid below or refers to what is not, when a source or a derivation
     /// cannot be read, and when the upper database cannot be written.
     pub fn run(&self, wanted: Wanted<'_>) -> Result<Warmed, WarmError> {
-        let upper = Upper::open(self.database, self.use_sqlite_wal)?;
-        let objects = Objects::open(self.objects)?;
+        let target = Target {
+            upper: &Upper::open(self.database, self.use_sqlite_wal)?,
+            store: self.store,
+            objects: &Objects::open(self.objects)?,
+        };
         match self.source {
             MetadataSource::Database { state, .. } => {
                 let path = layout::database(state);
                 lower::retry(
                     || Ok(Box::new(lower::database::Database::open(&path)?)),
-                    |lower| copy_attached::copy(&upper, lower, self.store, &objects, wanted),
+                    |lower| copy_attached::copy(target, lower, wanted),
                 )
             }
             other => lower::retry(
                 || lower::open(other, self.store),
-                |source| copy_asked::copy(&upper, source, self.store, &objects, wanted),
+                |source| copy_asked::copy(target, source, wanted),
             ),
         }
     }

@@ -128,11 +128,20 @@ fn lock(directory: &Reached) -> rustix::io::Result<File> {
     Ok(File::from(file))
 }
 
+/// What rows are written for.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Target<'u> {
+    /// The upper database.
+    pub(super) upper: &'u Upper,
+    /// The store directory that both stores have.
+    pub(super) store: &'u StoreDirectory,
+    /// The lower store directory.
+    pub(super) objects: &'u Objects,
+}
+
 /// Writes rows as Nix does, within a transaction.
 pub(super) struct Writer<'u> {
-    upper: &'u Upper,
-    store: &'u StoreDirectory,
-    objects: &'u Objects,
+    target: Target<'u>,
     id_of: CachedStatement<'u>,
     path: CachedStatement<'u>,
     reference: CachedStatement<'u>,
@@ -146,11 +155,8 @@ pub(super) struct Writer<'u> {
 }
 
 impl<'u> Writer<'u> {
-    pub(super) fn new(
-        upper: &'u Upper,
-        store: &'u StoreDirectory,
-        objects: &'u Objects,
-    ) -> Result<Self, WarmError> {
+    pub(super) fn new(target: Target<'u>) -> Result<Self, WarmError> {
+        let upper = target.upper;
         let prepare = |sql| {
             upper
                 .connection
@@ -177,9 +183,7 @@ impl<'u> Writer<'u> {
             .map_err(|error| upper.error(error))?;
         let now = crate::linux::clock::now();
         Ok(Self {
-            upper,
-            store,
-            objects,
+            target,
             id_of: prepare(
                 "select id from main.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
                  where path = ?",
@@ -201,7 +205,7 @@ impl<'u> Writer<'u> {
 
     /// The whole path.
     pub(super) fn print(&self, path: &StorePath) -> String {
-        print(self.store, path)
+        print(self.target.store, path)
     }
 
     /// The id of a path's row, if it has one.
@@ -209,7 +213,7 @@ impl<'u> Writer<'u> {
         self.id_of
             .query_row([path], |row| row.get(0))
             .optional()
-            .map_err(|error| self.upper.error(error))
+            .map_err(|error| self.target.upper.error(error))
     }
 
     /// Writes the row of a path, and for a derivation those of its outputs: how many these are.
@@ -227,26 +231,26 @@ impl<'u> Writer<'u> {
         self.path
             .execute((
                 id,
-                print(self.store, path),
+                print(self.target.store, path),
                 render_sha256(&info.nar_hash),
                 time,
                 info.deriver
                     .as_ref()
-                    .map(|deriver| print(self.store, deriver)),
+                    .map(|deriver| print(self.target.store, deriver)),
                 (info.nar_size != 0).then_some(info.nar_size),
                 info.ultimate.then_some(1),
                 signatures,
                 &info.content_address,
             ))
-            .map_err(|error| self.upper.error(error))?;
+            .map_err(|error| self.target.upper.error(error))?;
         if !path.is_derivation() {
             return Ok(0);
         }
-        let outputs = self.objects.outputs(path, self.store)?;
+        let outputs = self.target.objects.outputs(path, self.target.store)?;
         for (name, output) in &outputs {
             self.output
-                .execute((id, name, print(self.store, output)))
-                .map_err(|error| self.upper.error(error))?;
+                .execute((id, name, print(self.target.store, output)))
+                .map_err(|error| self.target.upper.error(error))?;
         }
         Ok(outputs.len() as u64)
     }
@@ -254,7 +258,7 @@ impl<'u> Writer<'u> {
     /// Copies the references of these paths from the attached database `lower`, whose ids become
     /// larger by `shift`: how many.
     pub(super) fn references_shifted(&self, ids: &[i64], shift: i64) -> Result<u64, WarmError> {
-        let upper = self.upper;
+        let upper = self.target.upper;
         // After a conflict all is undone: so SQLite need not remember what each statement did.
         let mut copy = upper
             .connection
@@ -277,7 +281,7 @@ impl<'u> Writer<'u> {
         self.reference
             .execute((referrer, reference))
             .map(drop)
-            .map_err(|error| self.upper.error(error))
+            .map_err(|error| self.target.upper.error(error))
     }
 }
 
