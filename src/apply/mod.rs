@@ -18,6 +18,7 @@ mod set_up;
 mod state;
 mod unmount;
 
+pub(crate) use error::Error;
 pub(crate) use holders::Holder;
 pub(crate) use lock::DirectoryLock;
 pub(crate) use memory::{remember_collected, remember_warmed};

@@ -123,9 +123,7 @@ pub(crate) fn observed(store: &Store) -> Observed {
 pub(crate) fn untouched(store: &Store) -> Observed {
     let mut observed = observed(store);
     let missing = |place: &mut Place| {
-        place.found = Found::Missing {
-            nearest: "/mnt/example".into(),
-        };
+        place.found = nothing_below("/mnt/example");
     };
     for layer in [&mut observed.upper_layer, &mut observed.workdir] {
         missing(&mut layer.place);
@@ -168,6 +166,14 @@ pub(crate) fn stat() -> Stat {
             mount_id: MOUNT,
             read_only: false,
         },
+    }
+}
+
+/// Nothing, below a directory of root's.
+pub(crate) fn nothing_below(nearest: &str) -> Found {
+    Found::Missing {
+        nearest: nearest.into(),
+        above: stat(),
     }
 }
 

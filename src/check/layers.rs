@@ -67,6 +67,8 @@ fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
     let name = &stat.fs.name;
     let actual = if stat.fs.read_only {
         format!("{name}, which is read-only there")
+    } else if name == "overlay" {
+        "an overlay, which cannot be the upper layer of another".to_owned()
     } else if observed.upper_layer.xattrs == Some(false) {
         format!("{name}, which has no extended attributes that OverlayFS can use")
     } else if observed.upper_layer.d_type == Some(false) {

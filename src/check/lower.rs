@@ -95,7 +95,7 @@ impl Looked<'_> {
     /// What to do where the lower store directory is missing.
     fn missing(&self) -> Remedy {
         let directory = &self.facts.directory;
-        if let Found::Missing { nearest } = &directory.found
+        if let Found::Missing { nearest, .. } = &directory.found
             && let Some(root) = root_of(nearest)
             && directory.path == nearest.join("nix/store")
         {

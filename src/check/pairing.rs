@@ -305,19 +305,20 @@ impl Rule<'_> {
 
     fn marks_lost(&self) -> Finding {
         let foreign = self.observed.upper_layer.links == Links::Foreign;
+        let userxattr = self.observed.machine.user_namespace || self.store.userxattr();
         self.layer(Code::MarksLost)
             .expected(
                 "directories marked opaque, as they were: each hides the lower store's one of its \
                  name",
             )
-            .found(match (foreign, self.observed.machine.user_namespace) {
+            .found(match (foreign, userxattr) {
                 (true, false) => {
                     "marks that were made in a user namespace (`overstore exec`), and mean nothing \
                      to root's mount: objects would show mixed with those below"
                 }
                 (true, true) => {
-                    "marks that root made, and that mean nothing in a user namespace: objects would \
-                     show mixed with those below"
+                    "marks that root made without `userxattr`, and that mean nothing with it, or in a \
+                     user namespace: objects would show mixed with those below"
                 }
                 (false, _) => {
                     "no mark of overstore, which it had: a copy without extended attributes, in \
@@ -446,9 +447,7 @@ mod tests {
             _ => 3,
         };
         if layer == Layer::Gone {
-            observed.upper_layer.place.found = Found::Missing {
-                nearest: "/mnt".into(),
-            };
+            observed.upper_layer.place.found = fixture::nothing_below("/mnt");
             observed.upper_layer.links = Links::Missing;
         }
         let missing = Missing {

@@ -54,7 +54,7 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
     };
     Some(match &place.found {
         Found::Directory(_) => return None,
-        Found::Missing { nearest } => {
+        Found::Missing { nearest, .. } => {
             let finding = finding(named.missing)
                 .found(format!(
                     "nothing: {} is the last directory of the path that exists",

@@ -101,9 +101,7 @@ fn silent(socket: &str, why: ErrorKind) -> SourceFacts {
 }
 
 fn missing(place: &mut Place) {
-    place.found = Found::Missing {
-        nearest: "/mnt".into(),
-    };
+    place.found = fixture::nothing_below("/mnt");
 }
 
 /// The lower store's facts, where it is a local one.
@@ -148,10 +146,10 @@ rules! {
     // The lower store.
     lower_missing = ["lower-missing"], |_, observed| missing(&mut observed.lower.directory);
     lower_named_by_its_store_directory(over("/mnt/example/store-a/nix/store?read-only=true")) = ["lower-missing"], |_, observed| {
-        observed.lower.directory.found = Found::Missing { nearest: "/mnt/example/store-a/nix/store".into() };
+        observed.lower.directory.found = fixture::nothing_below("/mnt/example/store-a/nix/store");
     };
     lower_named_by_the_system_s_store_directory(over("/nix/store?read-only=true")) = ["lower-missing"], |_, observed| {
-        observed.lower.directory.found = Found::Missing { nearest: "/nix/store".into() };
+        observed.lower.directory.found = fixture::nothing_below("/nix/store");
     };
     lower_is_a_file = ["lower-missing"], |_, observed| observed.lower.directory.found = Found::Other("a file");
     lower_unmounted_from_below = ["path-unreachable"], |store, observed| {

@@ -3,9 +3,11 @@
 use std::process::ExitCode;
 
 use super::{Failure, load};
+use crate::apply;
 use crate::cli;
 use crate::observe::{self, Depth};
 use crate::plan::{self, Step, StepReport};
+use crate::remedy::Remedy;
 use crate::report::{self, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure> {
@@ -13,7 +15,7 @@ pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure
     let observed =
         observe::observe(&loaded.system, &loaded.store, Depth::Up).map_err(Failure::observing)?;
     let mut report = Report::new(report::Command::Plan, &loaded.store.name);
-    match plan::plan(&loaded.store, &observed, arguments.allowed.into()) {
+    let nothing_to_do = match plan::plan(&loaded.store, &observed, arguments.allowed.into()) {
         Ok(plan) => {
             report.steps = plan.steps.iter().map(Step::report).collect();
             let mounts = report.steps.iter().any(StepReport::is_mount);
@@ -23,8 +25,17 @@ pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure
             if !report.steps.is_empty() {
                 report.outcome = Outcome::Done;
             }
+            report.add_findings(plan.findings);
+            report.steps.is_empty()
         }
-        Err(findings) => report.add_findings(findings),
+        Err(findings) => {
+            report.add_findings(findings);
+            false
+        }
+    };
+    // `up` looks no further.
+    if !nothing_to_do && !observed.machine.can_mount {
+        report.fail(apply::Error::NotPermitted.to_string(), Remedy::default());
     }
     super::finish(&report, json)
 }

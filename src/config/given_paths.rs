@@ -41,6 +41,25 @@ impl Reading<'_> {
 
     fn root(&mut self, root: &At<String>) -> Option<PathBuf> {
         match absolute(root.value.as_bytes()) {
+            Ok(path) if path.ends_with("nix/store") => {
+                let shown = show_path(&path).into_owned();
+                // Two components are there.
+                let above = path.ancestors().nth(2).unwrap_or(Path::new("/"));
+                let problem = Problem::new("`root` ends in `nix/store`").at(
+                    &root.span,
+                    format!("the store would be in `{shown}/nix/store`"),
+                );
+                self.problems.push(match above == Path::new("/") {
+                    true => problem
+                        .help("leave `root` out: the store is then the system's own, in `/nix/store`"),
+                    false => problem.help(format!(
+                        "write `root = \"{}\"`, below which Nix looks for `nix/store` and \
+                         `nix/var/nix`; or, for the merged store directory alone, `real = \"{shown}\"`",
+                        show_path(above)
+                    )),
+                });
+                None
+            }
             Ok(path) => Some(path),
             Err(BadPath::Root) => {
                 self.problems.push(

@@ -17,6 +17,14 @@ pub(super) fn read(raw: Option<&At<RawMount>>, problems: &mut Vec<Problem>) -> V
             Some((name, value)) => (name, Some(value)),
             None => (given.value.as_str(), None),
         };
+        // As mount(8) takes a security context; for us the string is delimited already.
+        let value = value.map(|value| match options::is_context(name) {
+            true => value
+                .strip_prefix('"')
+                .and_then(|value| value.strip_suffix('"'))
+                .unwrap_or(value),
+            false => value,
+        });
         let option = MountOption {
             name: name.to_owned(),
             value: value.map(str::to_owned),
@@ -54,15 +62,15 @@ pub(super) fn read(raw: Option<&At<RawMount>>, problems: &mut Vec<Problem>) -> V
 /// What is wrong with one option by itself.
 fn wrong(option: &MountOption, given: &At<String>) -> Option<Problem> {
     let (name, span) = (option.name.as_str(), &given.span);
-    if given.value.contains(',') {
+    let several = split(&given.value);
+    if several.len() > 1 {
         return Some(
             Problem::new("a comma in a mount option")
                 .at(span, "expected one option, `name` or `name=value`")
                 .help(format!(
                     "write each option as a string of its own: {}",
-                    given
-                        .value
-                        .split(',')
+                    several
+                        .iter()
                         .map(|one| format!("{one:?}"))
                         .collect::<Vec<_>>()
                         .join(", ")
@@ -70,7 +78,7 @@ fn wrong(option: &MountOption, given: &At<String>) -> Option<Problem> {
         );
     }
     let well_formed = |c: char| c.is_ascii_graphic() && c != '\\' && c != '"';
-    if name.is_empty() || !given.value.chars().all(well_formed) {
+    if name.is_empty() || !option.to_string().chars().all(well_formed) {
         return Some(
             Problem::new("this is no mount option")
                 .at(span, "expected `name` or `name=value`, without spaces"),
@@ -123,4 +131,29 @@ fn wrong(option: &MountOption, given: &At<String>) -> Option<Problem> {
             )
         }
     }
+}
+
+/// The options that a text consists of: parted by commas, but for those of a security context, which
+/// end where another option begins.
+fn split(text: &str) -> Vec<&str> {
+    let mut options = Vec::new();
+    let mut begin = 0;
+    for (comma, _) in text.match_indices(',') {
+        let first = &text[begin..comma];
+        let next = &text[comma + 1..];
+        let name = |option: &str| {
+            option
+                .split(['=', ','])
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        };
+        let in_context = options::is_context(&name(first)) && options::kind(&name(next)).is_none();
+        if !in_context {
+            options.push(first);
+            begin = comma + 1;
+        }
+    }
+    options.push(&text[begin..]);
+    options
 }

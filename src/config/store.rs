@@ -11,7 +11,7 @@ use super::names::REMOUNT_HOOK;
 use crate::nix::layout;
 use crate::nix::mount_check::{self, CheckedPath, Unmatchable};
 use crate::nix::url::StoreReference;
-use crate::overlayfs::options::MountOption;
+use crate::overlayfs::options::{MountOption, USERXATTR};
 use crate::remedy::{CommandLine, command};
 
 /// The file in [`Store::memory`] that overstore remembers a store in.
@@ -207,6 +207,12 @@ impl Store {
             Some((key, path, why))
         });
         bad.collect()
+    }
+
+    /// Whether the description wants the overlay's marks in `user.overlay.*`.
+    pub(crate) fn userxattr(&self) -> bool {
+        let mut options = self.mount_options.iter();
+        options.any(|option| option.name == USERXATTR)
     }
 
     /// The upper database's file.

@@ -85,10 +85,12 @@ pub struct Place {
 /// What is at a path.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// Nothing. `nearest` is the deepest ancestor that exists.
+    /// Nothing.
     Missing {
         /// The deepest ancestor that exists.
         nearest: PathBuf,
+        /// Its facts: what is made there is on the same file system.
+        above: Stat,
     },
     /// A directory.
     Directory(Stat),

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 
 use super::mount_table::MountTable;
 use super::path::{self, Visited};
-use super::{Depth, LayerFacts, Links, Machine, Usage, names};
+use super::{Depth, Found, LayerFacts, Links, Machine, Usage, names};
 use crate::linux::safe_path::{Reached, Symlinks};
 use crate::nix::layout;
 use crate::overlayfs::markers::{self, Marks};
@@ -23,22 +23,29 @@ const WITHOUT_XATTRS: &[&str] = &[
     "iso9660", "squashfs", "erofs", "cramfs", "romfs", "proc", "sysfs", "ramfs",
 ];
 
-/// Looks at a layer directory.
-pub(super) fn observe(visited: &Visited, machine: &Machine, depth: Depth) -> LayerFacts {
+/// Looks at a layer directory of an overlay whose marks are these.
+pub(super) fn observe(
+    visited: &Visited,
+    machine: &Machine,
+    marks: Marks,
+    depth: Depth,
+) -> LayerFacts {
     let directory = visited.reached.as_ref();
+    // What is made there is on the same file system.
+    let nearest = visited.reached_or_nearest();
+    let file_system = match &visited.place.found {
+        Found::Directory(stat) | Found::Missing { above: stat, .. } => Some(&stat.fs),
+        _ => None,
+    };
     let strangers = match (depth, directory) {
         (Depth::Check { .. }, Some(directory)) => names::strangers(directory).ok(),
         _ => None,
     };
     LayerFacts {
         place: visited.place.clone(),
-        xattrs: visited
-            .place
-            .found
-            .directory()
-            .and_then(|stat| stores_xattrs(&stat.fs.name, machine.user_namespace)),
-        d_type: directory.and_then(tells_types),
-        links: directory.map_or(Links::Missing, |directory| links(directory, machine)),
+        xattrs: file_system.and_then(|file_system| stores_xattrs(&file_system.name, marks)),
+        d_type: nearest.and_then(tells_types),
+        links: directory.map_or(Links::Missing, |directory| links(directory, machine, marks)),
         strangers,
         usage: Usage::Unknown,
     }
@@ -50,10 +57,10 @@ pub(super) fn visit(path: &std::path::Path, mounts: &MountTable) -> Visited {
 }
 
 /// Whether a file system of this name stores the attributes; `None` if the name does not tell.
-fn stores_xattrs(name: &str, userxattr: bool) -> Option<bool> {
+fn stores_xattrs(name: &str, marks: Marks) -> Option<bool> {
     match name {
         // `user.*` came to it with Linux 6.6, and can be left out of a kernel.
-        "tmpfs" => (!userxattr).then_some(true),
+        "tmpfs" => (marks == Marks::Trusted).then_some(true),
         _ if WITH_XATTRS.contains(&name) => Some(true),
         _ if WITHOUT_XATTRS.contains(&name) => Some(false),
         _ => None,
@@ -77,7 +84,7 @@ fn tells_types(directory: &Reached) -> Option<bool> {
     })
 }
 
-fn links(upper_layer: &Reached, machine: &Machine) -> Links {
+fn links(upper_layer: &Reached, machine: &Machine, marks: Marks) -> Links {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let links = match rustix::fs::openat(upper_layer, layout::LINKS, flags, Mode::empty()) {
         Ok(links) => links,
@@ -85,14 +92,11 @@ fn links(upper_layer: &Reached, machine: &Machine) -> Links {
         Err(Errno::NOTDIR | Errno::LOOP) => return Links::Other,
         Err(_) => return Links::Unknown,
     };
-    // Only `user.*` can be set in a user namespace, where overstore mounts with `userxattr`.
-    let marks = Marks::with_userxattr(machine.user_namespace);
-    let other = Marks::with_userxattr(!machine.user_namespace);
     match markers::is_opaque(&links, marks) {
         Ok(true) => Links::Opaque,
         // The kernel hides `trusted.*` from those who may not read it, as if it were not there.
         Ok(false) if marks == Marks::Trusted && !machine.can_mount => Links::Unknown,
-        Ok(false) if markers::is_opaque(&links, other) == Ok(true) => Links::Foreign,
+        Ok(false) if markers::is_opaque(&links, marks.others()) == Ok(true) => Links::Foreign,
         Ok(false) => Links::Transparent,
         Err(_) => Links::Unknown,
     }
@@ -104,10 +108,10 @@ mod tests {
 
     #[test]
     fn file_systems_are_judged_by_their_names() {
-        assert_eq!(stores_xattrs("ext4", true), Some(true));
-        assert_eq!(stores_xattrs("nfs4", false), Some(false));
-        assert_eq!(stores_xattrs("tmpfs", false), Some(true));
-        assert_eq!(stores_xattrs("tmpfs", true), None);
-        assert_eq!(stores_xattrs("fuse.sshfs", false), None);
+        assert_eq!(stores_xattrs("ext4", Marks::User), Some(true));
+        assert_eq!(stores_xattrs("nfs4", Marks::Trusted), Some(false));
+        assert_eq!(stores_xattrs("tmpfs", Marks::Trusted), Some(true));
+        assert_eq!(stores_xattrs("tmpfs", Marks::User), None);
+        assert_eq!(stores_xattrs("fuse.sshfs", Marks::Trusted), None);
     }
 }

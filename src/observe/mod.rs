@@ -28,7 +28,7 @@ use crate::config::Store;
 use crate::linux::root::System;
 use crate::linux::safe_path::Symlinks;
 use crate::nix::layout;
-use crate::overlayfs::markers;
+use crate::overlayfs::markers::{self, Marks};
 use mount_table::MountTable;
 use overlay::Expected;
 use path::Visited;
@@ -83,12 +83,14 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         workdir: Some(&workdir),
     };
     let mount = overlay::observe(system, &mounts, &expected, depth);
-    let mut upper_layer = layer::observe(&upper, &machine, depth);
+    // Only `user.*` can be set in a user namespace.
+    let marks = Marks::with_userxattr(machine.user_namespace || store.userxattr());
+    let mut upper_layer = layer::observe(&upper, &machine, marks, depth);
     upper_layer.usage = upper_usage(system, &mounts, &upper, &mount, depth);
     let state = visit_state(&store.state, &mounts);
     let overlays_below = [&lower, &upper]
         .into_iter()
-        .filter_map(|layer| layer.reached.as_ref())
+        .filter_map(|layer| layer.reached_or_nearest())
         .map(|layer| mounts.overlays_at(layer))
         .max();
     let mut lower_facts = lower::observe(system, &mounts, &store.lower, &lower, depth);
@@ -100,7 +102,7 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
     Ok(Observed {
         lower: lower_facts,
         upper_layer,
-        workdir: layer::observe(&workdir, &machine, Depth::Up),
+        workdir: layer::observe(&workdir, &machine, marks, Depth::Up),
         mount,
         database,
         pairing,

@@ -16,6 +16,15 @@ use crate::observe::{FileFacts, FileSystem, Found, Place, Stat};
 pub(super) struct Visited {
     pub place: Place,
     pub reached: Option<Reached>,
+    /// The deepest ancestor that exists, where the directory is missing.
+    pub nearest: Option<Reached>,
+}
+
+impl Visited {
+    /// The directory, or where it would be made: the file system is the same.
+    pub(super) fn reached_or_nearest(&self) -> Option<&Reached> {
+        self.reached.as_ref().or(self.nearest.as_ref())
+    }
 }
 
 /// Walks to a directory of the description.
@@ -34,6 +43,7 @@ pub(super) fn visit_below(above: &Visited, name: &str, mounts: &MountTable) -> V
                 found: above.place.found.clone(),
             },
             reached: None,
+            nearest: None,
         },
     }
 }
@@ -49,12 +59,23 @@ fn enter_directory(directory: &Reached, name: &str) -> Result<Reached, Obstacle>
 }
 
 fn visited(path: &Path, result: Result<Reached, Obstacle>, mounts: &MountTable) -> Visited {
-    let (found, reached) = match result {
+    let (found, reached, nearest) = match result {
         Ok(reached) => match stat(&reached, mounts) {
-            Ok(stat) => (Found::Directory(stat), Some(reached)),
-            Err(errno) => (unreachable(path, errno), None),
+            Ok(stat) => (Found::Directory(stat), Some(reached), None),
+            Err(errno) => (unreachable(path, errno), None, None),
         },
-        Err(obstacle) => (found(path, obstacle), None),
+        Err(Obstacle::Missing { nearest, .. }) => match stat(&nearest, mounts) {
+            Ok(above) => {
+                let path = nearest.path().to_owned();
+                let missing = Found::Missing {
+                    nearest: path,
+                    above,
+                };
+                (missing, None, Some(*nearest))
+            }
+            Err(errno) => (unreachable(nearest.path(), errno), None, None),
+        },
+        Err(obstacle) => (found(path, obstacle), None, None),
     };
     Visited {
         place: Place {
@@ -62,14 +83,13 @@ fn visited(path: &Path, result: Result<Reached, Obstacle>, mounts: &MountTable) 
             found,
         },
         reached,
+        nearest,
     }
 }
 
 fn found(path: &Path, obstacle: Obstacle) -> Found {
     match obstacle {
-        Obstacle::Missing { nearest, .. } => Found::Missing {
-            nearest: nearest.path().to_owned(),
-        },
+        Obstacle::Missing { component, .. } => unreachable(&component, Errno::NOENT),
         Obstacle::NotDirectory { component, .. } if component != path => {
             unreachable(&component, Errno::NOTDIR)
         }

@@ -25,6 +25,14 @@ impl Marks {
         }
     }
 
+    /// The other ones.
+    pub(crate) fn others(self) -> Marks {
+        match self {
+            Marks::Trusted => Marks::User,
+            Marks::User => Marks::Trusted,
+        }
+    }
+
     fn opaque(self) -> &'static CStr {
         match self {
             Marks::Trusted => c"trusted.overlay.opaque",

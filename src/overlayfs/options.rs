@@ -65,13 +65,53 @@ impl MountOptions {
         text.extend(escape(&self.workdir));
         for option in &self.further {
             text.push(b',');
-            text.extend(escape(Path::new(&option.to_string())));
+            text.extend(option.text());
         }
         match text.len() {
             length if length > MAX_LENGTH => Err(OptionsTooLong { length }),
             _ => Ok(text),
         }
     }
+
+    /// How the mount table would show them, if the kernel left none out.
+    pub(crate) fn as_shown(&self) -> Vec<u8> {
+        let mut text = [
+            b"rw,lowerdir=".as_slice(),
+            &as_shown(&escape_lower(&self.lowerdir)),
+            b",upperdir=",
+            &as_shown(&escape(&self.upperdir)),
+            b",workdir=",
+            &as_shown(&escape(&self.workdir)),
+        ]
+        .concat();
+        for option in &self.further {
+            text.push(b',');
+            // What a security module shows is quoted as it is given.
+            text.extend(match is_context(&option.name) {
+                true => option.text(),
+                false => as_shown(&option.text()),
+            });
+        }
+        text
+    }
+}
+
+impl MountOption {
+    /// The option in a text for mount(2). A security module reads its own options before OverlayFS
+    /// does, and knows quotation marks but no backslash (source: `selinux_sb_eat_lsm_opts`).
+    fn text(&self) -> Vec<u8> {
+        match &self.value {
+            Some(value) if is_context(&self.name) && value.contains(',') => {
+                format!("{}=\"{value}\"", self.name).into_bytes()
+            }
+            _ => escape(Path::new(&self.to_string())),
+        }
+    }
+}
+
+/// Whether an option is one that a security module reads.
+pub(crate) fn is_context(name: &str) -> bool {
+    kind(name).is_some_and(|kind| kind.takes == Takes::Text)
 }
 
 /// How the mount table shows an option value that was given as `text`.
@@ -143,6 +183,9 @@ pub(crate) enum Takes {
     Flag,
 }
 
+/// The option with which an overlay keeps its marks in `user.overlay.*`.
+pub(crate) const USERXATTR: &str = "userxattr";
+
 const ON_OFF: Takes = Takes::OneOf(&["on", "off"]);
 
 const UNSYNCED: &str = "the kernel then writes nothing out to the upper layer: after a power cut its \
@@ -183,12 +226,8 @@ const OPTIONS: &[OptionKind] = &[
         "workdir",
         Takes::SetByOverstore("it follows from `workdir`"),
     ),
-    option(
-        "userxattr",
-        Takes::SetByOverstore(
-            "it is used where the mount is made in a user namespace, and nowhere else",
-        ),
-    ),
+    // Where the mount is made in a user namespace, overstore sets it.
+    option(USERXATTR, Takes::Nothing),
     option("default_permissions", Takes::Nothing),
     OptionKind {
         name: "redirect_dir",
@@ -314,24 +353,38 @@ impl OptionKind {
     }
 }
 
-/// Pairs of options that the kernel refuses together, with no reason but `EINVAL`. The second has to
-/// have been given: what a kernel defaults to gives way.
-const CONFLICTS: [([&str; 2], [&str; 2]); 8] = [
-    (["userxattr", ""], ["redirect_dir", "on"]),
-    (["userxattr", ""], ["redirect_dir", "follow"]),
-    (["userxattr", ""], ["metacopy", "on"]),
-    (["nfs_export", "on"], ["index", "off"]),
-    (["nfs_export", "on"], ["metacopy", "on"]),
-    (["metacopy", "on"], ["redirect_dir", "off"]),
-    (["metacopy", "on"], ["redirect_dir", "nofollow"]),
-    (["metacopy", "on"], ["redirect_dir", "follow"]),
+/// An option, and some of its values.
+type Given = (&'static str, &'static [&'static str]);
+
+/// Pairs of options that the kernel refuses together, with no reason but `EINVAL`. Both have to have
+/// been given: what a kernel defaults to gives way. Source: `ovl_fs_params_verify`.
+const CONFLICTS: &[(Given, Given)] = &[
+    // `off` is `follow` unless a parameter of the module says otherwise.
+    (
+        (USERXATTR, &[""]),
+        ("redirect_dir", &["on", "off", "follow"]),
+    ),
+    ((USERXATTR, &[""]), ("metacopy", &["on"])),
+    ((USERXATTR, &[""]), ("verity", &["on", "require"])),
+    (("nfs_export", &["on"]), ("index", &["off"])),
+    (("nfs_export", &["on"]), ("metacopy", &["on"])),
+    (
+        ("metacopy", &["on"]),
+        ("redirect_dir", &["off", "nofollow", "follow"]),
+    ),
+    (("verity", &["on", "require"]), ("metacopy", &["off"])),
+    (
+        ("verity", &["on", "require"]),
+        ("redirect_dir", &["off", "nofollow", "follow"]),
+    ),
 ];
 
 /// The pairs among the options that the kernel refuses together.
 pub(crate) fn conflicts(options: &[MountOption]) -> Vec<[&MountOption; 2]> {
-    let given = |[name, value]: &[&str; 2]| {
+    let given = |(name, values): &Given| {
         options.iter().find(|option| {
-            option.name == *name && option.value.as_deref().unwrap_or_default() == *value
+            let value = option.value.as_deref().unwrap_or_default();
+            option.name == *name && values.contains(&value)
         })
     };
     CONFLICTS
@@ -362,11 +415,13 @@ impl SuperOptions {
     /// bytes: what it does not know is among [`others`](Self::others).
     pub fn parse(text: &[u8]) -> Self {
         let mut options = Self::default();
-        // A comma in a value is shown in octal.
-        for option in text
-            .split(|&byte| byte == b',')
-            .filter(|option| !option.is_empty())
-        {
+        let mut rest = text;
+        while !rest.is_empty() {
+            let (option, tail) = first_option(rest);
+            rest = tail;
+            if option.is_empty() {
+                continue;
+            }
             let mut parts = option.splitn(2, |&byte| byte == b'=');
             let name = octal::unescape(parts.next().unwrap_or_default());
             let value = parts.next().map(octal::unescape);
@@ -380,6 +435,10 @@ impl SuperOptions {
                 (b"datadir+", Some(value)) => options.data.push(OsString::from_vec(value).into()),
                 (b"upperdir", Some(value)) => options.upper = Some(unescape(&value)),
                 (b"workdir", Some(value)) => options.work = Some(unescape(&value)),
+                (name_of_any, Some(value)) if is_context_bytes(name_of_any) => {
+                    let bare = unquoted(&value).to_owned();
+                    options.others.push((name, Some(bare)));
+                }
                 (_, value) => options.others.push((name, value)),
             }
         }
@@ -426,6 +485,39 @@ impl SuperOptions {
             }
         }
     }
+}
+
+/// Parts the first option from the others. A comma in a value is shown in octal, but in a security
+/// context: that is in quotation marks then.
+fn first_option(text: &[u8]) -> (&[u8], &[u8]) {
+    let quoted = text
+        .iter()
+        .position(|&byte| byte == b'=')
+        .filter(|&equals| is_context_bytes(&text[..equals]))
+        .map(|equals| &text[equals + 1..])
+        .and_then(|value| Some((value, value.strip_prefix(b"\"")?)))
+        .and_then(|(value, inside)| {
+            let end = inside.iter().position(|&byte| byte == b'"')?;
+            Some(text.len() - value.len() + end + 2)
+        });
+    let from = quoted.unwrap_or(0);
+    match text[from..].iter().position(|&byte| byte == b',') {
+        Some(comma) => (&text[..from + comma], &text[from + comma + 1..]),
+        None => (text, &[]),
+    }
+}
+
+fn is_context_bytes(name: &[u8]) -> bool {
+    std::str::from_utf8(name).is_ok_and(is_context)
+}
+
+/// A value without quotation marks around it.
+fn unquoted(value: &[u8]) -> &[u8] {
+    let inside = |value: &'_ [u8]| -> Option<std::ops::Range<usize>> {
+        value.strip_prefix(b"\"")?.strip_suffix(b"\"")?;
+        Some(1..value.len() - 1)
+    };
+    inside(value).map_or(value, |range| &value[range])
 }
 
 /// Where the first layer ends: at a colon without a backslash, or at the end.

@@ -1,5 +1,6 @@
 //! What is to be done, as values: the steps from the machine as observed to the store as described.
 
+mod afterwards;
 mod overlay;
 
 use std::path::{Path, PathBuf};
@@ -49,11 +50,13 @@ impl Allowed {
     }
 }
 
-/// The steps that `up` takes, in order. Empty when there is nothing to do.
+/// What `up` does, and what it ends with.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Plan {
-    /// The steps.
+    /// The steps that it takes, in order. Empty when there is nothing to do.
     pub steps: Vec<Step>,
+    /// What is not as it should be after them, as far as it can be told before.
+    pub findings: Vec<Finding>,
 }
 
 /// One step. Each is atomic or safe to repeat: a process killed between or within steps leaves a
@@ -187,25 +190,42 @@ impl StepReport {
 /// Computes the steps from the machine as observed to the store as described.
 ///
 /// # Errors
-/// The findings that no step mends and that make it wrong to begin.
+/// The findings that no step fixes and that make it wrong to begin: of the machine as it is, or, where
+/// those are none, of the machine as the steps would leave it.
 pub(crate) fn plan(
     store: &Store,
     observed: &Observed,
     allowed: Allowed,
 ) -> Result<Plan, Vec<Finding>> {
-    let obstacles: Vec<Finding> = check::check(store, observed)
-        .into_iter()
-        .filter(|finding| finding.stops_up && !allowed.lets_through(finding.code))
-        .collect();
-    if !obstacles.is_empty() {
-        return Err(obstacles);
-    }
+    let now = without_obstacles(check::check(store, observed), allowed)?;
     let planning = Planning {
         observed,
         allowed,
         steps: Vec::new(),
     };
-    Ok(planning.run(store))
+    let steps = planning.run(store);
+    let findings = match steps.is_empty() {
+        true => now,
+        false => {
+            let after = afterwards::afterwards(store, observed, &steps, allowed);
+            without_obstacles(check::check(store, &after), allowed)?
+        }
+    };
+    Ok(Plan { steps, findings })
+}
+
+/// The findings, if none stops `up`; else those that do.
+fn without_obstacles(
+    findings: Vec<Finding>,
+    allowed: Allowed,
+) -> Result<Vec<Finding>, Vec<Finding>> {
+    let (obstacles, others): (Vec<Finding>, Vec<Finding>) = findings
+        .into_iter()
+        .partition(|finding| finding.stops_up && !allowed.lets_through(finding.code));
+    match obstacles.is_empty() {
+        true => Ok(others),
+        false => Err(obstacles),
+    }
 }
 
 /// A plan in the making.
@@ -216,11 +236,11 @@ struct Planning<'a> {
 }
 
 impl Planning<'_> {
-    fn run(mut self, store: &Store) -> Plan {
+    fn run(mut self, store: &Store) -> Vec<Step> {
         let observed = self.observed;
         let machine = &observed.machine;
         let group = machine.build_users_gid.filter(|_| !machine.user_namespace);
-        let userxattr = machine.user_namespace;
+        let userxattr = machine.user_namespace || store.userxattr();
         let mounted = observed.mount.overlay.is_some();
 
         // First the work directory: set-ups of one store wait for each other at its lock.
@@ -296,7 +316,7 @@ impl Planning<'_> {
         if !mounted {
             self.steps.push(Step::Mount(Overlay::of(store, userxattr)));
         }
-        Plan { steps: self.steps }
+        self.steps
     }
 
     /// Makes a directory that is missing; mends one that is there, if that was asked for.

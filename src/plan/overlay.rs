@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::Store;
-use crate::overlayfs::options::{MountOption, MountOptions};
+use crate::overlayfs::options::{MountOption, MountOptions, USERXATTR};
 
 /// What is to be mounted where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,9 +18,9 @@ impl Overlay {
     /// The overlay of a store. `userxattr` is for those who may not set `trusted.*` attributes.
     pub fn of(store: &Store, userxattr: bool) -> Overlay {
         let mut further = store.mount_options.clone();
-        if userxattr {
+        if userxattr && !store.userxattr() {
             further.push(MountOption {
-                name: "userxattr".to_owned(),
+                name: USERXATTR.to_owned(),
                 value: None,
             });
         }

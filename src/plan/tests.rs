@@ -44,9 +44,7 @@ fn mended(fix_permissions: bool, change: impl FnOnce(&mut Observed)) -> String {
 }
 
 fn missing(place: &mut Place) {
-    place.found = Found::Missing {
-        nearest: "/mnt".into(),
-    };
+    place.found = fixture::nothing_below("/mnt");
 }
 
 #[test]

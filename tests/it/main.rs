@@ -56,6 +56,7 @@ mod nixos_whole;
 mod odd_files;
 mod outputs;
 mod parallel;
+mod reasons;
 mod remedies;
 mod remount;
 mod source_layout;

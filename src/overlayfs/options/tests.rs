@@ -54,6 +54,30 @@ fn an_option_cannot_smuggle_in_another() {
 }
 
 #[test]
+fn a_security_context_is_quoted_and_read_back() {
+    let context = "context=system_u:object_r:container_file_t:s0:c1,c2";
+    let options = options("/l", "/u", "/w", &[context, "index=on"]);
+    assert_eq!(
+        text(&options),
+        "lowerdir=/l,upperdir=/u,workdir=/w,\
+         context=\"system_u:object_r:container_file_t:s0:c1,c2\",index=on"
+    );
+    let shown = SuperOptions::parse(&options.as_shown());
+    assert_eq!(
+        shown.value("context"),
+        Some(&b"system_u:object_r:container_file_t:s0:c1,c2"[..])
+    );
+    assert_eq!(shown.value("index"), Some(&b"on"[..]));
+    // As SELinux shows it, before what the file system shows.
+    let shown = SuperOptions::parse(b"rw,context=\"u:r:t:s0:c1,c2\",lowerdir=/l,upperdir=/u");
+    assert_eq!(shown.value("context"), Some(&b"u:r:t:s0:c1,c2"[..]));
+    assert_eq!(shown.upper, Some("/u".into()));
+    // A mark of quotation that does not end is one of another kind.
+    let shown = SuperOptions::parse(b"context=\"u,lowerdir=/l");
+    assert_eq!(shown.lower, [PathBuf::from("/l")]);
+}
+
+#[test]
 fn what_mount_would_cut_off_is_refused() {
     let fixed = "lowerdir=,upperdir=/u,workdir=/w".len();
     let lower = |length| format!("/{}", "x".repeat(length - 1));
@@ -146,6 +170,11 @@ fn conflicts_are_found() {
         2
     );
     assert_eq!(found(&["metacopy=on", "index=off", "xino=on"]).len(), 0);
+    assert_eq!(found(&["userxattr", "redirect_dir=nofollow"]).len(), 0);
+    assert_eq!(
+        found(&["verity=require", "metacopy=off", "redirect_dir=off"]).len(),
+        2
+    );
 }
 
 #[test]
