@@ -81,6 +81,12 @@ impl Observed {
                 self.database.schema = Some(schema::VERSION.to_string());
                 self.pairing.rows = Rows::Known(Objects::default());
             }
+            Step::LinkHook { program, .. } => {
+                if let Some(hook) = &mut self.hook {
+                    hook.runs = true;
+                    hook.target = Some(program.clone());
+                }
+            }
             Step::Mount(overlay) => {
                 self.machine.overlay_loaded = true;
                 self.mount.is_mounted(overlay, &self.upper_layer);
