@@ -7,7 +7,7 @@ use crate::apply;
 use crate::cli;
 use crate::observe::{self, Depth};
 use crate::plan::{self, Step, StepReport};
-use crate::remedy::Remedy;
+use crate::remedy::Fault;
 use crate::report::{self, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure> {
@@ -35,7 +35,7 @@ pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure
     };
     // `up` looks no further.
     if !nothing_to_do && !observed.machine.can_mount {
-        report.fail(apply::Error::NotPermitted.to_string(), Remedy::default());
+        report.fail(Fault::of(&apply::Error::NotPermitted));
     }
     super::finish(&report, json)
 }
