@@ -298,7 +298,7 @@ impl Place {
     pub(crate) fn in_the_way(&self) -> Option<PathBuf> {
         match &self.found {
             Found::Directory(_) => None,
-            Found::Missing { nearest } => {
+            Found::Missing { nearest, .. } => {
                 let rest = self.path.strip_prefix(nearest).ok()?;
                 Some(nearest.join(rest.components().next()?))
             }
