@@ -123,7 +123,8 @@ impl Command {
 /// The store a command is about.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgument {
-    /// A name (read from /etc/overstore/NAME.toml) or a path to a TOML file.
+    /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
+    /// ordinary users) or /etc/overstore: NAME.toml.
     #[arg(value_name = "STORE")]
     pub store: OsString,
 }
@@ -204,7 +205,8 @@ pub struct Plan {
 /// Arguments of `check`.
 #[derive(Debug, Args)]
 pub struct Check {
-    /// A name (read from /etc/overstore/NAME.toml) or a path to a TOML file.
+    /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
+    /// ordinary users) or /etc/overstore: NAME.toml.
     #[arg(value_name = "STORE", required_unless_present = "list")]
     pub store: Option<OsString>,
     /// Print everything that can be found, with its severity, its part of the store, and whether it

@@ -38,7 +38,8 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
         )
         .remedy("leave one of them out"));
     }
-    let super::Loaded { store, system } = description::load(&store, &arguments.root)?;
+    let loaded = description::load(&store, &arguments.root)?;
+    let super::Loaded { store, system } = super::private::inside(loaded)?;
     let depth = Depth::Check {
         lower_names: arguments.lower,
     };

@@ -77,7 +77,13 @@ pub(super) fn description_and_environment(
 }
 
 fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {
-    let mut described = read_file(&file(&store.store)?, environment)?;
+    let file = file(&store.store)?;
+    let mut environment = environment.clone();
+    // What is described for everybody means the same for everybody.
+    if !std::path::absolute(&file).is_ok_and(|file| file.starts_with(DIRECTORY)) {
+        environment.own_stores = observe::own_stores();
+    }
+    let mut described = read_file(&file, &environment)?;
     described.program = observe::program_name();
     described.arguments = vec![store.store.clone()];
     Ok(described)
@@ -111,6 +117,11 @@ fn file(argument: &OsStr) -> Result<PathBuf, Failure> {
     }
     let mut name = OsString::from(argument);
     name.push(".toml");
+    if let Some(own) = observe::own_descriptions().map(|directory| directory.join(&name))
+        && own.symlink_metadata().is_ok()
+    {
+        return Ok(own);
+    }
     Ok(Path::new(DIRECTORY).join(name))
 }
 
@@ -172,14 +183,18 @@ fn others(file: &Path) -> String {
     if file.parent() != Some(Path::new(DIRECTORY)) {
         return String::new();
     }
-    let Ok(entries) = std::fs::read_dir(DIRECTORY) else {
-        return String::new();
-    };
+    let directories = [Some(DIRECTORY.into()), observe::own_descriptions()];
+    let entries = directories
+        .into_iter()
+        .flatten()
+        .filter_map(|directory: PathBuf| std::fs::read_dir(directory).ok());
     let mut names: Vec<_> = entries
+        .flatten()
         .filter_map(|entry| Some(PathBuf::from(entry.ok()?.file_name())))
         .filter(|name| name.extension() == Some(OsStr::new("toml")))
         .filter_map(|name| Some(format!("`{}`", show_path(Path::new(name.file_stem()?)))))
         .collect();
     names.sort();
+    names.dedup();
     names.join(", ")
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use super::{Failure, load, tell};
+use super::{Failure, load, private, tell};
 use crate::apply::{Holder, TakeDown, TakenDown};
 use crate::cli;
 use crate::config::Store;
@@ -15,6 +15,7 @@ use crate::systemd::notify::ServiceManager;
 pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure> {
     let manager = ServiceManager::from_environment();
     let loaded = load(&arguments.store, &arguments.root)?;
+    private::refuse_own(&loaded.store)?;
     let take_down = TakeDown {
         store: &loaded.store,
         system: &loaded.system,

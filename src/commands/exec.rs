@@ -1,34 +1,37 @@
 //! `overstore exec`: a command in a private set-up of the store.
 
-use std::ffi::OsString;
-use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::ffi::{OsStr, OsString};
+use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use super::{Failure, load, print_error};
-use crate::apply::{DirectoryLock, End, Ended, Progress, SetUp};
-use crate::check::{self, Severity};
+use super::{Failure, load, print_error, private};
 use crate::cli::{self, RootArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{namespaces, processes, users};
+use crate::linux::{namespaces, regular_file, users};
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
-use crate::observe::{self, Member};
-use crate::plan::Allowed;
+use crate::records::atomic_file;
 use crate::remedy::{Fault, Remedy};
-use crate::report;
-use crate::systemd::notify::ServiceManager;
 
 /// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
 const SET_UP_FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
+
+/// The file with Nix's settings in a directory of its configuration.
+const NIX_CONF: &str = "nix.conf";
+
+/// The size in bytes above which such a file is something else.
+const LONGEST_SETTINGS: u64 = 1 << 20;
 
 pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &RootArgument::default())?;
@@ -37,7 +40,7 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     if !can_mount {
         refuse_foreign_lower(&store.lower)?;
     }
-    if let Err(fault) = enter(&loaded.system, store, can_mount) {
+    if let Err(fault) = set_up(&loaded.system, store, can_mount) {
         print_error(None, &fault);
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
@@ -52,6 +55,13 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     Ok(ExitCode::from(become_command(command, store)))
 }
 
+fn set_up(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
+    // Of several that start at once, one sets up, and the others find what it made.
+    let _turn = private::turn(system, store)?;
+    private::enter(system, store, can_mount)?;
+    private::set_up(store)
+}
+
 /// The shell of the one who runs this.
 fn users_shell() -> OsString {
     let user = rustix::process::getuid().as_raw();
@@ -59,67 +69,6 @@ fn users_shell() -> OsString {
         .filter(|shell| !shell.is_empty())
         .or_else(|| users::shell(user).map(OsString::from))
         .unwrap_or_else(|| "/bin/sh".into())
-}
-
-/// Joins the set-up of the store that another `exec` has made, or makes one.
-fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
-    // Of several that start at once, one sets up, and the others find what it made.
-    let _turn = turn(system, store)?;
-    match observe::member(system, store, !can_mount) {
-        Some(member) => join(system, store, &member)?,
-        None if can_mount => namespaces::private_mounts().map_err(|error| Fault::of(&error))?,
-        None => namespaces::private_user_and_mounts().map_err(|error| Fault::of(&error))?,
-    }
-    set_up(store)
-}
-
-/// Waits until nobody else is between looking for a set-up of this store and having made one. What is
-/// locked has to be there before the store is, and to be nobody else's: a directory above.
-fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLock>, Fault> {
-    let user = rustix::process::geteuid().as_raw();
-    let above = store.workdir.ancestors().skip(1);
-    let above = above.map(|path| safe_path::directory(path, Symlinks::Refuse));
-    let Some(above) = above.flatten().next() else {
-        return Ok(None);
-    };
-    if above.status().uid != user {
-        return Ok(None);
-    }
-    let mut tell = |holder: &str| {
-        super::tell(&Progress::Waiting(holder), &ServiceManager::default());
-    };
-    DirectoryLock::wait(&above, system, &mut tell)
-        .map(Some)
-        .map_err(|error| Fault::of(&error))
-}
-
-/// Joins the namespaces of a process, and its hold on the upper layer. The working directory is the
-/// one of that name there.
-fn join(system: &System, store: &Store, member: &Member) -> Result<(), Fault> {
-    let words = || processes::in_words(system, member.process);
-    let failed = |error: &dyn std::fmt::Display| {
-        Fault::new(format!("cannot join the set-up of {}: {error}", words()))
-    };
-    let directory = std::env::current_dir();
-    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
-        .map_err(|error| failed(&error))?;
-    let lock = member.share_lock(system, upper.status().identity.ino);
-    namespaces::join(&member.descriptor, member.users).map_err(|error| failed(&error))?;
-    let directory = directory.map_err(|error| failed(&error))?;
-    std::env::set_current_dir(&directory).map_err(|error| {
-        let directory = show_path(&directory);
-        Fault::new(format!(
-            "cannot go to {directory} in the set-up of {}: {error}",
-            words()
-        ))
-    })?;
-    match lock {
-        Some(lock) => DirectoryLock::from(lock)
-            .leave_to_descendants()
-            .map_err(|error| Fault::of(&error)),
-        // What runs there has closed all that it was left.
-        None => Ok(()),
-    }
 }
 
 /// Without root, Nix cannot open the database of somebody else's store for writing, so the lower
@@ -160,58 +109,16 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
     ))
 }
 
-/// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
-/// last process that is in them; until then those hold the upper layer's lock.
-fn set_up(store: &Store) -> Result<(), Fault> {
-    // As it is in the new namespace.
-    let system = System::here().map_err(|error| Failure::observing(error).fault())?;
-    let set_up = SetUp {
-        store,
-        system: &system,
-        allowed: Allowed::default(),
-        remember: false,
-    };
-    let Ended {
-        end, upper_lock, ..
-    } = set_up.run(&mut |progress| super::tell(&progress, &ServiceManager::default()));
-    let findings = match end {
-        End::Done(observed) => check::check(store, &observed),
-        End::Refused { findings, .. } => findings,
-        End::Failed(error) => return Err(Fault::of(&error)),
-    };
-    let errors: Vec<_> = findings
-        .into_iter()
-        .filter(|finding| finding.severity == Severity::Error)
-        .collect();
-    // Warned of, it goes on without some objects, as the store does that is up for everybody.
-    report::warn(&errors);
-    if errors
-        .iter()
-        .any(|finding| !finding.code.is_of_a_missing_object())
-    {
-        return Err(
-            Fault::new(format!("the store {} is not as described", store.name))
-                .remedy("follow what is printed above"),
-        );
-    }
-    match upper_lock {
-        Some(lock) => lock
-            .leave_to_descendants()
-            .map_err(|error| Fault::of(&error)),
-        // It was mounted already, for everybody.
-        None => Ok(()),
-    }
-}
-
 /// Replaces this process by the command, or gives the exit code that says why not.
 fn become_command(words: &[OsString], store: &Store) -> u8 {
     let Some((program, arguments)) = words.split_first() else {
         return CANNOT_RUN;
     };
     let url = url(store);
+    let (variable, value) = nix_settings(store, &url);
     let error = Command::new(program)
         .args(arguments)
-        .env("NIX_CONFIG", nix_config(store, &url))
+        .env(variable, value)
         .env(STORE_VARIABLE, &store.name)
         .env(URL_VARIABLE, &url)
         .env("OVERSTORE_REAL", store.real.as_os_str())
@@ -243,19 +150,84 @@ fn url(store: &Store) -> String {
     })
 }
 
-/// `NIX_CONFIG` for the command: what it is already, then the settings of this store. Of two
-/// settings of one name the last wins, and `NIX_CONFIG` beats `nix.conf`, as `NIX_REMOTE` does not.
-fn nix_config(store: &Store, url: &str) -> OsString {
-    let mut config = std::env::var_os("NIX_CONFIG").unwrap_or_default();
+/// How Nix is told of the store: by which variable, and its value.
+///
+/// `NIX_CONFIG` has what it has already, then the settings of this store. Of two settings of one name
+/// the last wins, and `NIX_CONFIG` beats `nix.conf`, as `NIX_REMOTE` does not. But such settings are
+/// passed on to a daemon below, which warns of each that is not for this user to set. Those of the
+/// system's configuration are not passed on, so that a store of one's own has them in a copy of that,
+/// unless the user's settings say which store it is.
+fn nix_settings(store: &Store, url: &str) -> (&'static str, OsString) {
+    let config = std::env::var_os("NIX_CONFIG").unwrap_or_default();
+    if let (Some(own), MetadataSource::Daemon { .. }) = (&store.own, &store.lower.source)
+        && !users_settings(&config).any(|text| sets_store(&text))
+    {
+        let directory = own.directory.join("conf");
+        match write_system_settings(&directory, &settings(store, url)) {
+            Ok(()) => return ("NIX_CONF_DIR", directory.into()),
+            Err(error) => super::print_warning(&Fault::new(format!(
+                "cannot write {}, so Nix's daemon may warn of settings: {error}",
+                show_path(&directory.join(NIX_CONF))
+            ))),
+        }
+    }
+    let mut config = config;
     if !config.is_empty() {
         config.push("\n");
     }
-    config.push(format!(
-        "store = {url}\nextra-experimental-features = {}\n",
-        store.experimental_features().join(" ")
-    ));
+    config.push(settings(store, url));
+    ("NIX_CONFIG", config)
+}
+
+/// The settings that have Nix open the store.
+fn settings(store: &Store, url: &str) -> String {
+    let features = store.experimental_features().join(" ");
+    let mut settings = format!("store = {url}\nextra-experimental-features = {features}\n");
     if !store.use_sqlite_wal {
-        config.push("use-sqlite-wal = false\n");
+        settings.push_str("use-sqlite-wal = false\n");
     }
-    config
+    settings
+}
+
+/// The texts of a user's own settings, as Nix finds them (`getUserConfigFiles` in its `settings.cc`).
+fn users_settings(config: &OsStr) -> impl Iterator<Item = Vec<u8>> {
+    let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let files: Vec<PathBuf> = match path("NIX_USER_CONF_FILES") {
+        Some(files) => std::env::split_paths(&files).collect(),
+        None => {
+            let own = path("XDG_CONFIG_HOME").map(PathBuf::from);
+            let home = path("HOME").map(|home| Path::new(&home).join(".config"));
+            let others = path("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".into());
+            let others: Vec<_> = std::env::split_paths(&others).collect();
+            let directories = own.or(home).into_iter().chain(others);
+            directories.map(|path| path.join("nix/nix.conf")).collect()
+        }
+    };
+    let read = |file: PathBuf| regular_file::read(&file, LONGEST_SETTINGS).ok();
+    std::iter::once(config.as_bytes().to_vec()).chain(files.into_iter().filter_map(read))
+}
+
+/// Whether settings of Nix say which store it is to use.
+fn sets_store(text: &[u8]) -> bool {
+    String::from_utf8_lossy(text).lines().any(|line| {
+        let mut words = line.split_ascii_whitespace();
+        words.next() == Some("store") && words.next() == Some("=")
+    })
+}
+
+/// Writes the system's configuration of Nix with these settings added.
+fn write_system_settings(directory: &Path, settings: &str) -> io::Result<()> {
+    let system = std::env::var_os("NIX_CONF_DIR").filter(|value| !value.is_empty());
+    let system = system.map_or_else(|| PathBuf::from("/etc/nix"), PathBuf::from);
+    let mut text = Vec::new();
+    if system != directory {
+        text.extend(b"!include ");
+        text.extend(system.join(NIX_CONF).as_os_str().as_bytes());
+        text.push(b'\n');
+    }
+    text.extend(settings.as_bytes());
+    let mut private = std::fs::DirBuilder::new();
+    private.recursive(true).mode(0o700).create(directory)?;
+    let directory = safe_path::open_directory(directory, Symlinks::Refuse)?;
+    atomic_file::replace(&directory, NIX_CONF, |file| file.write_all(&text))
 }

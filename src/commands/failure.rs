@@ -88,6 +88,11 @@ impl Failure {
         Failure::doing("cannot look at this machine", error)
     }
 
+    /// The machine would not do it, as that is told.
+    pub(super) fn of(fault: Fault) -> Failure {
+        Failure::machine(fault.what).remedy(fault.remedy)
+    }
+
     /// Says what fixes it.
     pub(super) fn remedy(self, remedy: impl Into<Remedy>) -> Failure {
         let remedy = remedy.into();

@@ -30,7 +30,8 @@ use crate::report::{
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> {
-    let super::Loaded { store, system } = load(&arguments.store, &RootArgument::default())?;
+    let loaded = load(&arguments.store, &RootArgument::default())?;
+    let super::Loaded { store, system } = super::private::inside(loaded)?;
     if !as_described(&store, &system)? {
         return Err(Failure::not_as_described(format!(
             "the store {} is not as described, so it is not collected",

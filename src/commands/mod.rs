@@ -9,6 +9,7 @@ mod gc;
 mod generate;
 mod new;
 mod plan;
+mod private;
 mod remount;
 mod schema;
 mod status;

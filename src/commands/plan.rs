@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use super::{Failure, load};
+use super::{Failure, load, private};
 use crate::apply;
 use crate::cli;
 use crate::observe::{self, Depth};
@@ -11,7 +11,7 @@ use crate::remedy::Fault;
 use crate::report::{self, Outcome, Report};
 
 pub(super) fn run(arguments: &cli::Plan, json: bool) -> Result<ExitCode, Failure> {
-    let loaded = load(&arguments.store, &arguments.root)?;
+    let loaded = private::beside(load(&arguments.store, &arguments.root)?)?;
     let observed =
         observe::observe(&loaded.system, &loaded.store, Depth::Up).map_err(Failure::observing)?;
     let mut report = Report::new(report::Command::Plan, &loaded.store.name);

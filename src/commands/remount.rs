@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{Failure, load};
+use super::{Failure, load, private};
 use crate::apply::remount;
 use crate::cli::{self, RootArgument, StoreArgument};
 use crate::config::names::REMOUNT_HOOK;
@@ -19,7 +19,7 @@ pub(super) fn run(arguments: &cli::Remount) -> Result<ExitCode, Failure> {
             let target = StoreArgument {
                 store: arguments.target.clone(),
             };
-            let loaded = load(&target, &RootArgument::default())?;
+            let loaded = private::inside(load(&target, &RootArgument::default())?)?;
             (loaded.system, loaded.store.real.value)
         }
     };

@@ -25,7 +25,8 @@ use crate::report::{
 use crate::warm::Roots;
 
 pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failure> {
-    let super::Loaded { store, system } = description::load(&arguments.store, &arguments.root)?;
+    let loaded = description::load(&arguments.store, &arguments.root)?;
+    let super::Loaded { store, system } = super::private::inside(loaded)?;
     let observed = observe::observe(&system, &store, Depth::Up).map_err(Failure::observing)?;
     // Remembered before the rows are read: what is warmed meanwhile has got its rows by then.
     let memory = Memory::read(&store);

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::status::mounted_since;
-use super::{Failure, Loaded, load, tell};
+use super::{Failure, Loaded, load, private, tell};
 use crate::apply::{End, Progress, SetUp};
 use crate::check::{self, Code, Finding, Severity};
 use crate::cli;
@@ -19,6 +19,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
     // Before `--root` changes what the socket's path means.
     let manager = ServiceManager::from_environment();
     let loaded = load(&arguments.store, &arguments.root)?;
+    private::refuse_own(&loaded.store)?;
     let set_up = SetUp {
         store: &loaded.store,
         system: &loaded.system,

@@ -4,9 +4,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{Failure, description};
+use super::{Failure, Loaded, load, private};
 use crate::apply::{self, Progress, Tell};
-use crate::cli;
+use crate::cli::{self, RootArgument};
 use crate::config::{Store, WarmAtUp};
 use crate::escape::show_path;
 use crate::linux::root::System;
@@ -22,7 +22,8 @@ use crate::warm::{self, Roots, Wanted, Warm, WarmError};
 const MOST_LINKS: usize = 32;
 
 pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure> {
-    let store = description::description(&arguments.store)?;
+    let loaded = load(&arguments.store, &RootArgument::default())?;
+    let Loaded { store, system } = private::inside(loaded)?;
     let mut report = WarmReport::new(&store.name);
     if arguments.forget {
         report.forgets = true;
@@ -37,7 +38,6 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
         roots: arguments.roots.clone(),
         keep: arguments.keep,
     };
-    let system = System::here().map_err(Failure::observing)?;
     let mut tell = |progress: Progress<'_>| super::tell(&progress, &ServiceManager::default());
     copy(&store, &system, &wanted, &mut report, None, &mut tell)?;
     report.print(json)?;

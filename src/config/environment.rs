@@ -26,6 +26,9 @@ pub struct Environment {
     /// the running program. Where there is none, it is the link that `up` makes in the state
     /// directory.
     pub remount_hook: Option<PathBuf>,
+    /// Where an ordinary user keeps stores of their own: what such a description leaves out is in a
+    /// directory there that has the store's name. Nothing for stores of the system.
+    pub own_stores: Option<PathBuf>,
 }
 
 /// What Nix opens as `auto` (source: `openStore`, the same in 2.26 and 2.34).

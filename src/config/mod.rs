@@ -8,6 +8,7 @@ mod given_paths;
 mod lower;
 mod mount_options;
 pub(crate) mod names;
+mod own;
 mod parameters;
 mod parts;
 mod path;
@@ -32,7 +33,7 @@ pub use environment::{Auto, Environment};
 pub use problem::Errors;
 pub(crate) use problem::Mistake;
 pub(crate) use quantity::{Age, Size};
-pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Setting, WarmAtUp, WhenIncomplete};
+pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Own, Setting, WarmAtUp, WhenIncomplete};
 pub use store::{MetadataSource, Store};
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
@@ -65,7 +66,11 @@ pub fn parse(
 ) -> Result<Store, Errors> {
     let (table, syntax) = DeTable::parse_recoverable(text);
     let mut problems = Vec::new();
-    let raw = RawStore::from_table(table.get_ref(), "", &mut problems);
+    let mut raw = RawStore::from_table(table.get_ref(), "", &mut problems);
+    let own = own::directory(name, &raw, environment);
+    if let Some(directory) = &own {
+        own::complete(&mut raw, directory);
+    }
     let mut lost = syntax.iter().filter(|error| !is_duplicate(error));
     let lost = lost.find_map(toml::de::Error::span).map(|span| span.start);
     let whole = syntax.iter().all(is_duplicate);
@@ -74,7 +79,7 @@ pub fn parse(
         !(problem.unknown_key && lost.is_some_and(|lost| problem.start() > lost))
     });
     problems.extend(syntax_problems(&syntax, &table, text));
-    let store = validate::validate(name, &raw, environment, whole, &mut problems);
+    let store = validate::validate(name, &raw, own, environment, whole, &mut problems);
     match store {
         Some(store) if problems.is_empty() => Ok(store),
         _ => Err(Errors::new(label, text, problems)),

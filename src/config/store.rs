@@ -64,6 +64,19 @@ pub struct Store {
     pub gc: Option<Gc>,
     /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
     pub parameters: Vec<(String, String)>,
+    /// What is particular about a store that is an ordinary user's own.
+    pub own: Option<Own>,
+}
+
+/// A store without `root` that is an ordinary user's own. Its merged store directory is where the
+/// system's own is, or would be, so that it can be mounted for this user's processes alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Own {
+    /// Where everything is that the description does not place.
+    pub directory: PathBuf,
+    /// The lower store directory, if the mount covers it: `lower.real` is then another place, at
+    /// which it shows in the namespaces of the set-up.
+    pub covered: Option<PathBuf>,
 }
 
 /// What becomes of the store's unit where the store is mounted and some of its objects are missing.
@@ -237,6 +250,12 @@ pub(super) fn memory(state: &Path) -> PathBuf {
 }
 
 impl Lower {
+    /// Has the lower store directory be at another path.
+    pub(super) fn show_at(&mut self, path: PathBuf) {
+        self.reference.set("real", path.as_os_str().as_bytes());
+        self.real = path;
+    }
+
     /// Whether the metadata source is one that Nix itself opens for writing although it lies below:
     /// a local or nested store that is not described as read-only.
     pub fn written_by_nix(&self) -> bool {

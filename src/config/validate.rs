@@ -6,6 +6,7 @@ use super::environment::Environment;
 use super::lower::{Resolver, read_path};
 use super::mount_options;
 use super::names::{PROGRAM, REMOUNT_HOOK};
+use super::own;
 use super::parts::{self, Places};
 use super::problem::{Problem, Span};
 use super::raw::{RawLower, RawStore};
@@ -30,6 +31,7 @@ pub(super) struct Reading<'a> {
 pub(super) fn validate(
     name: &str,
     raw: &RawStore,
+    own: Option<PathBuf>,
     environment: &Environment,
     whole: bool,
     problems: &mut Vec<Problem>,
@@ -38,11 +40,17 @@ pub(super) fn validate(
         environment,
         problems,
     };
-    reading.store(name, raw, whole)
+    reading.store(name, raw, own, whole)
 }
 
 impl Reading<'_> {
-    fn store(&mut self, name: &str, raw: &RawStore, whole: bool) -> Option<Store> {
+    fn store(
+        &mut self,
+        name: &str,
+        raw: &RawStore,
+        own: Option<PathBuf>,
+        whole: bool,
+    ) -> Option<Store> {
         let given = self.given_paths(raw);
         let daemon = self.daemon(raw.daemon.as_ref());
         let store = self.store_directory(given.store);
@@ -55,7 +63,7 @@ impl Reading<'_> {
         if whole {
             self.missing(raw);
         }
-        let (lower, upper_layer, workdir) = (lower?, given.upper_layer?, given.workdir?);
+        let (mut lower, upper_layer, workdir) = (lower?, given.upper_layer?, given.workdir?);
         // A root that was given and cannot be used leaves nothing that could follow from it.
         if raw.root.is_some() && given.root.is_none() {
             return None;
@@ -80,6 +88,7 @@ impl Reading<'_> {
             LOG_DIR,
         );
         let remount_hook = self.remount_hook(raw, &state);
+        let own = own.map(|directory| own::own(directory, &real, &mut lower));
         let mut store = Store {
             name: name.to_owned(),
             program: PROGRAM.into(),
@@ -114,6 +123,7 @@ impl Reading<'_> {
             warm,
             gc,
             parameters,
+            own,
         };
         // Otherwise Nix would never open the store; a finding says so.
         if !store.check_mount.given && !store.unmatchable_paths().is_empty() {

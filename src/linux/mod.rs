@@ -5,6 +5,7 @@ pub(crate) mod file_identity;
 pub(crate) mod held_paths;
 pub(crate) mod kernel_log;
 pub(crate) mod locks;
+pub(crate) mod mount_points;
 pub(crate) mod namespaces;
 pub(crate) mod processes;
 pub(crate) mod regular_file;

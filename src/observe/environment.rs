@@ -28,6 +28,34 @@ pub(crate) fn environment() -> Environment {
     environment
 }
 
+/// Where the user who runs this keeps the descriptions of stores of their own
+/// (`$XDG_CONFIG_HOME/overstore`). Root has none: what root does is not to depend on variables.
+pub(crate) fn own_descriptions() -> Option<PathBuf> {
+    own("XDG_CONFIG_HOME", ".config")
+}
+
+/// Where the user who runs this keeps stores of their own (`$XDG_STATE_HOME/overstore`), as for
+/// [`own_descriptions`].
+pub(crate) fn own_stores() -> Option<PathBuf> {
+    own("XDG_STATE_HOME", ".local/state")
+}
+
+/// A directory of overstore's by the XDG Base Directory Specification: a path that is not absolute
+/// counts as not set.
+fn own(base: &str, below_home: &str) -> Option<PathBuf> {
+    let user = rustix::process::geteuid();
+    if user.is_root() {
+        return None;
+    }
+    let absolute = |path: &PathBuf| path.is_absolute();
+    let base = variable(base).filter(absolute).or_else(|| {
+        let home = variable("HOME").filter(absolute);
+        let home = home.or_else(|| users::home(user.as_raw()))?;
+        Some(home.join(below_home))
+    })?;
+    Some(base.join("overstore"))
+}
+
 /// The environment of a system that is not running: no variables, and everything is opened by root,
 /// for whom `auto` is the local store. Take the hook before the root directory is changed.
 pub(crate) fn environment_of_target(remount_hook: Option<PathBuf>) -> Environment {

@@ -20,9 +20,9 @@ use std::io;
 use std::path::Path;
 
 pub(crate) use environment::{environment, environment_of_target};
-pub(crate) use environment::{hook, program_name};
+pub(crate) use environment::{hook, own_descriptions, own_stores, program_name};
 pub(crate) use facts::*;
-pub(crate) use set_up::{Member, member};
+pub(crate) use set_up::{Member, member, shows};
 
 use crate::config::Store;
 use crate::linux::root::System;

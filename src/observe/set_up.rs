@@ -70,7 +70,7 @@ pub(crate) fn member(system: &System, store: &Store, users: bool) -> Option<Memb
 }
 
 /// Whether a process's mount namespace has the store's overlay, by the text of the mount table.
-fn shows(system: &System, process: u32, store: &Store) -> bool {
+pub(crate) fn shows(system: &System, process: u32, store: &Store) -> bool {
     let content = processes::read(system, process, "mountinfo").unwrap_or_default();
     let mounts = MountInfo::parse_all(&content).unwrap_or_default();
     let stack = stack_at(&mounts, &store.real);

@@ -55,6 +55,7 @@ mod nixos_running;
 mod nixos_whole;
 mod odd_files;
 mod outputs;
+mod own_store;
 mod parallel;
 mod reasons;
 mod remedies;

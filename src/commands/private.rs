@@ -1,0 +1,216 @@
+//! Private set-ups: a store in namespaces that only one user's processes are in.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::Path;
+
+use rustix::mount::mount_bind_recursive;
+
+use super::Loaded;
+use super::failure::Failure;
+use crate::apply::{DirectoryLock, End, Ended, Progress, SetUp};
+use crate::check::{self, Severity};
+use crate::config::{Own, Store};
+use crate::escape::show_path;
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Symlinks};
+use crate::linux::{mount_points, namespaces, processes};
+use crate::observe::{self, Member};
+use crate::plan::Allowed;
+use crate::remedy::{Fault, Remedy};
+use crate::report;
+use crate::systemd::notify::ServiceManager;
+
+/// Joins the set-up of the store that another process of this user is in, or makes namespaces for
+/// one.
+pub(super) fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
+    match observe::member(system, store, !can_mount) {
+        Some(member) => join(system, store, &member),
+        None => begin(system, store, can_mount),
+    }
+}
+
+/// A store that is an ordinary user's own is looked at in its set-up: from here on this process is in
+/// it. What keeps it from being set up is left to whoever looks. Other stores are as they are.
+///
+/// # Errors
+/// When its namespaces can neither be joined nor made.
+pub(super) fn inside(loaded: Loaded) -> Result<Loaded, Failure> {
+    if loaded.store.own.is_none() {
+        return Ok(loaded);
+    }
+    let _turn = turn(&loaded.system, &loaded.store).map_err(Failure::of)?;
+    let loaded = beside(loaded)?;
+    let Ended { upper_lock, .. } = run(&loaded.store, &loaded.system);
+    if let Some(lock) = upper_lock {
+        lock.leave_to_descendants().map_err(Failure::observing)?;
+    }
+    Ok(loaded)
+}
+
+/// As [`inside`], but the store is not set up where nobody has done so.
+///
+/// # Errors
+/// As for [`inside`].
+pub(super) fn beside(loaded: Loaded) -> Result<Loaded, Failure> {
+    let Loaded { store, system } = &loaded;
+    if store.own.is_none() {
+        return Ok(loaded);
+    }
+    let can_mount = namespaces::can_mount().unwrap_or(false);
+    enter(system, store, can_mount).map_err(Failure::of)?;
+    let system = System::here().map_err(Failure::observing)?;
+    Ok(Loaded { system, ..loaded })
+}
+
+/// A store that is an ordinary user's own is mounted for that user's processes alone.
+///
+/// # Errors
+/// If it is one.
+pub(super) fn refuse_own(store: &Store) -> Result<(), Failure> {
+    if store.own.is_none() {
+        return Ok(());
+    }
+    Err(Failure::refused(format!(
+        "{} is a store of your own, which is mounted for your processes alone, while they run",
+        store.name
+    ))
+    .remedy(Remedy::from(store.command(["exec"]))))
+}
+
+/// Moves this process into namespaces of its own, in which the parts of the store are where they are
+/// described.
+fn begin(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
+    if can_mount {
+        namespaces::private_mounts().map_err(|error| Fault::of(&error))?;
+    } else {
+        namespaces::private_user_and_mounts().map_err(|error| Fault::of(&error))?;
+    }
+    match &store.own {
+        Some(own) if !observe::shows(system, std::process::id(), store) => place(store, own),
+        _ => Ok(()),
+    }
+}
+
+/// Shows the lower store where the mount does not cover it, and makes a place for the mount.
+fn place(store: &Store, own: &Own) -> Result<(), Fault> {
+    if let Some(covered) = &own.covered {
+        let at = &store.lower.real;
+        let mut private = std::fs::DirBuilder::new();
+        private.recursive(true).mode(0o700);
+        private
+            .create(at)
+            .map_err(|error| doing("make", at, error))?;
+        mount_bind_recursive(covered, at)
+            .map_err(|error| doing("show the lower store at", at, error.into()))?;
+    }
+    let directory = std::env::current_dir();
+    mount_points::make(&store.real).map_err(|error| doing("make", &store.real, error))?;
+    match directory {
+        Ok(directory) => {
+            std::env::set_current_dir(&directory).map_err(|error| doing("go to", &directory, error))
+        }
+        // It was gone before.
+        Err(_) => Ok(()),
+    }
+}
+
+fn doing(what: &str, path: &Path, error: io::Error) -> Fault {
+    Fault::new(format!("cannot {what} {}: {error}", show_path(path)))
+}
+
+/// Waits until nobody else is between looking for a set-up of this store and having made one. What is
+/// locked has to be there before the store is, and to be nobody else's: a directory above.
+pub(super) fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLock>, Fault> {
+    let user = rustix::process::geteuid().as_raw();
+    let above = store.workdir.ancestors().skip(1);
+    let above = above.map(|path| safe_path::directory(path, Symlinks::Refuse));
+    let Some(above) = above.flatten().next() else {
+        return Ok(None);
+    };
+    if above.status().uid != user {
+        return Ok(None);
+    }
+    let mut tell = |holder: &str| {
+        super::tell(&Progress::Waiting(holder), &ServiceManager::default());
+    };
+    DirectoryLock::wait(&above, system, &mut tell)
+        .map(Some)
+        .map_err(|error| Fault::of(&error))
+}
+
+/// Joins the namespaces of a process, and its hold on the upper layer. The working directory is the
+/// one of that name there.
+fn join(system: &System, store: &Store, member: &Member) -> Result<(), Fault> {
+    let words = || processes::in_words(system, member.process);
+    let failed = |error: &dyn std::fmt::Display| {
+        Fault::new(format!("cannot join the set-up of {}: {error}", words()))
+    };
+    let directory = std::env::current_dir();
+    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
+        .map_err(|error| failed(&error))?;
+    let lock = member.share_lock(system, upper.status().identity.ino);
+    namespaces::join(&member.descriptor, member.users).map_err(|error| failed(&error))?;
+    let directory = directory.map_err(|error| failed(&error))?;
+    std::env::set_current_dir(&directory).map_err(|error| {
+        let directory = show_path(&directory);
+        Fault::new(format!(
+            "cannot go to {directory} in the set-up of {}: {error}",
+            words()
+        ))
+    })?;
+    match lock {
+        Some(lock) => DirectoryLock::from(lock)
+            .leave_to_descendants()
+            .map_err(|error| Fault::of(&error)),
+        // What runs there has closed all that it was left.
+        None => Ok(()),
+    }
+}
+
+/// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
+/// last process that is in them; until then those hold the upper layer's lock.
+pub(super) fn set_up(store: &Store) -> Result<(), Fault> {
+    // As it is in the new namespace.
+    let system = System::here().map_err(|error| Failure::observing(error).fault())?;
+    let Ended {
+        end, upper_lock, ..
+    } = run(store, &system);
+    let findings = match end {
+        End::Done(observed) => check::check(store, &observed),
+        End::Refused { findings, .. } => findings,
+        End::Failed(error) => return Err(Fault::of(&error)),
+    };
+    let errors: Vec<_> = findings
+        .into_iter()
+        .filter(|finding| finding.severity == Severity::Error)
+        .collect();
+    // Warned of, it goes on without some objects, as the store does that is up for everybody.
+    report::warn(&errors);
+    if errors
+        .iter()
+        .any(|finding| !finding.code.is_of_a_missing_object())
+    {
+        return Err(
+            Fault::new(format!("the store {} is not as described", store.name))
+                .remedy("follow what is printed above"),
+        );
+    }
+    match upper_lock {
+        Some(lock) => lock
+            .leave_to_descendants()
+            .map_err(|error| Fault::of(&error)),
+        // It was mounted already, for everybody.
+        None => Ok(()),
+    }
+}
+
+fn run(store: &Store, system: &System) -> Ended {
+    let set_up = SetUp {
+        store,
+        system,
+        allowed: Allowed::default(),
+        remember: false,
+    };
+    set_up.run(&mut |progress| super::tell(&progress, &ServiceManager::default()))
+}
