@@ -20,8 +20,8 @@ use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::layout::{self, DATABASE_FILE, RESERVED_SIZE};
 use crate::nix::schema;
 use crate::records::atomic_file;
-use crate::sqlite::hardening::expect_files;
-use crate::sqlite::{header, open};
+use crate::sqlite::header;
+use crate::sqlite::open::{self, OpenError};
 
 /// How long to wait for `big-lock` before saying so.
 const PATIENCE: Duration = Duration::from_secs(1);
@@ -137,10 +137,14 @@ impl Making {
         match self.open(DATABASE_FILE)? {
             None => self.write(DATABASE_FILE, &image),
             Some(file) if is_image(&file, &image).doing("read", &path)? => Ok(()),
-            Some(_) => {
-                expect_files(&self.directory, DATABASE_FILE).doing("use", &path)?;
-                complete(&path, self.wal).map_err(failed)
-            }
+            Some(_) => complete(&self.directory, self.wal).map_err(|error| match error {
+                OpenError::Io(source) => Error::Io {
+                    action: "use",
+                    path: path.clone(),
+                    source,
+                },
+                OpenError::Sqlite(source) => failed(source),
+            }),
         }
     }
 
@@ -210,11 +214,11 @@ fn is_image(file: impl AsFd, image: &[u8]) -> std::io::Result<bool> {
 
 /// Does to a database what Nix does to a new one: every statement of the schema leaves alone what is
 /// there.
-fn complete(path: &Path, wal: bool) -> rusqlite::Result<()> {
-    let connection = open::to_write(path, wal, BUSY)?;
+fn complete(directory: impl AsFd, wal: bool) -> Result<(), OpenError> {
+    let connection = open::to_write(directory, DATABASE_FILE, wal, BUSY)?;
     let journal_mode = if wal { "wal" } else { "truncate" };
     connection.pragma_update(None, "journal_mode", journal_mode)?;
     connection.pragma_update(None, "synchronous", "full")?;
     connection.execute_batch(schema::SQL)?;
-    connection.close().map_err(|(_, error)| error)
+    Ok(connection.close()?)
 }

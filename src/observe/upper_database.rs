@@ -1,17 +1,16 @@
 //! The upper database. It belongs to this store, so SQLite may lock it; nothing is written to it.
 
-use std::path::Path;
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode, Row};
 
 use crate::linux::regular_file;
-use crate::linux::safe_path::Symlinks;
+use crate::linux::safe_path::{Reached, Symlinks};
 use crate::nix::layout::DATABASE_FILE;
 use crate::nix::schema::{self, SchemaObject};
 use crate::observe::path::{self, Visited};
 use crate::observe::{DatabaseContent, DatabaseFacts, Depth, FileFacts};
-use crate::sqlite::hardening::{expect_files, is_ordinary_table};
+use crate::sqlite::hardening::is_ordinary_table;
 use crate::sqlite::header;
 use crate::sqlite::open::{self, OpenError};
 
@@ -47,12 +46,8 @@ pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> Datab
         schema: read_small(directory, "schema"),
         big_lock: path::file(directory, "big-lock"),
         reserved: path::file(directory, "reserved"),
-        content: look_inside.then(|| {
-            expect_files(directory, DATABASE_FILE)
-                .map_err(OpenError::from)
-                .and_then(|()| content(&directory.path().join(DATABASE_FILE), use_sqlite_wal))
-                .map_err(|error| error.to_string())
-        }),
+        content: look_inside
+            .then(|| content(directory, use_sqlite_wal).map_err(|error| error.to_string())),
         file,
     }
 }
@@ -63,10 +58,11 @@ fn read_small(directory: impl std::os::fd::AsFd, name: &str) -> Option<String> {
     Some(text.trim_end().to_owned())
 }
 
-fn content(path: &Path, use_sqlite_wal: bool) -> Result<DatabaseContent, OpenError> {
-    let wal =
-        header::has_write_ahead_log(&regular_file::open(path).map_err(std::io::Error::from)?)?;
-    let connection = open::to_read(path, use_sqlite_wal, BUSY_TIMEOUT)?;
+fn content(directory: &Reached, use_sqlite_wal: bool) -> Result<DatabaseContent, OpenError> {
+    let connection = open::to_read(directory, DATABASE_FILE, use_sqlite_wal, BUSY_TIMEOUT)?;
+    let file = regular_file::open_at(directory, DATABASE_FILE, Symlinks::Refuse)
+        .map_err(std::io::Error::from)?;
+    let wal = header::has_write_ahead_log(&file)?;
     let quick_check = quick_check(&connection)?;
     let schema = judge_schema(&connection)?;
     Ok(DatabaseContent {

@@ -2,6 +2,7 @@
 
 pub(crate) mod hardening;
 pub(crate) mod header;
+pub(crate) mod held;
 pub(crate) mod open;
 pub(crate) mod pending;
 pub(crate) mod snapshot;

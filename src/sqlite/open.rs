@@ -2,16 +2,16 @@
 //! `local-store.cc`. With other locks than Nix's, nothing would keep the two apart.
 
 use std::io;
-use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::os::fd::AsFd;
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::OpenFlags;
 
-use super::hardening::distrust;
+use super::hardening::{distrust, expect_files};
+use super::held::HeldConnection;
 use super::{header, pending};
-use crate::escape::percent_encode;
 use crate::linux::regular_file;
+use crate::linux::safe_path::Symlinks;
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,61 +24,61 @@ pub(crate) enum OpenError {
     Sqlite(#[from] rusqlite::Error),
 }
 
-/// Opens the database of a store to read it, in the way that leaves the fewest traces. Whoever does
-/// has looked at its files before ([`expect_files`](super::hardening::expect_files)).
-/// `use_sqlite_wal` is Nix's setting of that name, and `busy` how long others may keep the database
-/// locked.
+/// Opens the database called `name` in a directory that was walked, to read it, in the way that
+/// leaves the fewest traces. `use_sqlite_wal` is Nix's setting of that name, and `busy` how long
+/// others may keep the database locked.
 ///
 /// # Errors
-/// See [`OpenError`].
+/// See [`OpenError`]. One of its files being no regular file is an error, too.
 pub(crate) fn to_read(
-    path: &Path,
+    directory: impl AsFd,
+    name: &str,
     use_sqlite_wal: bool,
     busy: Duration,
-) -> Result<Connection, OpenError> {
+) -> Result<HeldConnection, OpenError> {
+    expect_files(&directory, name)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
-    Ok(if is_at_rest(path)? {
+    Ok(if is_at_rest(&directory, name)? {
         // Nobody has it open, and SQLite would make a log and its index just for us.
-        open(path, "?immutable=1", flags, true, busy)?
+        open(&directory, name, "?immutable=1", flags, true, busy)?
     } else {
-        open(path, "", flags, use_sqlite_wal, busy)?
+        open(&directory, name, "", flags, use_sqlite_wal, busy)?
     })
 }
 
 /// The same to write to a database that is there.
 ///
 /// # Errors
-/// When SQLite refuses.
+/// See [`OpenError`].
 pub(crate) fn to_write(
-    path: &Path,
+    directory: impl AsFd,
+    name: &str,
     use_sqlite_wal: bool,
     busy: Duration,
-) -> rusqlite::Result<Connection> {
+) -> Result<HeldConnection, OpenError> {
+    expect_files(&directory, name)?;
     let flags = OpenFlags::SQLITE_OPEN_READ_WRITE;
-    open(path, "", flags, use_sqlite_wal, busy)
+    Ok(open(&directory, name, "", flags, use_sqlite_wal, busy)?)
 }
 
 fn open(
-    path: &Path,
+    directory: impl AsFd,
+    name: &str,
     query: &str,
     access: OpenFlags,
     use_sqlite_wal: bool,
     busy: Duration,
-) -> rusqlite::Result<Connection> {
+) -> rusqlite::Result<HeldConnection> {
     let flags = access
         | OpenFlags::SQLITE_OPEN_NOFOLLOW
         | OpenFlags::SQLITE_OPEN_NO_MUTEX
         | OpenFlags::SQLITE_OPEN_URI;
-    let uri = format!(
-        "file:{}{query}",
-        percent_encode(path.as_os_str().as_bytes())
-    );
-    let connection = if use_sqlite_wal {
-        Connection::open_with_flags(uri, flags)?
-    } else {
+    let vfs = match use_sqlite_wal {
+        true => c"unix",
         // For file systems whose locks cannot be relied on.
-        Connection::open_with_flags_and_vfs(uri, flags, c"unix-dotfile")?
+        false => c"unix-dotfile",
     };
+    let connection = HeldConnection::open(directory.as_fd(), name, query, flags, vfs)?;
     connection.busy_timeout(busy)?;
     distrust(&connection)?;
     Ok(connection)
@@ -86,21 +86,18 @@ fn open(
 
 /// Whether a database has a write-ahead log with neither content nor the index that a process makes
 /// that opens it.
-fn is_at_rest(path: &Path) -> io::Result<bool> {
-    let database = regular_file::open(path)?;
-    if !header::has_write_ahead_log(&database)? {
-        return Ok(false);
-    }
-    let beside = |suffix: &str| {
-        let mut path = path.as_os_str().to_owned();
-        path.push(suffix);
-        match regular_file::open(Path::new(&path)).map_err(io::Error::from) {
-            Ok(file) => Ok(Some(file)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+fn is_at_rest(directory: impl AsFd, name: &str) -> io::Result<bool> {
+    let open = |suffix: &str| {
+        let name = format!("{name}{suffix}");
+        regular_file::open_at(&directory, name, Symlinks::Refuse).map_err(io::Error::from)
     };
-    if beside("-shm")?.is_some() {
+    let beside = |suffix: &str| match open(suffix) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    };
+    let database = open("")?;
+    if !header::has_write_ahead_log(&database)? || beside("-shm")?.is_some() {
         return Ok(false);
     }
     let log = beside("-wal")?;

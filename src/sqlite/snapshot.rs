@@ -12,7 +12,7 @@ use super::header;
 use crate::escape::show_path;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::regular_file;
-use crate::linux::safe_path::Symlinks;
+use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::remedy::{HasRemedy, Remedy};
 use crate::sqlite::wal::{HEADER as LOG_HEADER, Log, read_full};
 
@@ -118,8 +118,9 @@ impl Snapshot {
     /// # Errors
     /// See [`SnapshotError`].
     pub(crate) fn take(path: &Path) -> Result<Self, SnapshotError> {
-        refuse_unfinished(path)?;
-        let (mark, database, log_file) = Mark::take_settled(path)?;
+        let files = Files::of(path)?;
+        files.refuse_unfinished()?;
+        let (mark, database, log_file) = Mark::take_settled(&files)?;
         let not_a_database = |what| SnapshotError::NotADatabase {
             path: path.to_owned(),
             what,
@@ -170,8 +171,9 @@ impl Snapshot {
         };
         // By path again: another file may have taken its place, and a network file system asks
         // its server when a file is opened.
-        let (mark, ..) = Mark::take(&self.path).map_err(|_| changed())?;
-        refuse_unfinished(&self.path).map_err(|_| changed())?;
+        let files = Files::of(&self.path).map_err(|_| changed())?;
+        let (mark, ..) = Mark::take(&files).map_err(|_| changed())?;
+        files.refuse_unfinished().map_err(|_| changed())?;
         // A log that was empty may have begun: it is appended to, the database is as it was.
         if mark.database == self.mark.database
             && mark.header == self.mark.header
@@ -234,8 +236,8 @@ impl Snapshot {
 impl Mark {
     /// A mark from which every later change differs: writing moves the modification time, once
     /// the clock that it is taken from has moved.
-    fn take_settled(path: &Path) -> Result<(Self, File, Option<File>), SnapshotError> {
-        let (mut mark, mut database, mut log) = Self::take(path)?;
+    fn take_settled(files: &Files<'_>) -> Result<(Self, File, Option<File>), SnapshotError> {
+        let (mut mark, mut database, mut log) = Self::take(files)?;
         for _ in 0..SETTLE_TRIES {
             let (seconds, nanoseconds) = mark.database.modified;
             let age = SystemTime::UNIX_EPOCH
@@ -250,25 +252,26 @@ impl Mark {
             }
             thread::sleep(SETTLED);
             let earlier = mark;
-            (mark, database, log) = Self::take(path)?;
+            (mark, database, log) = Self::take(files)?;
             if mark == earlier {
                 return Ok((mark, database, log));
             }
         }
         Err(SnapshotError::Changed {
-            path: path.to_owned(),
+            path: files.path.to_owned(),
         })
     }
 
-    fn take(path: &Path) -> Result<(Self, File, Option<File>), SnapshotError> {
+    fn take(files: &Files<'_>) -> Result<(Self, File, Option<File>), SnapshotError> {
         let io = |path: &Path| {
             let path = path.to_owned();
             move |source| SnapshotError::Io { path, source }
         };
+        let path = files.path;
         let log_path = beside(path, "-wal");
         // The log first: whoever moves it into the database in between changes the database,
         // which is then read (and marked) as it is after that.
-        let log_file = match open(&log_path) {
+        let log_file = match files.open("-wal") {
             Ok(file) => Some(file),
             Err(error) if error.kind() == io::ErrorKind::NotFound => None,
             Err(error) => return Err(io(&log_path)(error)),
@@ -282,7 +285,7 @@ impl Mark {
                 log = Some((FileIdentity::from(&metadata), header));
             }
         }
-        let database = open(path).map_err(io(path))?;
+        let database = files.open("").map_err(io(path))?;
         let metadata = database.metadata().map_err(io(path))?;
         let mut header = [0; header::SIZE];
         read_full(&database, &mut header, 0).map_err(io(path))?;
@@ -299,40 +302,68 @@ impl Mark {
     }
 }
 
-/// Refuses a database whose rollback journal has to be played back first.
-fn refuse_unfinished(path: &Path) -> Result<(), SnapshotError> {
-    let journal = beside(path, "-journal");
-    let file = match open(&journal) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(source) => {
-            return Err(SnapshotError::Io {
-                path: journal,
-                source,
-            });
-        }
-    };
-    let mut magic = [0; JOURNAL_MAGIC];
-    // An emptied or zeroed journal is a finished one.
-    let filled = read_full(&file, &mut magic, 0).map_err(|source| SnapshotError::Io {
-        path: journal.clone(),
-        source,
-    })?;
-    if magic[..filled].iter().any(|byte| *byte != 0) {
-        return Err(SnapshotError::Unfinished {
-            path: path.to_owned(),
-            journal,
-        });
-    }
-    Ok(())
+/// A database and what SQLite keeps beside it, in one directory that was walked: what is read is not
+/// the one file of this directory and the other of that.
+struct Files<'p> {
+    /// The path of the database.
+    path: &'p Path,
+    directory: Reached,
 }
 
-/// Opens a regular file for reading, which its directory's owner cannot have be somebody else's.
-fn open(path: &Path) -> io::Result<File> {
-    Ok(regular_file::open_walked(
-        &std::path::absolute(path)?,
-        Symlinks::Follow,
-    )?)
+impl<'p> Files<'p> {
+    fn of(path: &'p Path) -> Result<Self, SnapshotError> {
+        let walk = || {
+            let whole = std::path::absolute(path)?;
+            let directory = whole.parent().unwrap_or(Path::new("/"));
+            Ok(safe_path::directory(directory, Symlinks::Follow)?)
+        };
+        match walk() {
+            Ok(directory) => Ok(Self { path, directory }),
+            Err(source) => Err(SnapshotError::Io {
+                path: path.to_owned(),
+                source,
+            }),
+        }
+    }
+
+    /// Opens a regular file for reading, which its directory's owner cannot have be somebody else's.
+    fn open(&self, suffix: &str) -> io::Result<File> {
+        let path = beside(self.path, suffix);
+        let name = path.file_name().ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(regular_file::open_walked_below(
+            &self.directory,
+            Path::new(name),
+            Symlinks::Follow,
+        )?)
+    }
+
+    /// Refuses a database whose rollback journal has to be played back first.
+    fn refuse_unfinished(&self) -> Result<(), SnapshotError> {
+        let journal = beside(self.path, "-journal");
+        let file = match self.open("-journal") {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(source) => {
+                return Err(SnapshotError::Io {
+                    path: journal,
+                    source,
+                });
+            }
+        };
+        let mut magic = [0; JOURNAL_MAGIC];
+        // An emptied or zeroed journal is a finished one.
+        let filled = read_full(&file, &mut magic, 0).map_err(|source| SnapshotError::Io {
+            path: journal.clone(),
+            source,
+        })?;
+        if magic[..filled].iter().any(|byte| *byte != 0) {
+            return Err(SnapshotError::Unfinished {
+                path: self.path.to_owned(),
+                journal,
+            });
+        }
+        Ok(())
+    }
 }
 
 /// The path of a file that SQLite keeps beside a database.

@@ -1,6 +1,6 @@
 //! Lets SQLite read a [`Snapshot`] as if it were a database file that never changes.
 //!
-//! This is the package's only module with `unsafe` code: SQLite's interface to file systems is a
+//! Beside `held`, this is the package's only module with `unsafe` code: SQLite's interface to file systems is a
 //! table of C functions, and rusqlite has no safe form of it. The crates that have one need
 //! libclang to build (sqlite-plugin) or are no longer kept (sqlite-vfs).
 #![allow(unsafe_code)]

@@ -3,7 +3,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{CachedStatement, Connection, OptionalExtension, Transaction};
+use rusqlite::{CachedStatement, OptionalExtension, Transaction};
 use rustix::fs::{FlockOperation, Mode, OFlags};
 
 use super::ids::runs;
@@ -14,8 +14,9 @@ use crate::nix::layout::DATABASE_FILE;
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
-use crate::sqlite::hardening::{expect_files, is_ordinary_table};
-use crate::sqlite::open;
+use crate::sqlite::hardening::is_ordinary_table;
+use crate::sqlite::held::HeldConnection;
+use crate::sqlite::open::{self, OpenError};
 use crate::warm::WarmError;
 use crate::warm::outputs::Objects;
 
@@ -35,7 +36,7 @@ const CACHE: i64 = 16 << 10;
 #[derive(Debug)]
 pub(super) struct Upper {
     path: PathBuf,
-    pub(super) connection: Connection,
+    pub(super) connection: HeldConnection,
     /// Shared, as Nix holds it while it has the store open.
     _big_lock: File,
 }
@@ -52,9 +53,8 @@ impl Upper {
         let big_lock =
             lock(&walked).map_err(|error| unusable(&directory.join("big-lock"))(error.into()))?;
         let path = walked.path().join(DATABASE_FILE);
-        expect_files(&walked, DATABASE_FILE).map_err(unusable(&path))?;
         let open = || {
-            let connection = open::to_write(&path, use_sqlite_wal, BUSY)?;
+            let connection = open::to_write(&walked, DATABASE_FILE, use_sqlite_wal, BUSY)?;
             connection.pragma_update(None, "foreign_keys", false)?;
             // What is reported as done survives a power cut.
             connection.pragma_update(None, "synchronous", "full")?;
@@ -62,9 +62,12 @@ impl Upper {
             connection.pragma_update(None, "wal_autocheckpoint", AUTOCHECKPOINT)?;
             Ok(connection)
         };
-        let connection = open().map_err(|source| WarmError::Upper {
-            path: path.clone(),
-            source,
+        let connection = open().map_err(|error| match error {
+            OpenError::Io(source) => unusable(&path)(source),
+            OpenError::Sqlite(source) => WarmError::Upper {
+                path: path.clone(),
+                source,
+            },
         })?;
         let upper = Self {
             path,
