@@ -34,7 +34,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         }
     }
     let mut findings = Vec::new();
-    findings.extend(rule.version(facts.schema.as_deref()));
+    findings.extend(rule.version(&facts.schema, observed));
     findings.extend(rule.permissions(observed));
     match &facts.content {
         None => {}
@@ -86,30 +86,43 @@ impl Rule<'_> {
             .remedy(self.restore())
     }
 
-    fn version(&self, schema: Option<&str>) -> Option<Finding> {
-        let (actual, remedy): (_, Remedy) = match schema.map(str::parse::<u32>) {
-            Some(Ok(version)) if version <= VERSION => return None,
-            Some(Ok(version)) => (
+    fn version(
+        &self,
+        schema: &Result<Option<String>, String>,
+        observed: &Observed,
+    ) -> Option<Finding> {
+        let file = self.store.state.join("db/schema");
+        let write = command!["sh", "-c", format!("printf {VERSION} >\"$0\""), &file];
+        let schema = schema.as_ref().map(Option::as_deref);
+        let (actual, remedy): (_, Remedy) = match schema.map(|text| text.map(str::parse::<u32>)) {
+            Ok(Some(Ok(version))) if version <= VERSION => return None,
+            Ok(Some(Ok(version))) => (
                 format!("version {version}"),
                 "use the version of Nix that made it, and an overstore that knows it".into(),
             ),
-            Some(Err(_)) => (
-                format!("`{}`", show(schema.unwrap_or_default().as_bytes())),
-                Remedy::from(command![
-                    "sh",
-                    "-c",
-                    format!("printf {VERSION} >\"$0\""),
-                    self.store.state.join("db/schema")
-                ]),
+            Ok(Some(Err(_))) => (
+                format!(
+                    "`{}`",
+                    show(schema.ok().flatten().unwrap_or_default().as_bytes())
+                ),
+                Remedy::from(write),
             ),
-            None => (
+            Ok(None) => (
                 "no schema file: its making was interrupted".to_owned(),
                 up(self.store).into(),
             ),
+            Err(why) if observed.machine.uid != 0 => {
+                return Some(path::not_checked(Part::UpperDatabase, &file, why));
+            }
+            Err(why) => (
+                format!("a file `schema` that cannot be read: {why}"),
+                Remedy::say("see what is there; move it away and write the version anew")
+                    .run(command!["ls", "-ld", &file]),
+            ),
         };
         let code = match schema {
-            Some(_) => Code::SchemaUnknown,
-            None => Code::SchemaIncomplete,
+            Ok(None) => Code::SchemaIncomplete,
+            _ => Code::SchemaUnknown,
         };
         Some(
             self.finding(code)

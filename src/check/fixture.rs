@@ -99,7 +99,7 @@ pub(crate) fn observed(store: &Store) -> Observed {
         },
         database: DatabaseFacts {
             file: file(0o644, 65536),
-            schema: Some("10".to_owned()),
+            schema: Ok(Some("10".to_owned())),
             big_lock: file(0o600, 0),
             reserved: file(0o600, layout::RESERVED_SIZE),
             content: Some(Ok(DatabaseContent {
@@ -135,7 +135,7 @@ pub(crate) fn untouched(store: &Store) -> Observed {
     observed.state.iter_mut().for_each(missing);
     observed.database = DatabaseFacts {
         file: FileFacts::Missing,
-        schema: None,
+        schema: Ok(None),
         big_lock: FileFacts::Missing,
         reserved: FileFacts::Missing,
         content: None,

@@ -474,7 +474,7 @@ mod tests {
         };
         if database == Database::Missing {
             observed.database.file = FileFacts::Missing;
-            observed.database.schema = None;
+            observed.database.schema = Ok(None);
             observed.database.content = None;
         }
         (store, observed)

@@ -386,9 +386,10 @@ rules! {
         observed.database.big_lock = FileFacts::File { mode: 0o600, uid: 1000, gid: 0, size: 0 };
     };
     database_not_looked_into = [], |_, observed| observed.database.content = None;
-    schema_newer = ["schema-unknown"], |_, observed| observed.database.schema = Some("11".to_owned());
-    schema_no_number = ["schema-unknown"], |_, observed| observed.database.schema = Some("\u{1b}[31m".to_owned());
-    schema_missing = ["schema-incomplete"], |_, observed| observed.database.schema = None;
+    schema_newer = ["schema-unknown"], |_, observed| observed.database.schema = Ok(Some("11".to_owned()));
+    schema_no_number = ["schema-unknown"], |_, observed| observed.database.schema = Ok(Some("\u{1b}[31m".to_owned()));
+    schema_missing = ["schema-incomplete"], |_, observed| observed.database.schema = Ok(None);
+    schema_unreadable = ["schema-unknown"], |_, observed| observed.database.schema = Err("expected a regular file, found a named pipe".to_owned());
     schema_incomplete = ["schema-incomplete"], |_, observed| {
         content(observed).schema.missing = vec!["trigger DeleteSelfRefs".to_owned()];
         content(observed).schema.altered = vec!["table Refs".to_owned()];

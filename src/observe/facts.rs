@@ -381,8 +381,8 @@ pub enum Recorded {
 pub struct DatabaseFacts {
     /// `db.sqlite`.
     pub file: FileFacts,
-    /// The content of the `schema` file, if it is there.
-    pub schema: Option<String>,
+    /// The content of the `schema` file, if it is there; or why that cannot be told.
+    pub schema: Result<Option<String>, String>,
     /// `big-lock`.
     pub big_lock: FileFacts,
     /// `reserved`.

@@ -34,8 +34,11 @@ pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> Datab
         return DatabaseFacts {
             big_lock: file.clone(),
             reserved: file.clone(),
+            schema: match &file {
+                FileFacts::Missing => Ok(None),
+                _ => Err("it cannot be reached".to_owned()),
+            },
             file,
-            schema: None,
             content: None,
         };
     };
@@ -52,10 +55,17 @@ pub(super) fn observe(db: &Visited, use_sqlite_wal: bool, depth: Depth) -> Datab
     }
 }
 
-fn read_small(directory: impl std::os::fd::AsFd, name: &str) -> Option<String> {
-    let content = regular_file::read_at(directory, name, Symlinks::Refuse, LONGEST_SMALL).ok()?;
-    let text = String::from_utf8(content).ok()?;
-    Some(text.trim_end().to_owned())
+/// The text of a small file, if it is there.
+fn read_small(directory: &Reached, name: &str) -> Result<Option<String>, String> {
+    let read = regular_file::read_at(directory, name, Symlinks::Refuse, LONGEST_SMALL);
+    match read.map_err(std::io::Error::from) {
+        // What is not UTF-8 is no number either, and is shown so.
+        Ok(content) => Ok(Some(
+            String::from_utf8_lossy(&content).trim_end().to_owned(),
+        )),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
 }
 
 fn content(directory: &Reached, use_sqlite_wal: bool) -> Result<DatabaseContent, OpenError> {

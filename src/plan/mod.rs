@@ -281,7 +281,7 @@ impl Planning<'_> {
                 });
             }
         }
-        let unfinished = observed.database.schema.is_none()
+        let unfinished = observed.database.schema == Ok(None)
             || matches!(
                 observed.database.file,
                 FileFacts::Missing | FileFacts::File { size: 0, .. }

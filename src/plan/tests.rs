@@ -95,10 +95,16 @@ fn what_is_there_is_kept() {
 #[test]
 fn what_an_interrupted_run_left_is_finished() {
     let begun = |observed: &mut Observed| {
-        observed.database.schema = None;
+        observed.database.schema = Ok(None);
         observed.database.file = file(0o644, 4096);
     };
     insta::assert_snapshot!("database_begun", mended(false, begun));
+    // What cannot be read tells nothing of an interruption.
+    let unreadable = |observed: &mut Observed| {
+        observed.database.schema = Err("Permission denied".to_owned());
+    };
+    let planned = mended(false, unreadable);
+    assert!(!planned.contains("make"), "{planned}");
     let links = |observed: &mut Observed| {
         unmounted(observed);
         observed.upper_layer.links = Links::Transparent;
@@ -202,7 +208,7 @@ fn obstacles_are_told_before_anything_is_done() {
             observed.state[0].found = Found::Other("a file")
         }),
         ("schema-unknown", |observed| {
-            observed.database.schema = Some("11".to_owned())
+            observed.database.schema = Ok(Some("11".to_owned()))
         }),
         ("database-unreadable", |observed| {
             observed.database.file = FileFacts::Other("a directory".into())

@@ -123,6 +123,14 @@ fn files_that_are_none() {
                 hostile.run(&format!("rm {name}; {other} {name}"), command);
             }
         }
+        // What cannot be read is no reason to make a new database.
+        let damage = format!("rm schema; {other} schema");
+        let check = hostile.run(&damage, COMMANDS[CHECK]);
+        assert!(check.stdout().contains("[schema-unknown]"), "{check}");
+        let plan = hostile.run(&damage, &["plan", "example"]);
+        assert!(!plan.stdout().contains("upper database"), "{plan}");
+        let up = hostile.run(&damage, COMMANDS[UP]);
+        assert_eq!(up.code(), Some(1), "{up}");
         // What a making that was interrupted has left is taken up.
         let damage = format!("rm schema; rm -f db.sqlite*; {other} db.sqlite");
         hostile.run(&damage, COMMANDS[UP]);
