@@ -128,7 +128,7 @@ fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failu
     }
     let done = AtomicBool::new(false);
     let found = thread::scope(|scope| {
-        scope.spawn(|| {
+        let watching = thread::Builder::new().spawn_scoped(scope, || {
             while !done.load(Ordering::Relaxed) {
                 if interrupted.load(Ordering::Relaxed) {
                     progress.stop.store(true, Ordering::Relaxed);
@@ -138,10 +138,12 @@ fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failu
                 thread::sleep(Duration::from_millis(50));
             }
         });
+        // Without it, an interrupt would not end it.
+        watching.map_err(|error| Failure::doing("cannot start a thread", error))?;
         let found = compare::contents(store, lower, &progress);
         done.store(true, Ordering::Relaxed);
-        found
-    });
+        Ok::<_, Failure>(found)
+    })?;
     bar.finish_and_clear();
     for signal in signals {
         signal_hook::low_level::unregister(signal?);

@@ -40,6 +40,7 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
         Ok(TakenDown::NotOurs(fault)) => report.fail(fault),
         Err(error) => report.fail(Fault::of(&error)),
     }
+    super::warn_if_deaf(&manager);
     super::finish(&report, json)
 }
 

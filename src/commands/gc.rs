@@ -105,6 +105,7 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         });
     }
     report.print(json)?;
+    super::warn_if_deaf(&manager);
     Ok(ExitCode::from(report.outcome.exit_code()))
 }
 

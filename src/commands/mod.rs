@@ -143,6 +143,13 @@ fn tell(progress: &Progress<'_>, manager: &ServiceManager) {
     }
 }
 
+/// Says where the service manager has not heard how far this is: nothing depends on that.
+fn warn_if_deaf(manager: &ServiceManager) {
+    if let Err(deaf) = manager.has_heard() {
+        print_warning(&deaf.to_string());
+    }
+}
+
 /// Prints a warning to standard error.
 fn print_warning(fault: &Fault) {
     let style = anstyle::AnsiColor::Yellow.on_default().bold();

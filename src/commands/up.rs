@@ -61,6 +61,9 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         _ => manager.status(&summary),
     }
     let code = super::finish(&report, json)?;
+    manager.has_heard().map_err(|deaf| {
+        Failure::machine(deaf).remedy("see why it does not read from its notification socket")
+    })?;
     Ok(match starts {
         true => ExitCode::SUCCESS,
         false => code,

@@ -1,5 +1,6 @@
 //! Whether the objects are what the databases say: their NAR hashes, computed again.
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -97,7 +98,7 @@ struct Objects {
     database: PathBuf,
     directory: StoreDirectory,
     /// The upper layer, then the lower store directory.
-    layers: [OwnedFd; 2],
+    layers: [Layer; 2],
     /// Whether those that only the lower store directory holds belong to them.
     lower: bool,
 }
@@ -131,32 +132,50 @@ impl Objects {
 
     /// Whether a layer has an object of its own, not a whiteout.
     fn holds(&self, layer: usize, path: &StorePath) -> bool {
-        let layer = &self.layers[layer];
+        let layer = &self.layers[layer].directory;
         rustix::fs::statat(layer, path.as_str(), AtFlags::SYMLINK_NOFOLLOW)
             .is_ok_and(|stat| !markers::is_whiteout_stat(&stat))
     }
 
     /// Hashes them all: how many were, and those that are not what their rows say.
     fn hash(&self, progress: &Progress) -> Result<(u64, Vec<Damaged>), AcrossError> {
-        let hashed = AtomicU64::new(0);
-        let damaged = Mutex::new(Vec::new());
         let (sender, receiver) = sync_channel(QUEUE);
-        let receiver = Mutex::new(receiver);
+        let work = Work {
+            jobs: Mutex::new(receiver),
+            layers: &self.layers,
+            progress,
+            hashed: AtomicU64::new(0),
+            damaged: Mutex::default(),
+            failed: Mutex::default(),
+            stop: AtomicBool::new(false),
+        };
         let workers = thread::available_parallelism().map_or(1, usize::from);
         thread::scope(|scope| {
-            for _ in 0..workers {
-                scope.spawn(|| work(&receiver, &self.layers, progress, &hashed, &damaged));
+            for number in 0..workers {
+                let started = thread::Builder::new().spawn_scoped(scope, || work.run());
+                match started {
+                    Err(error) if number == 0 => return Err(AcrossError::Thread(error)),
+                    // Fewer do it as well.
+                    Err(_) => break,
+                    Ok(_) => {}
+                }
             }
             let result = self.each(|job, _| {
                 // Workers end only after the sender is gone.
                 let _ = sender.send(job);
             });
             drop(sender);
-            result
+            Ok(result?)
         })?;
-        let mut damaged = damaged.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let failed = work.failed.into_inner();
+        if let Some((object, source)) = failed.unwrap_or_else(PoisonError::into_inner) {
+            let path = show_path(&object).into_owned();
+            return Err(AcrossError::Layer { path, source });
+        }
+        let damaged = work.damaged.into_inner();
+        let mut damaged = damaged.unwrap_or_else(PoisonError::into_inner);
         damaged.sort_by(|one: &Damaged, other| one.path.cmp(&other.path));
-        Ok((hashed.into_inner(), self.still_expected(damaged)?))
+        Ok((work.hashed.into_inner(), self.still_expected(damaged)?))
     }
 
     /// Those whose row is still as it was: somebody may have collected an object, or added it again,
@@ -175,48 +194,89 @@ impl Objects {
     }
 }
 
-fn work(
-    jobs: &Mutex<Receiver<Job>>,
-    layers: &[OwnedFd; 2],
-    progress: &Progress,
-    hashed: &AtomicU64,
-    damaged: &Mutex<Vec<Damaged>>,
-) {
-    let go_on = |bytes| {
-        progress.bytes.fetch_add(bytes, Ordering::Relaxed);
-        !progress.stop.load(Ordering::Relaxed)
-    };
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(job) = job else { return };
-        if !go_on(0) {
-            // The queue is emptied, so that its other end does not wait.
-            continue;
-        }
-        let layer = &layers[usize::from(!job.upper)];
-        let actual = nar::hash(layer.as_fd(), job.path.as_str(), &go_on);
-        if !go_on(0) {
-            continue;
-        }
-        hashed.fetch_add(1, Ordering::Relaxed);
-        let actual = match actual {
-            Ok((hash, _)) if hash == job.expected => continue,
-            Ok((hash, _)) => Ok(hash),
-            Err(error) => Err(error.to_string()),
+/// What the workers share.
+struct Work<'a> {
+    jobs: Mutex<Receiver<Job>>,
+    layers: &'a [Layer; 2],
+    progress: &'a Progress,
+    hashed: AtomicU64,
+    damaged: Mutex<Vec<Damaged>>,
+    /// An object that this machine would not read, and why: that says nothing of the object.
+    failed: Mutex<Option<(PathBuf, io::Error)>>,
+    /// Set with it.
+    stop: AtomicBool,
+}
+
+impl Work<'_> {
+    fn run(&self) {
+        let go_on = |bytes| {
+            self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
+            !self.progress.stop.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed)
         };
-        let mut damaged = damaged.lock().unwrap_or_else(PoisonError::into_inner);
-        damaged.push(Damaged {
-            path: job.path,
-            upper: job.upper,
-            expected: job.expected,
-            actual,
-        });
+        loop {
+            let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);
+            let Ok(job) = jobs.recv() else { return };
+            drop(jobs);
+            if !go_on(0) {
+                // The queue is emptied, so that its other end does not wait.
+                continue;
+            }
+            let layer = &self.layers[usize::from(!job.upper)];
+            let actual = nar::hash(layer.directory.as_fd(), job.path.as_str(), &go_on);
+            if !go_on(0) {
+                continue;
+            }
+            self.hashed.fetch_add(1, Ordering::Relaxed);
+            let actual = match actual {
+                Ok((hash, _)) if hash == job.expected => continue,
+                Ok((hash, _)) => Ok(hash),
+                Err(error) if tells_of_damage(&error) => Err(error.to_string()),
+                Err(error) => {
+                    let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                    failed.get_or_insert((layer.path.join(job.path.as_str()), error));
+                    self.stop.store(true, Ordering::Relaxed);
+                    continue;
+                }
+            };
+            let mut damaged = self.damaged.lock().unwrap_or_else(PoisonError::into_inner);
+            damaged.push(Damaged {
+                path: job.path,
+                upper: job.upper,
+                expected: job.expected,
+                actual,
+            });
+        }
     }
 }
 
-fn open(path: &Path) -> Result<OwnedFd, AcrossError> {
-    safe_path::open_directory(path, Symlinks::Follow).map_err(|source| AcrossError::Layer {
-        path: show_path(path).into_owned(),
-        source,
-    })
+/// Whether an error of reading an object is the object's, or its disk's: all others (no descriptors,
+/// no memory, no permission) are of this machine or of who runs this.
+fn tells_of_damage(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    let of_disk = [Errno::IO, Errno::UCLEAN, Errno::BADMSG, Errno::NODATA];
+    matches!(
+        error.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof | io::ErrorKind::NotFound
+    ) || error
+        .raw_os_error()
+        .is_some_and(|number| of_disk.iter().any(|errno| errno.raw_os_error() == number))
+}
+
+/// One of the layers.
+struct Layer {
+    path: PathBuf,
+    directory: OwnedFd,
+}
+
+fn open(path: &Path) -> Result<Layer, AcrossError> {
+    match safe_path::open_directory(path, Symlinks::Follow) {
+        Ok(directory) => Ok(Layer {
+            path: path.to_owned(),
+            directory,
+        }),
+        Err(source) => Err(AcrossError::Layer {
+            path: show_path(path).into_owned(),
+            source,
+        }),
+    }
 }

@@ -107,6 +107,9 @@ pub enum AcrossError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// No thread could be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] std::io::Error),
 }
 
 impl HasRemedy for AcrossError {

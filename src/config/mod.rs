@@ -22,8 +22,6 @@ mod url;
 mod validate;
 mod warm;
 
-use std::collections::BTreeSet;
-
 use toml::de::{DeTable, DeValue};
 
 use problem::Problem;
@@ -157,17 +155,24 @@ fn syntax_problems(
     let mut errors: Vec<_> = errors.iter().collect();
     errors.sort_by_key(start);
     let mut problems = Vec::new();
-    let mut lines = BTreeSet::new();
+    // The beginning of the last error's line, and how many lines have errors.
+    let (mut last, mut lines) = (None, 0);
+    let (mut looked_at, mut line) = (0, None);
     for error in errors {
         let start = start(&error);
-        let before = text.get(..start).unwrap_or(text);
-        let first_of_line = lines.insert(before.matches('\n').count());
-        if is_duplicate(error) || (first_of_line && lines.len() <= MOST_LINES) {
+        let since = text.get(looked_at..start).unwrap_or_default();
+        line = since.rfind('\n').map(|at| looked_at + at).or(line);
+        looked_at = start;
+        let first_of_line = last.replace(line) != Some(line);
+        lines += usize::from(first_of_line);
+        if is_duplicate(error) || (first_of_line && lines <= MOST_LINES) {
+            // Where a key was given first is looked for in the whole file.
+            let table = (problems.len() < problem::MOST_TOLD).then_some(table);
             problems.push(syntax_problem(error, table, text));
         }
     }
-    if lines.len() > MOST_LINES {
-        let more = lines.len() - MOST_LINES;
+    if lines > MOST_LINES {
+        let more = lines - MOST_LINES;
         problems.push(
             Problem::new(format!("{more} more lines are not TOML"))
                 .help("is it another file? `overstore new` prints one to start from"),
@@ -178,7 +183,7 @@ fn syntax_problems(
 
 fn syntax_problem(
     error: &toml::de::Error,
-    table: &toml::Spanned<DeTable<'_>>,
+    table: Option<&toml::Spanned<DeTable<'_>>>,
     text: &str,
 ) -> Problem {
     let span = error.span().unwrap_or(text.len()..text.len());
@@ -189,7 +194,7 @@ fn syntax_problem(
     let problem = Problem::new(format!("`{key}` is given twice"))
         .at(&span, "given again here")
         .help("keep one of the two");
-    match first_use(table.get_ref(), key, span.start) {
+    match table.and_then(|table| first_use(table.get_ref(), key, span.start)) {
         Some(first) => problem.at(&first, "first given here"),
         None => problem,
     }

@@ -9,6 +9,9 @@ use serde::Serialize;
 
 use crate::remedy::HasRemedy;
 
+/// How many problems are told of one file; how many more there are is told, too.
+pub(super) const MOST_TOLD: usize = 50;
+
 /// A range of bytes of the file.
 pub(super) type Span = Range<usize>;
 
@@ -139,6 +142,13 @@ pub struct Errors {
 impl Errors {
     pub(super) fn new(label: &str, text: &str, mut problems: Vec<Problem>) -> Errors {
         problems.sort_by_key(Problem::start);
+        if problems.len() > MOST_TOLD {
+            let more = problems.split_off(MOST_TOLD).len();
+            problems.push(
+                Problem::new(format!("{more} more are wrong"))
+                    .help("is it another file? `overstore new` prints one to start from"),
+            );
+        }
         Errors {
             label: label.to_owned(),
             text: text.to_owned(),

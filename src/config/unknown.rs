@@ -111,10 +111,13 @@ fn suggestion(key: &str, prefix: &str, known: &[&str], tables: &Tables) -> Optio
 
 /// The known word that is most like `word`, if one is at all.
 pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+    let most = |name: &str| (name.len().max(word.len()) / 3).max(1);
     known
         .into_iter()
+        // Words of so different lengths are not compared, however long one is.
+        .filter(|name| name.len().abs_diff(word.len()) <= most(name))
         .map(|name| (strsim::damerau_levenshtein(word, name), name))
-        .filter(|(distance, name)| *distance <= (name.len().max(word.len()) / 3).max(1))
+        .filter(|(distance, name)| *distance <= most(name))
         .min_by_key(|(distance, _)| *distance)
         .map(|(_, name)| name)
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod file_identity;
+pub(crate) mod descent;
 pub(crate) mod held_paths;
 pub(crate) mod kernel_log;
 pub(crate) mod locks;

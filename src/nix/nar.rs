@@ -4,13 +4,13 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use sha2::{Digest, Sha256};
 
-/// Deeper objects are refused rather than run out of descriptors.
-const DEEPEST: usize = 500;
+use crate::linux::descent::Descent;
+
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
 
@@ -39,7 +39,7 @@ pub(crate) fn hash(
         progress,
     };
     hasher.text(b"nix-archive-1");
-    hasher.node(directory, name.as_bytes(), 0)?;
+    hasher.object(directory, name.as_bytes())?;
     Ok((hasher.hash.finalize().into(), hasher.bytes))
 }
 
@@ -64,12 +64,38 @@ impl NarHasher<'_> {
         texts.iter().for_each(|text| self.text(text));
     }
 
-    fn node(&mut self, directory: BorrowedFd<'_>, name: &[u8], depth: usize) -> io::Result<()> {
-        if depth > DEEPEST {
-            return Err(io::Error::other("its directories are nested too deep"));
+    /// An object, whole. Without recursion: a tree may be deeper than the stack.
+    fn object(&mut self, directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+        let mut descent = Descent::from(directory);
+        // The names that are left of each directory on the way, the next one last.
+        let mut levels: Vec<Vec<Vec<u8>>> = Vec::new();
+        self.node(&mut descent, name, &mut levels)?;
+        while let Some(names) = levels.last_mut() {
+            if let Some(name) = names.pop() {
+                self.texts(&[b"entry", b"(", b"name", &name, b"node"]);
+                self.node(&mut descent, &name, &mut levels)?;
+                continue;
+            }
+            levels.pop();
+            descent.leave()?;
+            self.text(b")");
+            if !levels.is_empty() {
+                self.text(b")");
+            }
         }
+        Ok(())
+    }
+
+    /// One node: all of it where it is no directory; otherwise its beginning, and what is in it goes
+    /// to `levels`.
+    fn node(
+        &mut self,
+        descent: &mut Descent<'_>,
+        name: &[u8],
+        levels: &mut Vec<Vec<Vec<u8>>>,
+    ) -> io::Result<()> {
+        let directory = descent.here();
         let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         self.texts(&[b"(", b"type"]);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
@@ -78,6 +104,7 @@ impl NarHasher<'_> {
                     self.texts(&[b"executable", b""]);
                 }
                 self.text(b"contents");
+                let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
                 let file = rustix::fs::openat(directory, name, open, Mode::empty())?;
                 self.contents(File::from(file), stat.st_size as u64)?;
             }
@@ -87,29 +114,29 @@ impl NarHasher<'_> {
             }
             FileType::Directory => {
                 self.text(b"directory");
-                let opened =
-                    rustix::fs::openat(directory, name, open | OFlags::DIRECTORY, Mode::empty())?;
+                descent.enter(name)?;
                 let mut names = Vec::new();
-                for entry in Dir::read_from(&opened)? {
+                for entry in Dir::read_from(descent.here())? {
                     let name = entry?.file_name().to_bytes().to_owned();
                     if !matches!(&*name, b"." | b"..") {
                         names.push(name);
                     }
                 }
-                names.sort_unstable();
-                for name in names {
-                    self.texts(&[b"entry", b"(", b"name", &name, b"node"]);
-                    self.node(opened.as_fd(), &name, depth + 1)?;
-                    self.text(b")");
-                }
+                names.sort_unstable_by(|one, other| other.cmp(one));
+                levels.push(names);
+                return Ok(());
             }
             other => {
-                return Err(io::Error::other(format!(
-                    "it has a {other:?}, which no store object has"
-                )));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    format!("it has a {other:?}, which no store object has"),
+                ));
             }
         }
         self.text(b")");
+        if descent.depth() > 0 {
+            self.text(b")");
+        }
         Ok(())
     }
 
@@ -131,7 +158,10 @@ impl NarHasher<'_> {
             }
             self.buffer = buffer;
             match count {
-                Ok(0) => return Err(io::Error::other("a file became shorter")),
+                Ok(0) => {
+                    let kind = io::ErrorKind::UnexpectedEof;
+                    return Err(io::Error::new(kind, "a file became shorter"));
+                }
                 Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
                 _ => {}
             }
@@ -144,6 +174,7 @@ impl NarHasher<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::os::fd::AsFd;
     use std::os::unix::fs::PermissionsExt;
 
     /// The hash that `nix-store --dump | sha256sum` gives for the same tree.

@@ -41,6 +41,9 @@ pub enum WarmError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// No thread could be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[source] io::Error),
     /// The upper database is not as Nix makes it.
     #[error(
         "the upper database {} is damaged or was tampered with: {what}",

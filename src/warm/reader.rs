@@ -35,7 +35,9 @@ pub(super) fn rows(
     const PIECES_AHEAD: usize = 4;
     let (sender, receiver) = sync_channel(PIECES_AHEAD);
     thread::scope(|scope| {
-        let reading = scope.spawn(move || read_ahead(lower, store, ids, &sender));
+        let reading = thread::Builder::new()
+            .spawn_scoped(scope, move || read_ahead(lower, store, ids, &sender))
+            .map_err(WarmError::Thread)?;
         let mut rows = receiver.into_iter().flatten();
         let written = ids
             .iter()

@@ -14,6 +14,8 @@ use crate::nix::store_path::StorePath;
 
 /// Where the roots of warmed paths are, below the state directory's `gcroots`.
 const DIRECTORY: &str = "overstore";
+/// How often the directory is made anew while others remove it.
+const TRIES: usize = 100;
 /// How deep a directory of roots is looked into. Nix's own are three deep.
 const DEEPEST: usize = 16;
 
@@ -44,22 +46,40 @@ impl Roots {
     ) -> Result<(), WarmError> {
         let keep = || {
             let gcroots = self.gcroots()?;
-            match rustix::fs::mkdirat(&gcroots, DIRECTORY, Mode::from_raw_mode(0o755)) {
+            let mut tries = 0;
+            loop {
+                match self.try_keep(&gcroots, paths, store) {
+                    // Somebody who forgets them has removed the directory meanwhile.
+                    Err(error) if error.kind() == io::ErrorKind::NotFound && tries < TRIES => {
+                        tries += 1;
+                    }
+                    kept => return kept,
+                }
+            }
+        };
+        keep().map_err(|error: io::Error| self.error(error))
+    }
+
+    fn try_keep(
+        &self,
+        gcroots: &Reached,
+        paths: &[StorePath],
+        store: &StoreDirectory,
+    ) -> io::Result<()> {
+        match rustix::fs::mkdirat(gcroots, DIRECTORY, Mode::from_raw_mode(0o755)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
+        }
+        // Also where it is there: a run that was killed may have made it.
+        rustix::fs::fsync(gcroots.open()?)?;
+        let own = enter(gcroots, DIRECTORY)?.open()?;
+        for path in paths {
+            match rustix::fs::symlinkat(store.print(path), &own, path.as_str()) {
                 Ok(()) | Err(Errno::EXIST) => {}
                 Err(error) => return Err(error.into()),
             }
-            // Also where it is there: a run that was killed may have made it.
-            rustix::fs::fsync(gcroots.open()?)?;
-            let own = enter(&gcroots, DIRECTORY)?.open()?;
-            for path in paths {
-                match rustix::fs::symlinkat(store.print(path), &own, path.as_str()) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(error) => return Err(error.into()),
-                }
-            }
-            Ok(rustix::fs::fsync(own)?)
-        };
-        keep().map_err(|error: io::Error| self.error(error))
+        }
+        Ok(rustix::fs::fsync(own)?)
     }
 
     /// The paths that are kept.
@@ -95,16 +115,20 @@ impl Roots {
                 return Ok(0);
             };
             for path in &paths {
-                let stat = rustix::fs::statat(&own, path.as_str(), AtFlags::SYMLINK_NOFOLLOW)?;
+                // What somebody else has removed meanwhile is forgotten, too.
+                let stat = rustix::fs::statat(&own, path.as_str(), AtFlags::SYMLINK_NOFOLLOW);
+                let Some(stat) = unless_missing(stat)? else {
+                    continue;
+                };
                 if FileType::from_raw_mode(stat.st_mode) == FileType::Symlink {
-                    rustix::fs::unlinkat(&own, path.as_str(), AtFlags::empty())?;
-                    forgotten += 1;
+                    let removed = rustix::fs::unlinkat(&own, path.as_str(), AtFlags::empty());
+                    forgotten += u64::from(unless_missing(removed)?.is_some());
                 }
             }
             rustix::fs::fsync(&own)?;
             match rustix::fs::unlinkat(self.gcroots()?, DIRECTORY, AtFlags::REMOVEDIR) {
                 // Somebody else's files stay.
-                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST) => Ok(forgotten),
+                Ok(()) | Err(Errno::NOTEMPTY | Errno::EXIST | Errno::NOENT) => Ok(forgotten),
                 Err(error) => Err(error.into()),
             }
         };
@@ -170,20 +194,27 @@ fn walk(
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
         }
-        let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        // Roots come and go at any time: what has gone, or become something else, is none.
+        let stat = rustix::fs::statat(&directory, name, AtFlags::SYMLINK_NOFOLLOW);
+        let Some(stat) = unless_missing(stat)? else {
+            continue;
+        };
         let entry_path = path.join(std::ffi::OsStr::from_bytes(name.to_bytes()));
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::Directory if depth < DEEPEST => {
-                let below = rustix::fs::openat(
-                    &directory,
-                    name,
-                    LISTING | OFlags::NOFOLLOW,
-                    Mode::empty(),
-                )?;
-                walk(below, &entry_path, depth + 1, store, found)?;
+                let flags = LISTING | OFlags::NOFOLLOW;
+                match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
+                    Ok(below) => walk(below, &entry_path, depth + 1, store, found)?,
+                    Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                    Err(errno) => return Err(errno),
+                }
             }
             FileType::Symlink => {
-                let target = rustix::fs::readlinkat(&directory, name, Vec::new())?;
+                let target = match rustix::fs::readlinkat(&directory, name, Vec::new()) {
+                    Ok(target) => target,
+                    Err(Errno::NOENT | Errno::INVAL) => continue,
+                    Err(errno) => return Err(errno),
+                };
                 let target = path.join(std::ffi::OsStr::from_bytes(target.to_bytes()));
                 found.extend(into_store(&target, store).or_else(|| {
                     let next = std::fs::read_link(&target).ok()?;
@@ -206,6 +237,14 @@ pub(crate) fn into_store(path: &Path, store: &StoreDirectory) -> Option<StorePat
         .map(|(at, _)| &path[..at])
         .chain([path])
         .find_map(|prefix| store.parse(prefix).ok())
+}
+
+/// What was done with an entry; `None` if it has gone meanwhile.
+fn unless_missing<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
+    match result {
+        Err(Errno::NOENT) => Ok(None),
+        result => result.map(Some),
+    }
 }
 
 /// Takes one step down to a directory.
