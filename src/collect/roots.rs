@@ -84,7 +84,11 @@ impl Reader<'_> {
         let entries =
             Dir::read_from(directory).map_err(|error| CollectError::roots(path, error))?;
         for entry in entries {
-            let entry = entry.map_err(|error| CollectError::roots(path, error))?;
+            let entry = match entry {
+                // The directory was removed.
+                Err(Errno::NOENT) => break,
+                entry => entry.map_err(|error| CollectError::roots(path, error))?,
+            };
             let name = entry.file_name();
             if matches!(name.to_bytes(), b"." | b"..") {
                 continue;

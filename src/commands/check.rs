@@ -18,6 +18,7 @@ use crate::compare::Identity;
 use crate::compare::Progress;
 use crate::config::{MetadataSource, Store};
 use crate::escape::show_lines;
+use crate::linux::exhaustion;
 use crate::nix::path_set::PathSet;
 use crate::observe::{self, Depth};
 use crate::records::Memory;
@@ -47,6 +48,7 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
     let mut report = Report::new(report::Command::Check, &store.name);
     report.add_findings(check::check(&store, &observed));
     report.add_findings(across(&store, &observed, &report.findings));
+    exhaustion::expect_none().map_err(Failure::observing)?;
     if let Err(failure) = look_closer(arguments, &store, &mut report) {
         // What was found before is told all the same.
         report.fail(failure.fault());

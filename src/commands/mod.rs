@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use crate::apply::Progress;
 use crate::cli::{self, Cli, Command};
 use crate::config::names::STORE_VARIABLE;
+use crate::linux::exhaustion;
 use crate::plan::Allowed;
 use crate::remedy::Fault;
 use crate::report::Report;
@@ -39,6 +40,9 @@ use failure::Failure;
 /// # Errors
 /// See [`Failure`]; what the command found out about the store is not an error but its result.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
+    exhaustion::expect_descriptors().map_err(|error| {
+        Failure::machine(error).remedy("raise the limit, as in: ulimit -n 1024")
+    })?;
     // What cannot be printed is no JSON either.
     let json = cli.json && cli.command.has_json();
     run_command(cli).inspect_err(|failure| {

@@ -12,6 +12,7 @@ use crate::compare;
 use crate::compare::Identity;
 use crate::config::{MetadataSource, Store};
 use crate::escape::show_path;
+use crate::linux::exhaustion;
 use crate::linux::root::System;
 use crate::lower::sqlite::SqliteSource;
 use crate::nix::path_set::PathSet;
@@ -63,6 +64,7 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
         _ => lower_changed(&store, &memory, &observed),
     };
     findings.extend(lower_changed.clone().flatten());
+    exhaustion::expect_none().map_err(Failure::observing)?;
     let now = NowReport::of(&findings);
     let wrong = arguments.exit_code && !now.errors.is_empty();
     let report = StatusReport {

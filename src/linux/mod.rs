@@ -1,8 +1,9 @@
 //! The kernel's facts: paths walked safely, which file something is, locks, processes, namespaces, users.
 
 pub(crate) mod clock;
-pub(crate) mod file_identity;
 pub(crate) mod descent;
+pub(crate) mod exhaustion;
+pub(crate) mod file_identity;
 pub(crate) mod held_paths;
 pub(crate) mod kernel_log;
 pub(crate) mod locks;

@@ -9,6 +9,7 @@ use std::path::Path;
 use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, fstat, openat, statat};
 use rustix::io::Errno;
 
+use super::exhaustion;
 use super::safe_path::{self, Obstacle, Reached, Status, Symlinks};
 
 /// Why a file cannot be read.
@@ -107,11 +108,12 @@ pub(crate) fn open_at(
     // Opening a device does something, even if nothing is read from it.
     expect_regular(statat(&directory, name, at)?.st_mode)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC | no_follow;
-    let file = match openat(&directory, name, flags | OFlags::NOATIME, Mode::empty()) {
+    let opened = match openat(&directory, name, flags | OFlags::NOATIME, Mode::empty()) {
         // Only the owner and root may leave it alone.
-        Err(Errno::PERM) => openat(&directory, name, flags, Mode::empty())?,
-        opened => opened?,
+        Err(Errno::PERM) => openat(&directory, name, flags, Mode::empty()),
+        opened => opened,
     };
+    let file = exhaustion::note(opened)?;
     expect_regular(fstat(&file)?.st_mode)?;
     Ok(File::from(file))
 }

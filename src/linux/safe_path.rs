@@ -21,6 +21,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
 
+use super::exhaustion;
 use super::file_identity::FileIdentity;
 use crate::escape::show_path;
 use crate::remedy::HasRemedy;
@@ -423,8 +424,8 @@ impl Reached {
     fn follow(&self, name: &OsStr) -> Result<Reached, Obstacle> {
         let path = self.path.join(name);
         let flags = OFlags::PATH | OFlags::CLOEXEC;
-        let followed =
-            openat(&self.fd, name, flags, Mode::empty()).and_then(|fd| Ok((Status::of(&fd)?, fd)));
+        let followed = exhaustion::note(openat(&self.fd, name, flags, Mode::empty()))
+            .and_then(|fd| Ok((Status::of(&fd)?, fd)));
         match followed {
             Ok((status, fd)) => Ok(Reached {
                 fd,
@@ -443,8 +444,8 @@ impl Reached {
     fn open_entry(&self, name: &OsStr) -> Result<OwnedFd, Errno> {
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(&self.fd, name, flags | OFlags::DIRECTORY, Mode::empty()) {
-            Err(Errno::NOTDIR) => openat(&self.fd, name, flags, Mode::empty()),
-            result => result,
+            Err(Errno::NOTDIR) => exhaustion::note(openat(&self.fd, name, flags, Mode::empty())),
+            result => exhaustion::note(result),
         }
     }
 
@@ -504,7 +505,7 @@ impl Reached {
     /// Those of openat(2).
     pub(crate) fn open(&self) -> Result<OwnedFd, Errno> {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        openat(&self.fd, ".", flags, Mode::empty())
+        exhaustion::note(openat(&self.fd, ".", flags, Mode::empty()))
     }
 }
 
@@ -522,7 +523,7 @@ impl Status {
     pub(crate) fn of(fd: impl AsFd) -> Result<Status, Errno> {
         let flags = AtFlags::EMPTY_PATH | AtFlags::SYMLINK_NOFOLLOW;
         let mask = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
-        let found = statx(fd, "", flags, mask)?;
+        let found = exhaustion::note(statx(fd, "", flags, mask))?;
         let mode = u32::from(found.stx_mode);
         Ok(Status {
             identity: FileIdentity::from(&found),

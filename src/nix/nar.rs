@@ -199,4 +199,43 @@ mod tests {
         );
         assert!(self::hash(directory.as_fd(), "object", &|_| false).is_err());
     }
+
+    /// Security case N2.
+    #[test]
+    fn a_deep_tree_is_hashed_as_any_other() {
+        const DEPTH: usize = 1500;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("d/".repeat(DEPTH));
+        std::fs::create_dir_all(&path).unwrap();
+        std::fs::write(path.join("file"), "x").unwrap();
+        let mut expected = Vec::new();
+        let mut text = |text: &[u8]| {
+            expected.extend((text.len() as u64).to_le_bytes());
+            expected.extend(text);
+            expected.resize(expected.len().next_multiple_of(8), 0);
+        };
+        text(b"nix-archive-1");
+        for name in std::iter::repeat_n(&b"d"[..], DEPTH - 1).chain([&b"file"[..]]) {
+            for part in [
+                &b"("[..],
+                b"type",
+                b"directory",
+                b"entry",
+                b"(",
+                b"name",
+                name,
+                b"node",
+            ] {
+                text(part);
+            }
+        }
+        for part in [&b"("[..], b"type", b"regular", b"contents", b"x", b")"] {
+            text(part);
+        }
+        (0..2 * DEPTH).for_each(|_| text(b")"));
+        let directory = File::open(root.path()).unwrap();
+        let (hash, bytes) = hash(directory.as_fd(), "d", &|_| true).unwrap();
+        assert_eq!(bytes, expected.len() as u64);
+        assert_eq!(hash, <[u8; 32]>::from(Sha256::digest(&expected)));
+    }
 }

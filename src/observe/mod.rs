@@ -25,6 +25,7 @@ pub(crate) use facts::*;
 pub(crate) use set_up::{Member, member, shows};
 
 use crate::config::Store;
+use crate::linux::exhaustion;
 use crate::linux::root::System;
 use crate::linux::safe_path::Symlinks;
 use crate::nix::layout;
@@ -99,6 +100,7 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
     }
     let database = upper_database::observe(&state.db, store.use_sqlite_wal, depth);
     let pairing = pairing::observe(store, &upper, &lower, &database, rows);
+    exhaustion::expect_none()?;
     Ok(Observed {
         lower: lower_facts,
         upper_layer,

@@ -78,7 +78,7 @@ impl Observed {
                 self.database.file = file(0o644, 1);
                 self.database.big_lock = file(0o600, 0);
                 self.database.reserved = file(0o600, layout::RESERVED_SIZE);
-                self.database.schema = Some(schema::VERSION.to_string());
+                self.database.schema = Ok(Some(schema::VERSION.to_string()));
                 self.pairing.rows = Rows::Known(Objects::default());
             }
             Step::LinkHook { program, .. } => {

@@ -23,6 +23,7 @@ use nix::libc;
 use rusqlite::{Connection, OpenFlags, ffi};
 
 use crate::escape::percent_encode;
+use crate::linux::exhaustion;
 
 /// What the paths begin with that stand for a descriptor, whose number follows. Nothing is ever
 /// looked for there.
@@ -244,7 +245,13 @@ unsafe extern "C" fn open(path: *const c_char, flags: c_int, mode: c_int) -> c_i
             |directory, name| {
                 let flags = flags | libc::O_NOFOLLOW | libc::O_NONBLOCK | libc::O_CLOEXEC;
                 let opened = libc::openat(directory, name, flags, mode as libc::mode_t);
-                if opened < 0 || CStr::from_ptr(name) == c"." {
+                if opened < 0 {
+                    let number = nix::errno::Errno::last_raw();
+                    let errno = rustix::io::Errno::from_raw_os_error(number);
+                    let _ = exhaustion::note::<()>(Err(errno));
+                    return fail(number);
+                }
+                if CStr::from_ptr(name) == c"." {
                     return opened;
                 }
                 let mut status: libc::stat = mem::zeroed();

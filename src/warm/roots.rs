@@ -93,7 +93,10 @@ impl Roots {
             };
             let mut kept = Vec::new();
             for entry in Dir::read_from(&own)? {
-                if let Ok(path) = StorePath::parse(entry?.file_name().to_bytes()) {
+                let Some(entry) = unless_missing(entry)? else {
+                    break;
+                };
+                if let Ok(path) = StorePath::parse(entry.file_name().to_bytes()) {
                     kept.push(path);
                 }
             }
@@ -189,7 +192,10 @@ fn walk(
     found: &mut Vec<StorePath>,
 ) -> Result<(), Errno> {
     for entry in Dir::read_from(&directory)? {
-        let entry = entry?;
+        // A directory that was removed has no entries.
+        let Some(entry) = unless_missing(entry)? else {
+            break;
+        };
         let name = entry.file_name();
         if matches!(name.to_bytes(), b"." | b"..") {
             continue;
@@ -303,6 +309,47 @@ mod tests {
         std::fs::remove_file(own.join("note")).unwrap();
         assert_eq!(roots.forget().unwrap(), 0);
         assert!(!own.exists());
+    }
+
+    /// Security case P1.
+    #[test]
+    fn roots_are_made_and_removed_at_once() {
+        let state = tempfile::tempdir().unwrap();
+        std::fs::create_dir(state.path().join("gcroots")).unwrap();
+        let roots = Roots::of(state.path());
+        let names = ["", "1", "2", "3"].map(|end| path(&format!("{NAME}{end}")));
+        std::thread::scope(|scope| {
+            let forget = || (0..100).for_each(|_| assert!(roots.forget().is_ok()));
+            scope.spawn(forget);
+            scope.spawn(forget);
+            for _ in 0..100 {
+                roots.keep(&names, &store()).unwrap();
+                roots.kept().unwrap();
+            }
+        });
+    }
+
+    /// Security case R1.
+    #[test]
+    fn roots_come_and_go_while_they_are_looked_for() {
+        let state = tempfile::tempdir().unwrap();
+        let at = |name: &str| state.path().join(name);
+        let target = format!("/nix/store/{NAME}");
+        std::os::unix::fs::symlink(&target, at("stays")).unwrap();
+        let done = std::sync::atomic::AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(std::sync::atomic::Ordering::Relaxed) {
+                    std::fs::create_dir(at("user")).unwrap();
+                    std::os::unix::fs::symlink(&target, at("user/goes")).unwrap();
+                    std::fs::remove_dir_all(at("user")).unwrap();
+                }
+            });
+            for _ in 0..300 {
+                assert_eq!(find(state.path(), &store()).unwrap(), [path(NAME)]);
+            }
+            done.store(true, std::sync::atomic::Ordering::Relaxed);
+        });
     }
 
     #[test]

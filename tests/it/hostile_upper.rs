@@ -128,7 +128,7 @@ fn files_that_are_none() {
         let check = hostile.run(&damage, COMMANDS[CHECK]);
         assert!(check.stdout().contains("[schema-unknown]"), "{check}");
         let plan = hostile.run(&damage, &["plan", "example"]);
-        assert!(!plan.stdout().contains("upper database"), "{plan}");
+        assert!(!plan.stdout().contains("make the upper database"), "{plan}");
         let up = hostile.run(&damage, COMMANDS[UP]);
         assert_eq!(up.code(), Some(1), "{up}");
         // What a making that was interrupted has left is taken up.

@@ -37,6 +37,7 @@ mod hostile_lower;
 mod hostile_upper;
 mod install;
 mod kill;
+mod limits;
 mod losses;
 mod lower_daemon;
 mod lower_sqlite;
