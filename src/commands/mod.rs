@@ -40,9 +40,7 @@ use failure::Failure;
 /// # Errors
 /// See [`Failure`]; what the command found out about the store is not an error but its result.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
-    exhaustion::expect_descriptors().map_err(|error| {
-        Failure::machine(error).remedy("raise the limit, as in: ulimit -n 1024")
-    })?;
+    exhaustion::expect_descriptors().map_err(Failure::machine)?;
     // What cannot be printed is no JSON either.
     let json = cli.json && cli.command.has_json();
     run_command(cli).inspect_err(|failure| {
@@ -150,7 +148,7 @@ fn tell(progress: &Progress<'_>, manager: &ServiceManager) {
 /// Says where the service manager has not heard how far this is: nothing depends on that.
 fn warn_if_deaf(manager: &ServiceManager) {
     if let Err(deaf) = manager.has_heard() {
-        print_warning(&deaf.to_string());
+        print_warning(&Fault::of(&deaf));
     }
 }
 

@@ -61,9 +61,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         _ => manager.status(&summary),
     }
     let code = super::finish(&report, json)?;
-    manager.has_heard().map_err(|deaf| {
-        Failure::machine(deaf).remedy("see why it does not read from its notification socket")
-    })?;
+    manager.has_heard().map_err(Failure::machine)?;
     Ok(match starts {
         true => ExitCode::SUCCESS,
         false => code,

@@ -116,7 +116,7 @@ impl HasRemedy for AcrossError {
     fn remedy(&self) -> Remedy {
         match self {
             Self::Source(error) => error.remedy(),
-            Self::Layer { .. } => Remedy::default(),
+            Self::Layer { .. } | Self::Thread(_) => Remedy::default(),
         }
     }
 }

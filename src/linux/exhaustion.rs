@@ -7,6 +7,8 @@ use std::sync::atomic::{AtomicI32, Ordering};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
 
+use crate::remedy::{HasRemedy, Remedy};
+
 /// How many descriptors a command needs at most, but for `check --contents` with many processors.
 const NEEDED: usize = 128;
 
@@ -22,6 +24,12 @@ static NOTED: AtomicI32 = AtomicI32::new(0);
 pub(crate) struct TooFewDescriptors {
     free: usize,
     source: io::Error,
+}
+
+impl HasRemedy for TooFewDescriptors {
+    fn remedy(&self) -> Remedy {
+        Remedy::say("raise the limit, as with `ulimit -n 1024`")
+    }
 }
 
 /// Expects as many free descriptors as any command needs.

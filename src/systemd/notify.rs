@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 
+use crate::remedy::{HasRemedy, Remedy};
+
 /// How much longer the service manager is to wait when another piece of work begins, in
 /// microseconds; as long as the units give the first one (`TimeoutStartSec=`).
 const EXTENSION: u32 = 300_000_000;
@@ -34,6 +36,12 @@ pub(crate) struct ServiceManager {
     PATIENCE.as_secs()
 )]
 pub(crate) struct Deaf;
+
+impl HasRemedy for Deaf {
+    fn remedy(&self) -> Remedy {
+        Remedy::say("see why it does not read from its notification socket")
+    }
+}
 
 impl ServiceManager {
     /// The service manager that `NOTIFY_SOCKET` names, if it does. To be called before `--root`

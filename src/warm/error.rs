@@ -76,7 +76,7 @@ impl HasRemedy for WarmError {
             Self::Io { .. } | Self::Tampered { .. } => {
                 Remedy::say("see what is wrong with the store with `overstore check`")
             }
-            Self::Derivation { .. } | Self::Upper { .. } => Remedy::default(),
+            Self::Derivation { .. } | Self::Upper { .. } | Self::Thread(_) => Remedy::default(),
         }
     }
 }
