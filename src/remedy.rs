@@ -61,6 +61,11 @@ impl CommandLine {
         CommandLine(words.into_iter().collect())
     }
 
+    /// The words.
+    pub(crate) fn words(self) -> Vec<OsString> {
+        self.0
+    }
+
     /// Adds words.
     pub(crate) fn with(mut self, words: impl IntoIterator<Item = OsString>) -> CommandLine {
         self.0.extend(words);
@@ -95,6 +100,17 @@ impl Remedy {
     /// Another remedy, less safe than this one or more work.
     pub(crate) fn or(mut self, other: impl Into<Remedy>) -> Remedy {
         self.ways.extend(other.into().ways);
+        self
+    }
+
+    /// The same, to be run by root.
+    pub(crate) fn as_root(mut self) -> Remedy {
+        for way in self.ways.iter_mut().filter(|way| !way.commands.is_empty()) {
+            way.instruction = Some(match way.instruction.take() {
+                Some(instruction) => format!("{instruction}, as root"),
+                None => "as root".to_owned(),
+            });
+        }
         self
     }
 

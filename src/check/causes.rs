@@ -19,6 +19,27 @@ const TABLE: &[(&[Code], &[Part], &[Code])] = &[
         &[],
         &[Code::MountCheckFails, Code::MountOptionsDiffer],
     ),
+    // What belongs to somebody else is not to be fixed by this user.
+    (
+        &[Code::NotYours],
+        &[],
+        &[
+            Code::UpperPermissions,
+            Code::StatePermissions,
+            Code::DatabasePermissions,
+            Code::LinksNotOpaque,
+            Code::MarksLost,
+            Code::DatabaseLost,
+            Code::UpperReplaced,
+            Code::ObjectsLost,
+            Code::PathUnsafe,
+            Code::NotChecked,
+            Code::RemountHookMissing,
+            Code::RemountHookUnsafe,
+            Code::LayersUnreadable,
+            Code::DatabaseUnreadable,
+        ],
+    ),
     // What such a file system cannot keep.
     (
         &[Code::UpperFileSystemUnfit],

@@ -106,6 +106,8 @@ codes! {
     UpperMissing("upper-missing", [Error], [UpperLayer], UnlessMade);
     /// The upper layer's file system cannot be an upper layer.
     UpperFileSystemUnfit("upper-file-system-unfit", [Error], [UpperLayer], Always);
+    /// The store belongs to another user.
+    NotYours("not-yours", [Error], [UpperLayer], Always);
     /// Another overlay uses the upper layer.
     UpperInUse("upper-in-use", [Error], [UpperLayer], Always);
     /// The upper layer's owner or mode is not what Nix would make it.
@@ -173,6 +175,8 @@ codes! {
     DatabasePermissions("database-permissions", [Error], [UpperDatabase], Never);
     /// A row of the upper database whose object is in neither layer.
     RowWithoutObject("row-without-object", [Error], [UpperDatabase], Never);
+    /// A row of the upper database is of another store directory: Nix stops at it.
+    RowOfAnotherStore("row-of-another-store", [Error], [UpperDatabase], Never);
     /// An object in the upper layer that no database knows.
     ObjectWithoutRow("object-without-row", [Warning], [UpperLayer], Never);
     /// A whiteout or an opaque directory in the upper layer hides a valid object of the lower store.

@@ -288,6 +288,7 @@ fn mount(real: &Path, lower: &Path, upper: &Path, work: &Path) -> MountFacts {
     MountFacts {
         place: place(real.to_owned()),
         stack: vec![info.clone()],
+        above: None,
         buried: Vec::new(),
         overlay: Some(OverlayFacts {
             info,

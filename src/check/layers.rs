@@ -40,7 +40,11 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     findings.extend(too_deep(store, observed));
     if let Found::Directory(stat) = &observed.upper_layer.place.found {
         findings.extend(unfit(store, observed, stat));
-        findings.extend(in_use(store, &observed.upper_layer.usage));
+        findings.extend(not_yours(store, machine, stat));
+        // That one is told as what it is: mounted in the wrong place.
+        if observed.mount.above.is_none() {
+            findings.extend(in_use(store, &observed.upper_layer.usage));
+        }
         findings.extend(permissions(store, machine, stat));
         findings.extend(links(store, observed));
         findings.extend(strangers(store, observed));
@@ -49,6 +53,34 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         }
     }
     findings
+}
+
+/// The store was set up by another user, and is about to be used by this one in namespaces of its
+/// own.
+fn not_yours(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding> {
+    if !machine.user_namespace || stat.uid == machine.uid {
+        return None;
+    }
+    let own = Remedy::say(
+        "have a store of your own: a description with `root`, `upper-layer` and `workdir` in \
+         directories of yours, and this store's daemon or its lower store as `lower-store`",
+    )
+    .run(store.bare_command(["new"]));
+    let remedy = match &store.daemon {
+        Some(_) => Remedy::say("use the daemon that serves it; its store URL")
+            .run(store.command(["url", "--client"]))
+            .or(own),
+        None => own.or(
+            "have root serve it with a daemon (`[daemon]` in the description), for its users to go \
+             through",
+        ),
+    };
+    Some(
+        Finding::at(Code::NotYours, &store.upper_layer)
+            .expected("an upper layer of the user who uses it without root")
+            .found("one that belongs to another user, such as root, who set the store up")
+            .remedy(remedy),
+    )
 }
 
 fn too_deep(store: &Store, observed: &Observed) -> Option<Finding> {

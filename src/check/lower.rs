@@ -155,12 +155,25 @@ impl Looked<'_> {
             for path in missing {
                 findings.push(match path.ends_with(layout::RESERVED) {
                     true => reserved_missing(path),
-                    false => directory_missing(path, read_only_mount),
+                    false => {
+                        directory_missing(path, self.cannot_make(state_place, read_only_mount))
+                    }
                 });
             }
         } else {
             findings.push(self.written(read_only_mount));
         }
+    }
+
+    /// Why Nix cannot make what is missing below.
+    fn cannot_make(&self, state: &Place, read_only_mount: bool) -> Option<&'static str> {
+        if read_only_mount {
+            return Some("nothing, and Nix cannot make it on a read-only mount");
+        }
+        let stat = state.found.directory()?;
+        let theirs = self.machine.uid != 0 && stat.uid != self.machine.uid;
+        (theirs && stat.mode & 0o022 == 0)
+            .then_some("nothing, and Nix may not make it as this user")
     }
 
     fn database(&self, path: &Path, facts: &FileFacts) -> Option<Finding> {
@@ -358,17 +371,14 @@ fn reserved_missing(path: &Path) -> Finding {
         )
 }
 
-fn directory_missing(path: &Path, read_only_mount: bool) -> Finding {
+fn directory_missing(path: &Path, cannot_make: Option<&str>) -> Finding {
     Finding::at(Code::LowerDirectoryMissing, path)
-        .severity(match read_only_mount {
-            true => Severity::Error,
-            false => Severity::Warning,
+        .severity(match cannot_make {
+            Some(_) => Severity::Error,
+            None => Severity::Warning,
         })
         .expected("a directory, which Nix wants to find although the store is read-only")
-        .found(match read_only_mount {
-            true => "nothing, and Nix cannot make it on a read-only mount",
-            false => "nothing, so Nix makes it, in the lower store",
-        })
+        .found(cannot_make.unwrap_or("nothing, so Nix makes it, in the lower store"))
         .remedy(
             Remedy::say("where the lower store is published").run(command!["mkdir", "-p", path]),
         )

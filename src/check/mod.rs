@@ -42,7 +42,36 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
     // A cause is told, and not what follows from it.
     findings.retain(|finding| !pairing::explains(observed, finding.code));
     findings.extend(pairing::findings(store, observed));
-    causes::only(store, observed, findings)
+    findings = causes::only(store, observed, findings);
+    for finding in &mut findings {
+        finding.remedy = for_this_user(store, observed, finding);
+    }
+    findings
+}
+
+/// A remedy as it has to be carried out by the user who is told it: mounting takes root, or the
+/// user's own namespaces.
+fn for_this_user(store: &Store, observed: &Observed, finding: &Finding) -> Remedy {
+    let remedy = finding.remedy.clone();
+    if observed.machine.can_mount {
+        return remedy;
+    }
+    let uid = observed.machine.uid;
+    let layer = observed.upper_layer.place.found.directory();
+    let ours = layer.is_none_or(|stat| stat.uid == uid);
+    let is_up = remedy == Remedy::from(up(store));
+    if !(is_up && ours) {
+        return remedy.as_root();
+    }
+    let check = store.command(["check"]);
+    Remedy::say("use it in a set-up of your own, which needs no root")
+        .run(
+            store
+                .command(["exec"])
+                .with(["--".into()])
+                .with(check.words()),
+        )
+        .or(remedy.as_root())
 }
 
 /// Whether a finding of this code only follows from a loss that [`check`] tells.

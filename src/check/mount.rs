@@ -86,10 +86,24 @@ fn no_overlay(real: &Path, facts: &MountFacts, up: &CommandLine) -> Finding {
                     Remedy::say("see what it is, and unmount it")
                         .run(command!["findmnt", "--target", real]),
                 ),
-            None => Finding::at(Code::MountMissing, real)
-                .expected("an overlay")
-                .found("nothing is mounted there")
-                .remedy(up.clone()),
+            None => match &facts.above {
+                Some(above) => Finding::at(Code::MountMissing, real)
+                    .expected("an overlay, mounted there")
+                    .found(format!(
+                        "an overlay of this upper layer that is mounted above it, at {}",
+                        show_path(above)
+                    ))
+                    .remedy(
+                        Remedy::say("unmount that one when nothing uses it, then mount the store")
+                            .run(command!["umount", above])
+                            .run(up.clone()),
+                    )
+                    .not_made_by_up(),
+                None => Finding::at(Code::MountMissing, real)
+                    .expected("an overlay")
+                    .found("nothing is mounted there")
+                    .remedy(up.clone()),
+            },
         };
     };
     let kind = show(top.fs_type.as_bytes());

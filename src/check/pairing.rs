@@ -156,14 +156,16 @@ fn judged(observed: &Observed) -> Verdict {
 /// What was lost of the upper layer or the upper database, each cause once.
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let rule = Rule { store, observed };
-    match judged(observed) {
+    let mut findings: Vec<_> = rule.of_others().into_iter().collect();
+    findings.extend(match judged(observed) {
         Verdict::Fine => rule.unreadable().into_iter().chain(rule.hidden()).collect(),
         Verdict::DatabaseLost => vec![rule.database_lost()],
         Verdict::LayerReplaced => vec![rule.layer_replaced()],
         Verdict::ObjectsLost => vec![rule.objects_lost()],
         Verdict::MarksLost => vec![rule.marks_lost()],
         Verdict::Incomplete => [rule.incomplete(), rule.hidden()].concat(),
-    }
+    });
+    findings
 }
 
 /// Whether a loss is the cause of another finding, which is then not told beside it.
@@ -345,6 +347,37 @@ impl Rule<'_> {
         super::compare::missing(self.store, &objects.missing)
     }
 
+    /// Rows that are of another store directory.
+    fn of_others(&self) -> Option<Finding> {
+        let Rows::Known(objects) = &self.observed.pairing.rows else {
+            return None;
+        };
+        let first = objects.of_others.first.as_ref()?;
+        let database = self.store.database();
+        let directory = show_path(&self.store.store);
+        Some(
+            Finding::at(Code::RowOfAnotherStore, &database)
+                .expected(format!("rows of paths in {directory}"))
+                .found(format!(
+                    "{} of another store directory, such as {first}",
+                    plural(objects.of_others.count, "row")
+                ))
+                .remedy(
+                    Remedy::say("correct `store`, if it was edited").or(Remedy::say(
+                        "see which they are, and keep them: what put them there may need them",
+                    )
+                    .run(command![
+                        "sqlite3",
+                        database,
+                        format!(
+                            "select path from ValidPaths where path not like '{}/%'",
+                            directory.replace('\'', "''")
+                        )
+                    ])),
+                ),
+        )
+    }
+
     fn hidden(&self) -> Vec<Finding> {
         match &self.observed.pairing.rows {
             Rows::Known(objects) => super::compare::hidden(self.store, &objects.hidden),
@@ -462,7 +495,7 @@ mod tests {
                     first: missing.to_vec(),
                     count: missing.len() as u64,
                 },
-                hidden: Several::default(),
+                ..Objects::default()
             })
         };
         pairing.rows = match database {

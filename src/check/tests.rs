@@ -11,6 +11,7 @@ use super::{Finding, Severity, StopsUp, check};
 use crate::compare::Objects;
 use crate::config::Store;
 use crate::linux::safe_path::Danger;
+use crate::lower::sqlite::OfOthers;
 use crate::nix::mount_check::Verdict;
 use crate::nix::worker_protocol::DaemonError;
 use crate::observe::*;
@@ -514,11 +515,19 @@ mod across {
             above: 1,
             missing: several(vec![missing], 102),
             hidden: several(vec![path("hidden")], 1),
+            of_others: OfOthers {
+                first: Some("/other/store/a".to_owned()),
+                count: 2,
+            },
         });
         let (found, text) = told(check(&store, &observed));
         assert_eq!(
             found,
-            ["row-without-object", "lower-object-hidden"],
+            [
+                "row-of-another-store",
+                "row-without-object",
+                "lower-object-hidden"
+            ],
             "{text}"
         );
         insta::assert_snapshot!("missing", text);

@@ -58,7 +58,8 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
 
 /// What takes its time, or has others do something.
 fn look_closer(arguments: &cli::Check, store: &Store, report: &mut Report) -> Result<(), Failure> {
-    if arguments.contents {
+    let set_up = !report.findings.iter().any(|it| it.code == Code::NotSetUp);
+    if arguments.contents && set_up {
         contents(store, arguments.lower, report)?;
     }
     let well = matches!(report.outcome, Outcome::Done | Outcome::Unchanged);

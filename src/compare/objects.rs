@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, statat};
 use rustix::io::Errno;
 
 use super::layers::{MOST_REFERRERS, Missing, Several};
-use crate::lower::sqlite::SqliteSource;
+use crate::lower::sqlite::{OfOthers, SqliteSource};
 use crate::lower::{self, LowerError, Source};
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
@@ -33,6 +33,8 @@ pub struct Objects {
     pub missing: Several<Missing>,
     /// Those whose object is in the lower layer, and hidden by a whiteout.
     pub hidden: Several<StorePath>,
+    /// Rows of another store directory.
+    pub of_others: OfOthers,
 }
 
 /// The names of store objects in an upper layer.
@@ -138,6 +140,8 @@ pub(crate) fn objects(
             if let Some(error) = failed {
                 return Err(error.into());
             }
+            objects.of_others = source.of_others();
+            objects.rows += objects.of_others.count;
             // Somebody may have been adding, or collecting, while we looked: a row comes after its
             // object.
             let looked_for = missing.len();

@@ -200,10 +200,14 @@ pub enum MetadataSource {
 }
 
 impl Store {
+    /// A command of overstore that is for no store, for remedies.
+    pub(crate) fn bare_command<const N: usize>(&self, words: [&str; N]) -> CommandLine {
+        command![self.program].with(words.map(OsString::from))
+    }
+
     /// A command of overstore for this store, for remedies.
     pub(crate) fn command<const N: usize>(&self, words: [&str; N]) -> CommandLine {
-        command![self.program]
-            .with(words.map(OsString::from))
+        self.bare_command(words)
             .with(self.arguments.iter().cloned())
     }
 

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, openat};
 
+use crate::escape::show_path;
+
 use super::regular_file::{self, ReadError};
 use super::safe_path::{self, Symlinks};
 use super::users;
@@ -96,12 +98,11 @@ impl System {
     /// # Errors
     /// Those of opening and reading it.
     pub fn read_proc(&self, path: &str) -> io::Result<Vec<u8>> {
-        let mut file = File::from(openat(
-            &self.proc,
-            path,
-            OFlags::RDONLY | OFlags::CLOEXEC,
-            Mode::empty(),
-        )?);
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC;
+        let opened = openat(&self.proc, path, flags, Mode::empty());
+        let mut file = File::from(
+            opened.map_err(|errno| cannot_open(&Path::new("/proc").join(path), errno.into()))?,
+        );
         // Sizes in /proc are zero, so the first buffer is chosen here: few reads instead of many.
         let mut content = Vec::with_capacity(16 << 10);
         file.read_to_end(&mut content)?;
@@ -146,11 +147,16 @@ fn group_number(groups: &str, name: &str) -> Option<u32> {
 }
 
 fn open_directory(path: &Path) -> io::Result<OwnedFd> {
-    Ok(rustix::fs::open(
-        path,
-        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
-        Mode::empty(),
-    )?)
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::empty()).map_err(|errno| cannot_open(path, errno.into()))
+}
+
+/// An error that says what could not be opened.
+fn cannot_open(path: &Path, error: io::Error) -> io::Error {
+    io::Error::new(
+        error.kind(),
+        format!("cannot open {}: {error}", show_path(path)),
+    )
 }
 
 #[cfg(test)]

@@ -1,3 +1,4 @@
+use std::cell::RefCell;
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -7,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::database::Database;
+use crate::escape::show;
 use crate::lower::{LowerError, Source};
 use crate::nix::path_info::PathInfo;
 use crate::nix::path_info::RawPathInfo;
@@ -45,6 +47,16 @@ pub struct SqliteSource {
     database: Database,
     store: StoreDirectory,
     asked: VecDeque<StorePath>,
+    others: RefCell<OfOthers>,
+}
+
+/// Rows of another store directory that were passed over.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OfOthers {
+    /// The path of the first, shown.
+    pub first: Option<String>,
+    /// How many they are.
+    pub count: u64,
 }
 
 impl SqliteSource {
@@ -63,7 +75,13 @@ impl SqliteSource {
             database,
             store,
             asked: VecDeque::new(),
+            others: RefCell::default(),
         })
+    }
+
+    /// The rows of another store directory that were passed over so far.
+    pub fn of_others(&self) -> OfOthers {
+        self.others.borrow().clone()
     }
 
     /// Whether a path has a row here.
@@ -93,6 +111,14 @@ impl SqliteSource {
             let id = row.get(0).map_err(sqlite)?;
             self.database.in_order(&mut last, id, "ValidPaths")?;
             if row.get(2).map_err(sqlite)? {
+                if let Ok(path) = text(row, 1)
+                    && self.store.is_of_another(path)
+                {
+                    let mut others = self.others.borrow_mut();
+                    others.count += 1;
+                    others.first.get_or_insert_with(|| show(path).into_owned());
+                    continue;
+                }
                 let path = text(row, 1).and_then(|path| self.store.parse(path));
                 each(path.map_err(|what| self.database.damaged(what))?)?;
             }

@@ -38,6 +38,18 @@ impl StoreDirectory {
             })
     }
 
+    /// Whether a path is a store path of another store directory.
+    pub(crate) fn is_of_another(&self, path: &[u8]) -> bool {
+        let mut parts = path.rsplitn(2, |byte| *byte == b'/');
+        let (Some(name), Some(directory)) = (parts.next(), parts.next()) else {
+            return false;
+        };
+        let below = path
+            .strip_prefix(&*self.0)
+            .is_some_and(|rest| rest.first() == Some(&b'/'));
+        directory.first() == Some(&b'/') && !below && StorePath::parse(name).is_ok()
+    }
+
     /// The whole store path of an object.
     pub fn print(&self, path: &StorePath) -> Vec<u8> {
         [&*self.0, b"/", path.as_str().as_bytes()].concat()

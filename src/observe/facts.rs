@@ -331,6 +331,9 @@ pub struct MountFacts {
     pub stack: Vec<MountInfo>,
     /// Overlays at exactly that path that nobody sees: something was mounted over a directory above.
     pub buried: Vec<MountInfo>,
+    /// Where an overlay is mounted that the path lies in, and that writes to the upper layer, or to
+    /// the directory that this is in.
+    pub above: Option<PathBuf>,
     /// The overlay that is in effect there: the topmost mount, or the one that the topmost
     /// read-only bind mount shows.
     pub overlay: Option<OverlayFacts>,

@@ -52,11 +52,27 @@ pub(super) fn observe(
     );
     MountFacts {
         place: expected.real.place.clone(),
+        above: above(mounts, expected),
         stack,
         buried,
         overlay,
         nix_check,
     }
+}
+
+/// Where the overlay is mounted that the merged store directory lies in, if it is of these layers: by
+/// hand, one directory too high.
+fn above(mounts: &MountTable, expected: &Expected<'_>) -> Option<PathBuf> {
+    let real = expected.real.reached.as_ref()?;
+    let mount = mounts.by_id(real.status().mount_id)?;
+    if !is_overlay(mount) || mount.mount_point == expected.real.place.path {
+        return None;
+    }
+    let written = SuperOptions::parse(&mount.super_options).upper?;
+    let layer = &expected.upper_layer.place.path;
+    layer
+        .starts_with(written)
+        .then(|| mount.mount_point.clone())
 }
 
 /// The overlay that is in effect in a stack of mounts, and whether it is reached through a bind

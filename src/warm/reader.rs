@@ -165,8 +165,17 @@ impl<'a> Reader<'a> {
 
     /// All ids, in order.
     pub(super) fn all(&self) -> Result<Vec<i64>, WarmError> {
-        let mut statement = self.prepare("select id from lower.ValidPaths order by id")?;
-        let mut rows = statement.query([]).map_err(|error| self.error(error))?;
+        // Rows of another store directory are no paths of this store, for Nix neither.
+        let mut statement = self.prepare(
+            "select id from lower.ValidPaths \
+             where not (typeof(path) = 'text' and path glob '/*/*' and substr(path, 1, ?1) != ?2) \
+             order by id",
+        )?;
+        let directory = [self.store.as_bytes(), b"/"].concat();
+        let directory = String::from_utf8_lossy(&directory);
+        let mut rows = statement
+            .query((directory.chars().count() as i64, &*directory))
+            .map_err(|error| self.error(error))?;
         let (mut ids, mut last) = (Vec::new(), None);
         while let Some(row) = rows.next().map_err(|error| self.error(error))? {
             let id = row.get(0).map_err(|error| self.error(error))?;

@@ -68,6 +68,7 @@ mod systemd_generator;
 mod unsafe_paths;
 mod untouched;
 mod up;
+mod users;
 mod warm;
 mod world;
 

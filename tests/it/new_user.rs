@@ -152,9 +152,16 @@ fn a_result_that_cannot_be_written_is_told_unless_the_reader_went_away() {
 fn a_check_that_cannot_end_tells_what_it_found_before() {
     let Some(world) = World::trixie() else { return };
     let example = world.example("");
+    // Of a store that was never set up there is nothing to hash.
+    let checked = example.command("check").args(["--contents"]).run();
+    assert_eq!(checked.code(), Some(1), "{checked}");
+    example.up();
+    example.command("down").ok();
+    world.ok(["mv", Example::UPPER, "/mnt/example/away"]);
     let checked = example.command("check").args(["--contents"]).run();
     fails(&checked, 3, &["cannot hash the objects: "]);
     assert!(checked.stdout().contains("[mount-missing]"), "{checked}");
+    world.ok(["mv", "/mnt/example/away", Example::UPPER]);
     example.up();
     // A machine without Nix.
     world.ok(["ln", "-s", "/usr/bin/overstore", "/tmp/overstore"]);
@@ -239,7 +246,7 @@ fn another_system_s_remedies_name_its_root() {
     let before = Snapshot::of(world.path("/mnt"));
     let checked = overstore("check");
     assert_eq!(checked.code(), Some(1), "{checked}");
-    let remedy = "remedy:   overstore up --root /mnt/sysroot example\n";
+    let remedy = "remedy: overstore up --root /mnt/sysroot example\n";
     assert!(checked.stdout().contains(remedy), "{checked}");
     let planned = overstore("plan").stdout();
     assert!(planned.contains("lowerdir=/mnt/a/nix/store,"), "{planned}");
