@@ -104,7 +104,7 @@ impl Remedy {
     }
 
     /// The same, to be run by root.
-    pub(crate) fn as_root(mut self) -> Remedy {
+    pub(crate) fn by_root(mut self) -> Remedy {
         for way in self.ways.iter_mut().filter(|way| !way.commands.is_empty()) {
             way.instruction = Some(match way.instruction.take() {
                 Some(instruction) => format!("{instruction}, as root"),

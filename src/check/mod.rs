@@ -61,7 +61,7 @@ fn for_this_user(store: &Store, observed: &Observed, finding: &Finding) -> Remed
     let ours = layer.is_none_or(|stat| stat.uid == uid);
     let is_up = remedy == Remedy::from(up(store));
     if !(is_up && ours) {
-        return remedy.as_root();
+        return remedy.by_root();
     }
     let check = store.command(["check"]);
     Remedy::say("use it in a set-up of your own, which needs no root")
@@ -71,7 +71,7 @@ fn for_this_user(store: &Store, observed: &Observed, finding: &Finding) -> Remed
                 .with(["--".into()])
                 .with(check.words()),
         )
-        .or(remedy.as_root())
+        .or(remedy.by_root())
 }
 
 /// Whether a finding of this code only follows from a loss that [`check`] tells.
