@@ -71,6 +71,12 @@ pub enum Command {
     /// store. Leftovers of interrupted work that nobody uses go too. Objects that are in both layers
     /// are listed and left.
     Gc(Gc),
+    /// Publish a lower store: make a generation of it that consumers can have below theirs.
+    ///
+    /// From a live store, in use by Nix, to a database that is complete and does not change, over the
+    /// same objects. What it publishes is verified, kept from the live store's collector, and made the
+    /// current generation last. For the lower store's owner, on the owner's own store.
+    Publish(Publish),
     /// Print the store URL.
     Url(Url),
     /// Run a command in a private set-up of the store, without leaving a mount behind.
@@ -94,7 +100,7 @@ pub enum Command {
     /// exit code is 2.
     Units(Units),
     /// Print a commented configuration file to start from.
-    New,
+    New(New),
     /// Print the JSON schema of the configuration file, or of a JSON output.
     Schema(Schema),
     /// Print a completion script for a shell.
@@ -115,6 +121,7 @@ impl Command {
                 | Command::Status(_)
                 | Command::Warm(_)
                 | Command::Gc(_)
+                | Command::Publish(_)
                 | Command::Url(_)
         )
     }
@@ -331,6 +338,50 @@ impl std::str::FromStr for Generations {
     }
 }
 
+/// Arguments of `publish`.
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("retiring"))]
+pub struct Publish {
+    /// A name (read from /etc/overstore/publications/NAME.toml) or a path to a TOML file.
+    #[arg(value_name = "PUBLICATION")]
+    pub publication: OsString,
+    /// Publish everything that is valid in the live store, whatever the description includes. Every
+    /// object is then kept while this generation is, whether anything needs it or not.
+    #[arg(long)]
+    pub all_valid: bool,
+    /// Hash every object that is published and compare it with its row.
+    #[arg(long)]
+    pub contents: bool,
+    /// List the generations, and make none.
+    #[arg(long, conflicts_with_all = ["all_valid", "contents", "retiring"])]
+    pub list: bool,
+    /// Make no generation, but retire generation N: consumers are warned, and nothing is lost yet. Its
+    /// database and its roots go when the time is over that the description names (`keep.grace`).
+    #[arg(long, value_name = "N", group = "retiring", conflicts_with_all = ["all_valid", "contents"])]
+    pub retire: Option<u64>,
+    /// The same for all generations older than AGE (`30d`, `36h`).
+    #[arg(long, value_name = "AGE", group = "retiring", conflicts_with_all = ["all_valid", "contents"])]
+    pub retire_older_than: Option<Age>,
+    /// The same for all but the newest COUNT.
+    #[arg(
+        long, value_name = "COUNT", group = "retiring",
+        conflicts_with_all = ["all_valid", "contents"], value_parser = clap::value_parser!(u64).range(1..)
+    )]
+    pub retire_all_but: Option<u64>,
+    /// With what retires: remove the databases and the roots at once. Consumers that are still on
+    /// such a generation fail, and what only it kept is gone with the owner's next collection.
+    #[arg(long, requires = "retiring")]
+    pub now: bool,
+}
+
+/// Arguments of `new`.
+#[derive(Debug, Args)]
+pub struct New {
+    /// Print one for a publication, for `/etc/overstore/publications`.
+    #[arg(long)]
+    pub publication: bool,
+}
+
 /// Arguments of `url`.
 #[derive(Debug, Args)]
 pub struct Url {
@@ -386,8 +437,11 @@ pub struct Remount {
 #[derive(Debug, Args)]
 pub struct Units {
     /// The descriptions, all of one system: TOML files, each named after its store.
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present = "publication")]
     pub files: Vec<PathBuf>,
+    /// The description of a publication of that system.
+    #[arg(long, value_name = "FILE")]
+    pub publication: Vec<PathBuf>,
     /// Write to DIR, which is made if it is missing, and has to be empty otherwise.
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
@@ -419,6 +473,8 @@ pub struct Schema {
 pub enum SchemaName {
     /// The configuration file.
     Configuration,
+    /// The description of a publication.
+    Publication,
     /// The output of `up`, `down`, `plan` and `check`.
     Report,
     /// The output of `url`.
@@ -433,6 +489,8 @@ pub enum SchemaName {
     Gc,
     /// The output of `gc --why`.
     Why,
+    /// The output of `publish`.
+    Publish,
     /// The output of any of them that came to no result (exit code 2, or 3 without a report).
     Error,
 }

@@ -20,6 +20,7 @@
 //! - [`apply`]: what changes the machine: the steps, each safe to repeat.
 //! - [`warm`]: metadata copied from the lower store into the upper database.
 //! - [`collect`]: garbage of the upper layer: roots, choice, deletion through Nix.
+//! - [`publish`]: generations of a lower store, made by its owner: databases, roots, retirement.
 //! - [`systemd`]: units, notifications, the journal.
 //! - [`report`]: outcomes as text and as JSON.
 //! - [`cli`]: the command line.
@@ -43,6 +44,7 @@ mod nix;
 mod observe;
 mod overlayfs;
 mod plan;
+mod publish;
 mod records;
 mod remedy;
 mod report;

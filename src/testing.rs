@@ -19,7 +19,8 @@ pub mod compare {
 /// See the module of this name.
 pub mod config {
     pub use crate::config::{
-        Auto, Environment, Errors, KEYS, MetadataSource, Store, parse, schema,
+        Auto, Environment, Errors, KEYS, MetadataSource, PUBLICATION_KEYS, Publication, Store,
+        parse, parse_publication, schema,
     };
 }
 

@@ -86,6 +86,12 @@ codes! {
     LowerNotDescribedReadOnly("lower-not-described-read-only", [Error], [LowerStore], Never);
     /// Nix itself would open the lower store for writing.
     LowerWrittenByNix("lower-written-by-nix", [Warning], [LowerStore], Never);
+    /// A row of the lower store's database has no object.
+    LowerRowWithoutObject("lower-row-without-object", [Error], [LowerStore], Never);
+    /// A row of the lower store's database that Nix cannot read.
+    LowerRowUnreadable("lower-row-unreadable", [Error], [LowerStore], Never);
+    /// A row of the lower store's database refers to one that is not there.
+    LowerReferenceMissing("lower-reference-missing", [Error], [LowerStore], Never);
     /// The lower store's daemon does not answer.
     LowerDaemonSilent("lower-daemon-silent", [Error], [LowerStore], Never);
     /// The lower store is not the one that the upper database was made for.

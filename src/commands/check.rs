@@ -3,19 +3,12 @@
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
-
-use indicatif::{ProgressBar, ProgressStyle};
 
 use super::{Failure, description};
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::cli;
 use crate::compare;
 use crate::compare::Identity;
-use crate::compare::Progress;
 use crate::config::{MetadataSource, Store};
 use crate::escape::show_lines;
 use crate::linux::exhaustion;
@@ -117,40 +110,7 @@ fn lower_changed(store: &Store, observed: &observe::Observed) -> Option<Finding>
 /// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far
 /// it got.
 fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failure> {
-    let machine = |error| Failure::doing("cannot hash the objects", error);
-    let progress = Progress::default();
-    let interrupted = Arc::new(AtomicBool::new(false));
-    let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM].map(|signal| {
-        signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(machine)
-    });
-    let bar = ProgressBar::new(0);
-    if let Ok(style) =
-        ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes}, {eta} left")
-    {
-        bar.set_style(style);
-    }
-    let done = AtomicBool::new(false);
-    let found = thread::scope(|scope| {
-        let watching = thread::Builder::new().spawn_scoped(scope, || {
-            while !done.load(Ordering::Relaxed) {
-                if interrupted.load(Ordering::Relaxed) {
-                    progress.stop.store(true, Ordering::Relaxed);
-                }
-                bar.set_length(progress.total.load(Ordering::Relaxed));
-                bar.set_position(progress.bytes.load(Ordering::Relaxed));
-                thread::sleep(Duration::from_millis(50));
-            }
-        });
-        // Without it, an interrupt would not end it.
-        watching.map_err(|error| Failure::doing("cannot start a thread", error))?;
-        let found = compare::contents(store, lower, &progress);
-        done.store(true, Ordering::Relaxed);
-        Ok::<_, Failure>(found)
-    })?;
-    bar.finish_and_clear();
-    for signal in signals {
-        signal_hook::low_level::unregister(signal?);
-    }
+    let found = super::with_hashing(|progress| compare::contents(store, lower, progress))?;
     let found = found.map_err(|error| Failure::doing("cannot hash the objects", error))?;
     report.add_findings(check::compare::damaged(store, &found));
     if found.interrupted {

@@ -7,14 +7,17 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::{RootArgument, StoreArgument};
 use crate::commands::Failure;
-use crate::config::{self, Environment, Store};
+use crate::config::{self, Environment, Publication, Store};
 use crate::escape::show_path;
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::root::System;
 use crate::observe;
 
-/// Where the descriptions are that have a name.
+/// Where the descriptions of stores are that have a name.
 const DIRECTORY: &str = "/etc/overstore";
+
+/// Where those of publications are.
+const PUBLICATIONS: &str = "/etc/overstore/publications";
 
 /// A description and the machine it is for.
 #[derive(Debug)]
@@ -77,7 +80,7 @@ pub(super) fn description_and_environment(
 }
 
 fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failure> {
-    let file = file(&store.store)?;
+    let file = file(&store.store, DIRECTORY, "store")?;
     let mut environment = environment.clone();
     // What is described for everybody means the same for everybody.
     if !std::path::absolute(&file).is_ok_and(|file| file.starts_with(DIRECTORY)) {
@@ -94,46 +97,77 @@ fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failu
 /// # Errors
 /// When it cannot be read, or is wrong.
 pub(super) fn read_file(file: &Path, environment: &Environment) -> Result<Store, Failure> {
-    let text = contents(file)?;
-    // A name that is not UTF-8 is shown escaped everywhere.
-    let name = show_path(Path::new(file.file_stem().unwrap_or_default())).into_owned();
-    Ok(config::parse(&name, &show_path(file), &text, environment)?)
+    let text = contents(file, "overstore new")?;
+    Ok(config::parse(
+        &name(file),
+        &show_path(file),
+        &text,
+        environment,
+    )?)
 }
 
-/// The file that a STORE argument means.
-fn file(argument: &OsStr) -> Result<PathBuf, Failure> {
+/// Reads the description of a publication.
+///
+/// # Errors
+/// When there is none, or it is wrong.
+pub(super) fn publication(argument: &OsStr) -> Result<Publication, Failure> {
+    read_publication(&file(argument, PUBLICATIONS, "publication")?)
+}
+
+/// Reads the description of a publication from a file.
+///
+/// # Errors
+/// When it cannot be read, or is wrong.
+pub(super) fn read_publication(file: &Path) -> Result<Publication, Failure> {
+    let text = contents(file, "overstore new --publication")?;
+    Ok(config::parse_publication(
+        &name(file),
+        &show_path(file),
+        &text,
+    )?)
+}
+
+/// The name of what a file describes. One that is not UTF-8 is shown escaped everywhere.
+fn name(file: &Path) -> String {
+    show_path(Path::new(file.file_stem().unwrap_or_default())).into_owned()
+}
+
+/// The file that an argument means: itself, or one of this name in the directory of what is `named`.
+fn file(argument: &OsStr, directory: &str, named: &str) -> Result<PathBuf, Failure> {
     let bytes = argument.as_bytes();
     if bytes.contains(&b'/') || bytes.ends_with(b".toml") {
         return Ok(PathBuf::from(argument));
     }
     if bytes.is_empty() || bytes.starts_with(b".") {
         return Err(Failure::refused(format!(
-            "`{}` is not the name of a store",
+            "`{}` is not the name of a {named}",
             show_path(Path::new(argument))
         ))
         .remedy(format!(
-            "give a name, for {DIRECTORY}/NAME.toml, or the path of a file"
+            "give a name, for {directory}/NAME.toml, or the path of a file"
         )));
     }
     let mut name = OsString::from(argument);
     name.push(".toml");
-    if let Some(own) = observe::own_descriptions().map(|directory| directory.join(&name))
+    if directory == DIRECTORY
+        && let Some(own) = observe::own_descriptions().map(|directory| directory.join(&name))
         && own.symlink_metadata().is_ok()
     {
         return Ok(own);
     }
-    Ok(Path::new(DIRECTORY).join(name))
+    Ok(Path::new(directory).join(name))
 }
 
-fn contents(file: &Path) -> Result<String, Failure> {
-    let content =
-        regular_file::read(file, config::MAX_SIZE).map_err(|error| unreadable(file, error))?;
+/// The text of a file, of which `starter` prints one to start from.
+fn contents(file: &Path, starter: &str) -> Result<String, Failure> {
+    let content = regular_file::read(file, config::MAX_SIZE)
+        .map_err(|error| unreadable(file, starter, error))?;
     config::text(&show_path(file), content)
         .map_err(|wrong| Failure::refused(wrong).remedy(config::SAVE_AS_UTF8))
 }
 
 /// Why a description cannot be read, and what to do.
-fn unreadable(file: &Path, error: ReadError) -> Failure {
+fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
     let shown = show_path(file);
     let error = match error {
         ReadError::Io(error) => error,
@@ -152,9 +186,11 @@ fn unreadable(file: &Path, error: ReadError) -> Failure {
         }
         ReadError::TooLong(limit) => {
             return Failure::refused(format!(
-                "{shown} has more than {limit} bytes, so it is no description of a store"
+                "{shown} has more than {limit} bytes, so it is no description"
             ))
-            .remedy("give the path of a TOML file as `overstore new` prints it");
+            .remedy(format!(
+                "give the path of a TOML file as `{starter}` prints it"
+            ));
         }
     };
     let unreadable = format!("{shown} cannot be read");
@@ -162,7 +198,7 @@ fn unreadable(file: &Path, error: ReadError) -> Failure {
         io::ErrorKind::NotFound => {
             Failure::refused(format!("there is no file {shown}")).remedy(match others(file) {
                 names if names.is_empty() => format!(
-                    "write one: `overstore new > {shown}`, then edit it; or give the path of a file"
+                    "write one: `{starter} > {shown}`, then edit it; or give the path of a file"
                 ),
                 names => {
                     format!("give one of the names that there are ({names}), or the path of a file")
@@ -180,11 +216,13 @@ fn unreadable(file: &Path, error: ReadError) -> Failure {
 
 /// The names of the descriptions beside a named one that is not there, with commas.
 fn others(file: &Path) -> String {
-    if file.parent() != Some(Path::new(DIRECTORY)) {
+    let directories = [DIRECTORY, PUBLICATIONS].map(Path::new);
+    let Some(directory) = file.parent().filter(|it| directories.contains(it)) else {
         return String::new();
-    }
-    let directories = [Some(DIRECTORY.into()), observe::own_descriptions()];
-    let entries = directories
+    };
+    // The descriptions of one's own stores are beside those of the system's.
+    let own = (directory == Path::new(DIRECTORY)).then(observe::own_descriptions);
+    let entries = [Some(directory.to_owned()), own.flatten()]
         .into_iter()
         .flatten()
         .filter_map(|directory: PathBuf| std::fs::read_dir(directory).ok());

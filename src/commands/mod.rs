@@ -7,9 +7,11 @@ mod exec;
 mod failure;
 mod gc;
 mod generate;
+mod hashing;
 mod new;
 mod plan;
 mod private;
+mod publish;
 mod remount;
 mod schema;
 mod status;
@@ -34,6 +36,7 @@ use crate::systemd::notify::ServiceManager;
 use description::{Loaded, load};
 
 use failure::Failure;
+use hashing::with_hashing;
 
 /// Runs a command line.
 ///
@@ -76,11 +79,12 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status(arguments) => status::run(&arguments, json),
         Command::Warm(arguments) => warm::run(&arguments, json),
         Command::Gc(arguments) => gc::run(&arguments, json),
+        Command::Publish(arguments) => publish::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => exec::run(&arguments),
         Command::Remount(arguments) => remount::run(&arguments),
         Command::Units(arguments) => units::run(&arguments),
-        Command::New => new::run(),
+        Command::New(arguments) => new::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Completions(arguments) => generate::completions(&arguments),
         Command::Manual(arguments) => generate::manual(&arguments),
@@ -138,8 +142,7 @@ fn tell(progress: &Progress<'_>, manager: &ServiceManager) {
         Progress::Waiting(holder) => {
             let text = format!("waiting for {holder}");
             manager.working(&text);
-            // Nothing is left to tell it to if standard error cannot be written to.
-            let _ = writeln!(anstream::stderr(), "{text}");
+            print_note(&text);
         }
         Progress::Warning(fault) => print_warning(fault),
     }
@@ -150,6 +153,12 @@ fn warn_if_deaf(manager: &ServiceManager) {
     if let Err(deaf) = manager.has_heard() {
         print_warning(&Fault::of(&deaf));
     }
+}
+
+/// Prints something worth knowing to standard error.
+fn print_note(text: &str) {
+    // Nothing is left to tell it to if standard error cannot be written to.
+    let _ = writeln!(anstream::stderr(), "{text}");
 }
 
 /// Prints a warning to standard error.

@@ -4,12 +4,20 @@ use std::io::Write;
 use std::process::ExitCode;
 
 use super::Failure;
+use crate::cli;
 
 /// The file to start from: Nix's worked example, and every other key in a comment.
 const STARTER: &str = include_str!("starter.toml");
 
-pub(super) fn run() -> Result<ExitCode, Failure> {
-    std::io::stdout().write_all(STARTER.as_bytes())?;
+/// The same for a publication.
+const PUBLICATION: &str = include_str!("publication-starter.toml");
+
+pub(super) fn run(arguments: &cli::New) -> Result<ExitCode, Failure> {
+    let starter = match arguments.publication {
+        true => PUBLICATION,
+        false => STARTER,
+    };
+    std::io::stdout().write_all(starter.as_bytes())?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -17,8 +25,8 @@ pub(super) fn run() -> Result<ExitCode, Failure> {
 mod tests {
     use std::path::PathBuf;
 
-    use super::STARTER;
-    use crate::config::{self, Environment, KEYS, Store};
+    use super::{PUBLICATION, STARTER};
+    use crate::config::{self, Environment, KEYS, PUBLICATION_KEYS, Store};
 
     fn parse(text: &str) -> Store {
         let environment = Environment {
@@ -37,16 +45,31 @@ mod tests {
     #[test]
     fn has_every_key_and_parses_with_each_of_them() {
         parse(STARTER);
-        let lines = |key: &str| STARTER.matches(&format!("\n#{key} = ")).count();
-        for (table, keys) in KEYS {
-            let body = match table {
-                "" => STARTER,
-                _ => STARTER
+        every_key(STARTER, &KEYS, |text| drop(parse(text)));
+    }
+
+    #[test]
+    fn the_one_of_a_publication_has_every_key() {
+        let parse = |text: &str| {
+            let parsed = config::parse_publication("example", "example.toml", text);
+            parsed.unwrap_or_else(|errors| panic!("{errors}"))
+        };
+        parse(PUBLICATION);
+        every_key(PUBLICATION, &PUBLICATION_KEYS, |text| drop(parse(text)));
+    }
+
+    /// A starter file has every key of these tables, and parses with each that is in a comment.
+    fn every_key(starter: &str, keys: &[(&str, &[&str])], parse: impl Fn(&str)) {
+        let lines = |key: &str| starter.matches(&format!("\n#{key} = ")).count();
+        for (table, keys) in keys {
+            let body = match *table {
+                "" => starter,
+                _ => starter
                     .split(&format!("\n[{table}]\n"))
                     .nth(1)
                     .expect(table),
             };
-            for key in keys {
+            for key in *keys {
                 let written = [
                     format!("#{key} = "),
                     format!("{key} = "),
@@ -57,7 +80,7 @@ mod tests {
                     .any(|line| written.iter().any(|start| line.starts_with(start)));
                 assert!(there, "{table} {key}");
                 if lines(key) == 1 {
-                    parse(&with(key));
+                    parse(&starter.replacen(&format!("\n#{key} = "), &format!("\n{key} = "), 1));
                 }
             }
         }

@@ -8,8 +8,8 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    self, CodesReport, ErrorReport, GcReport, Report, StatusReport, UrlReport, WarmReport,
-    WhyReport,
+    self, CodesReport, ErrorReport, GcReport, PublishReport, Report, StatusReport, UrlReport,
+    WarmReport, WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
@@ -20,6 +20,7 @@ pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
 fn schema(name: SchemaName) -> Schema {
     match name {
         SchemaName::Configuration => config::schema(),
+        SchemaName::Publication => config::publication_schema(),
         SchemaName::Report => schema_for!(Report),
         SchemaName::Url => schema_for!(UrlReport),
         SchemaName::Status => schema_for!(StatusReport),
@@ -27,6 +28,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Warm => schema_for!(WarmReport),
         SchemaName::Gc => schema_for!(GcReport),
         SchemaName::Why => schema_for!(WhyReport),
+        SchemaName::Publish => schema_for!(PublishReport),
         SchemaName::Error => schema_for!(ErrorReport),
     }
 }
@@ -38,6 +40,8 @@ mod tests {
     #[test]
     fn schemas_do_not_change_by_accident() {
         insta::assert_json_snapshot!("configuration", schema(SchemaName::Configuration));
+        insta::assert_json_snapshot!("publication", schema(SchemaName::Publication));
+        insta::assert_json_snapshot!("publish", schema(SchemaName::Publish));
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
         insta::assert_json_snapshot!("status", schema(SchemaName::Status));
         insta::assert_json_snapshot!("codes", schema(SchemaName::Codes));

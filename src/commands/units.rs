@@ -1,5 +1,6 @@
 //! `overstore units`: the generator's work for a system that is not running.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Failure, description};
@@ -10,8 +11,9 @@ use crate::escape::{show_path, unit_value};
 use crate::observe;
 use crate::remedy::{Fault, HasRemedy};
 use crate::report;
-use crate::systemd::generator::conflict;
+use crate::systemd::generator::{conflict, publication_conflict};
 use crate::systemd::output::{Output, OutputError};
+use crate::systemd::publications::{DescribedPublication, publication_units};
 use crate::systemd::units::{Described, Places, units};
 
 pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
@@ -54,34 +56,40 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
     let mut stores: Vec<Described> = Vec::new();
     let mut wrong = 0;
     for file in &arguments.files {
-        let described = match description::read_file(file, &environment) {
-            Ok(store) => Described {
-                store,
-                file: file.clone(),
-            },
-            Err(failure) if failure.configuration().is_some() => {
-                failure.report();
-                wrong += 1;
-                continue;
+        let store = description::read_file(file, &environment);
+        let described = store.map(|store| Described {
+            store,
+            file: file.clone(),
+        });
+        match usable(file, described, |described| conflict(described, &stores))? {
+            None => wrong += 1,
+            Some(described) => {
+                report::warn(&check::description::findings(&described.store));
+                stores.push(described);
             }
-            Err(failure) => return Err(failure),
-        };
-        if let Some(Fault { what, remedy }) = conflict(&described, &stores) {
-            let what = format!("{}: {what}", show_path(file));
-            super::print_error(None, &Fault::new(what).remedy(remedy));
-            wrong += 1;
-            continue;
         }
-        report::warn(&check::description::findings(&described.store));
-        stores.push(described);
+    }
+    let mut publications: Vec<DescribedPublication> = Vec::new();
+    for file in &arguments.publication {
+        let publication = description::read_publication(file);
+        let described = publication.map(|publication| DescribedPublication {
+            publication,
+            file: file.clone(),
+        });
+        let conflict = |it: &DescribedPublication| publication_conflict(it, &publications);
+        match usable(file, described, conflict)? {
+            None => wrong += 1,
+            Some(described) => publications.push(described),
+        }
     }
     if wrong > 0 {
         return Err(Failure::refused(format!(
             "no units are written: {wrong} of {} descriptions cannot be used",
-            arguments.files.len()
+            arguments.files.len() + arguments.publication.len()
         )));
     }
-    let files = units(&stores, places, &environment);
+    let mut files = units(&stores, places, &environment);
+    files.extend(publication_units(&publications, places));
     let written = Output::open(&arguments.output).and_then(|output| {
         if !arguments.force {
             output.expect_empty()?;
@@ -91,6 +99,30 @@ pub(super) fn run(arguments: &cli::Units) -> Result<ExitCode, Failure> {
     match written {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => Err(unwritten(error)),
+    }
+}
+
+/// What was described, if it can be used; what is wrong with it, or with it beside the others, is
+/// printed.
+fn usable<T>(
+    file: &Path,
+    described: Result<T, Failure>,
+    conflict: impl FnOnce(&T) -> Option<Fault>,
+) -> Result<Option<T>, Failure> {
+    match described {
+        Ok(described) => match conflict(&described) {
+            None => Ok(Some(described)),
+            Some(Fault { what, remedy }) => {
+                let what = format!("{}: {what}", show_path(file));
+                super::print_error(None, &Fault::new(what).remedy(remedy));
+                Ok(None)
+            }
+        },
+        Err(failure) if failure.configuration().is_some() => {
+            failure.report();
+            Ok(None)
+        }
+        Err(failure) => Err(failure),
     }
 }
 

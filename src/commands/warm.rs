@@ -1,7 +1,7 @@
 //! `overstore warm`.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Failure, Loaded, load, private};
@@ -17,9 +17,6 @@ use crate::nix::store_path::StorePath;
 use crate::report::WarmReport;
 use crate::systemd::notify::ServiceManager;
 use crate::warm::{self, Roots, Wanted, Warm, WarmError};
-
-/// How many links from one to the next are followed to the store.
-const MOST_LINKS: usize = 32;
 
 pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &RootArgument::default())?;
@@ -105,21 +102,13 @@ pub(super) fn copy(
 
 /// The store path that an argument means: itself, what it lies in, or where its links lead.
 pub(super) fn resolve(argument: &Path, store: &StoreDirectory) -> Result<StorePath, Failure> {
-    let mut path = PathBuf::from(argument);
-    for _ in 0..MOST_LINKS {
-        if let Some(found) = warm::into_store(&path, store) {
-            return Ok(found);
-        }
-        let Ok(target) = std::fs::read_link(&path) else {
-            break;
-        };
-        path = path.parent().unwrap_or(Path::new("/")).join(target);
-    }
-    Err(Failure::refused(format!(
-        "{} is no store path, and no link to one",
-        show_path(argument)
-    ))
-    .remedy("give store paths, such as `nix path-info --all` lists"))
+    warm::resolve(argument, store).ok_or_else(|| {
+        Failure::refused(format!(
+            "{} is no store path, and no link to one",
+            show_path(argument)
+        ))
+        .remedy("give store paths, such as `nix path-info --all` lists")
+    })
 }
 
 fn failure(error: WarmError) -> Failure {

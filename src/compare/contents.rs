@@ -62,10 +62,15 @@ pub struct Progress {
     pub stop: AtomicBool,
 }
 
-struct Job {
-    path: StorePath,
-    upper: bool,
-    expected: [u8; 32],
+/// An object to hash.
+#[derive(Debug)]
+pub(crate) struct Job {
+    /// Its path.
+    pub path: StorePath,
+    /// Whether it is in the upper layer, not in the lower store directory.
+    pub upper: bool,
+    /// The hash in its row.
+    pub expected: [u8; 32],
 }
 
 /// Hashes every object that the upper database has and the upper layer holds; with `lower`, also
@@ -139,43 +144,11 @@ impl Objects {
 
     /// Hashes them all: how many were, and those that are not what their rows say.
     fn hash(&self, progress: &Progress) -> Result<(u64, Vec<Damaged>), AcrossError> {
-        let (sender, receiver) = sync_channel(QUEUE);
-        let work = Work {
-            jobs: Mutex::new(receiver),
-            layers: &self.layers,
-            progress,
-            hashed: AtomicU64::new(0),
-            damaged: Mutex::default(),
-            failed: Mutex::default(),
-            stop: AtomicBool::new(false),
-        };
-        let workers = thread::available_parallelism().map_or(1, usize::from);
-        thread::scope(|scope| {
-            for number in 0..workers {
-                let started = thread::Builder::new().spawn_scoped(scope, || work.run());
-                match started {
-                    Err(error) if number == 0 => return Err(AcrossError::Thread(error)),
-                    // Fewer do it as well.
-                    Err(_) => break,
-                    Ok(_) => {}
-                }
-            }
-            let result = self.each(|job, _| {
-                // Workers end only after the sender is gone.
-                let _ = sender.send(job);
-            });
-            drop(sender);
-            Ok(result?)
+        let [upper, lower] = &self.layers;
+        let (hashed, damaged) = hash_each([upper, lower], progress, |queue| {
+            self.each(|job, _| queue(job)).map_err(AcrossError::from)
         })?;
-        let failed = work.failed.into_inner();
-        if let Some((object, source)) = failed.unwrap_or_else(PoisonError::into_inner) {
-            let path = show_path(&object).into_owned();
-            return Err(AcrossError::Layer { path, source });
-        }
-        let damaged = work.damaged.into_inner();
-        let mut damaged = damaged.unwrap_or_else(PoisonError::into_inner);
-        damaged.sort_by(|one: &Damaged, other| one.path.cmp(&other.path));
-        Ok((work.hashed.into_inner(), self.still_expected(damaged)?))
+        Ok((hashed, self.still_expected(damaged)?))
     }
 
     /// Those whose row is still as it was: somebody may have collected an object, or added it again,
@@ -194,10 +167,60 @@ impl Objects {
     }
 }
 
+/// Hashes, in parallel, what `feed` hands to the queue that it is given: how many objects were hashed,
+/// and those that are not what their rows say, sorted. The layers are the upper one, then the lower
+/// store directory.
+///
+/// # Errors
+/// Those of `feed`; and when an object cannot be read for a reason that is not its own.
+pub(crate) fn hash_each<E: From<AcrossError>>(
+    layers: [&Layer; 2],
+    progress: &Progress,
+    feed: impl FnOnce(&mut dyn FnMut(Job)) -> Result<(), E>,
+) -> Result<(u64, Vec<Damaged>), E> {
+    let (sender, receiver) = sync_channel(QUEUE);
+    let work = Work {
+        jobs: Mutex::new(receiver),
+        layers,
+        progress,
+        hashed: AtomicU64::new(0),
+        damaged: Mutex::default(),
+        failed: Mutex::default(),
+        stop: AtomicBool::new(false),
+    };
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    thread::scope(|scope| {
+        for number in 0..workers {
+            let started = thread::Builder::new().spawn_scoped(scope, || work.run());
+            match started {
+                Err(error) if number == 0 => return Err(AcrossError::Thread(error).into()),
+                // Fewer do it as well.
+                Err(_) => break,
+                Ok(_) => {}
+            }
+        }
+        let result = feed(&mut |job| {
+            // Workers end only after the sender is gone.
+            let _ = sender.send(job);
+        });
+        drop(sender);
+        result
+    })?;
+    let failed = work.failed.into_inner();
+    if let Some((object, source)) = failed.unwrap_or_else(PoisonError::into_inner) {
+        let path = show_path(&object).into_owned();
+        return Err(AcrossError::Layer { path, source }.into());
+    }
+    let damaged = work.damaged.into_inner();
+    let mut damaged = damaged.unwrap_or_else(PoisonError::into_inner);
+    damaged.sort_by(|one: &Damaged, other| one.path.cmp(&other.path));
+    Ok((work.hashed.into_inner(), damaged))
+}
+
 /// What the workers share.
 struct Work<'a> {
     jobs: Mutex<Receiver<Job>>,
-    layers: &'a [Layer; 2],
+    layers: [&'a Layer; 2],
     progress: &'a Progress,
     hashed: AtomicU64,
     damaged: Mutex<Vec<Damaged>>,
@@ -221,7 +244,7 @@ impl Work<'_> {
                 // The queue is emptied, so that its other end does not wait.
                 continue;
             }
-            let layer = &self.layers[usize::from(!job.upper)];
+            let layer = self.layers[usize::from(!job.upper)];
             let actual = nar::hash(layer.directory.as_fd(), job.path.as_str(), &go_on);
             if !go_on(0) {
                 continue;
@@ -262,10 +285,13 @@ fn tells_of_damage(error: &io::Error) -> bool {
         .is_some_and(|number| of_disk.iter().any(|errno| errno.raw_os_error() == number))
 }
 
-/// One of the layers.
-struct Layer {
-    path: PathBuf,
-    directory: OwnedFd,
+/// A directory of store objects.
+#[derive(Debug)]
+pub(crate) struct Layer {
+    /// Where it is.
+    pub path: PathBuf,
+    /// It, open.
+    pub directory: OwnedFd,
 }
 
 fn open(path: &Path) -> Result<Layer, AcrossError> {

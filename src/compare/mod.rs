@@ -7,13 +7,13 @@ mod layers;
 mod objects;
 mod sizes;
 
-pub(crate) use contents::{Contents, Damaged};
+pub(crate) use contents::{Contents, Damaged, Job, Layer, hash_each};
 pub use contents::{Progress, contents};
 pub(crate) use fingerprint::Difference;
 pub use fingerprint::Identity;
 pub(crate) use layers::Missing;
 pub use layers::across;
-pub(crate) use layers::{Across, Several};
+pub(crate) use layers::{Across, AcrossError, Several};
 pub(crate) use objects::Objects;
 pub(crate) use objects::{Held, held, objects};
 pub(crate) use sizes::sizes;

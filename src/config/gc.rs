@@ -30,27 +30,28 @@ impl Reading<'_> {
         limit("max-free", "--max-free", &raw.max_free, size(&raw.max_free));
         let schedule = match &raw.schedule {
             None => (!limits.is_empty()).then(|| "daily".to_owned()),
-            Some(given)
-                if given.value.trim().is_empty()
-                    || given.value.contains('%')
-                    || unit_value(given.value.trim().as_ref()).is_none() =>
-            {
-                self.problems.push(
-                    Problem::new("`gc.schedule` is no calendar event")
-                        .at(
-                            &given.span,
-                            "expected one of systemd, such as `daily` or `Sun 03:00`",
-                        )
-                        .help("`systemd-analyze calendar` tells what one means"),
-                );
-                return None;
-            }
-            Some(given) => Some(given.value.clone()),
+            Some(given) => Some(self.schedule("gc.schedule", given)?),
         };
         Some(Gc {
             schedule,
             limits,
             leftovers: raw.leftovers.as_ref().is_some_and(|given| given.value),
         })
+    }
+    /// Reads a calendar event of systemd.
+    pub(super) fn schedule(&mut self, key: &str, given: &At<String>) -> Option<String> {
+        let text = given.value.trim();
+        if text.is_empty() || text.contains('%') || unit_value(text.as_ref()).is_none() {
+            self.problems.push(
+                Problem::new(format!("`{key}` is no calendar event"))
+                    .at(
+                        &given.span,
+                        "expected one of systemd, such as `daily` or `Sun 03:00`",
+                    )
+                    .help("`systemd-analyze calendar` tells what one means"),
+            );
+            return None;
+        }
+        Some(given.value.clone())
     }
 }

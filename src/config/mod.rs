@@ -13,6 +13,7 @@ mod parameters;
 mod parts;
 mod path;
 mod problem;
+mod publication;
 mod quantity;
 mod raw;
 mod read;
@@ -30,6 +31,9 @@ use raw::{RawDaemon, RawDatabase, RawGc, RawLower, RawMount, RawPermissions, Raw
 pub use environment::{Auto, Environment};
 pub use problem::Errors;
 pub(crate) use problem::Mistake;
+pub(crate) use publication::Chosen;
+pub(crate) use publication::publication_schema;
+pub use publication::{PUBLICATION_KEYS, Publication, parse_publication};
 pub(crate) use quantity::{Age, Size};
 pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Own, Setting, WarmAtUp, WhenIncomplete};
 pub use store::{MetadataSource, Store};
@@ -62,13 +66,28 @@ pub fn parse(
     text: &str,
     environment: &Environment,
 ) -> Result<Store, Errors> {
-    let (table, syntax) = DeTable::parse_recoverable(text);
-    let mut problems = Vec::new();
-    let mut raw = RawStore::from_table(table.get_ref(), "", &mut problems);
+    let (mut raw, whole, mut problems) = read_keys(text, RawStore::from_table);
     let own = own::directory(name, &raw, environment);
     if let Some(directory) = &own {
         own::complete(&mut raw, directory);
     }
+    let store = validate::validate(name, &raw, own, environment, whole, &mut problems);
+    match store {
+        Some(store) if problems.is_empty() => Ok(store),
+        _ => Err(Errors::new(label, text, problems)),
+    }
+}
+
+/// Reads the keys of a file with `from_table`, and what is wrong with it so far. After an error of
+/// syntax, of which the `bool` says that there is none, keys may be missing because the reader lost
+/// them.
+fn read_keys<R>(
+    text: &str,
+    from_table: fn(&DeTable<'_>, &str, &mut Vec<Problem>) -> R,
+) -> (R, bool, Vec<Problem>) {
+    let (table, syntax) = DeTable::parse_recoverable(text);
+    let mut problems = Vec::new();
+    let raw = from_table(table.get_ref(), "", &mut problems);
     let mut lost = syntax.iter().filter(|error| !is_duplicate(error));
     let lost = lost.find_map(toml::de::Error::span).map(|span| span.start);
     let whole = syntax.iter().all(is_duplicate);
@@ -77,11 +96,7 @@ pub fn parse(
         !(problem.unknown_key && lost.is_some_and(|lost| problem.start() > lost))
     });
     problems.extend(syntax_problems(&syntax, &table, text));
-    let store = validate::validate(name, &raw, own, environment, whole, &mut problems);
-    match store {
-        Some(store) if problems.is_empty() => Ok(store),
-        _ => Err(Errors::new(label, text, problems)),
-    }
+    (raw, whole, problems)
 }
 
 /// What fixes what [`text`] says.
@@ -106,8 +121,12 @@ pub(crate) fn text(label: &str, content: Vec<u8>) -> Result<String, String> {
 
 /// The JSON schema of the file.
 pub fn schema() -> schemars::Schema {
-    let mut schema = schemars::schema_for!(RawStore);
-    schema.insert("title".to_owned(), "overstore configuration".into());
+    titled(schemars::schema_for!(RawStore), "overstore configuration")
+}
+
+/// A schema of a TOML file, with its title.
+fn titled(mut schema: schemars::Schema, title: &str) -> schemars::Schema {
+    schema.insert("title".to_owned(), title.into());
     schemars::transform::transform_subschemas(&mut NoNull, &mut schema);
     schema
 }

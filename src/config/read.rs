@@ -25,9 +25,10 @@ pub(super) trait Read: Sized {
     fn read(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Vec<Problem>) -> Option<Self>;
 }
 
-/// Declares a table of the file: its keys, their types, how they are read and their JSON schema.
+/// Declares a table of a file: its keys, their types, how they are read and their JSON schema. Where
+/// the file is no description of a store, `in TABLES` names the tables that it has.
 macro_rules! table {
-    ($(#[$table_attribute:meta])* $name:ident { $($(#[$attribute:meta])* $key:literal $field:ident: $type:ty,)+ }) => {
+    (in $tables:path; $(#[$table_attribute:meta])* $name:ident { $($(#[$attribute:meta])* $key:literal $field:ident: $type:ty,)+ }) => {
         #[derive(Debug, Default, schemars::JsonSchema)]
         $(#[$table_attribute])*
         #[schemars(deny_unknown_fields)]
@@ -55,7 +56,7 @@ macro_rules! table {
                                 .map(|read| $crate::config::read::At { value: read, span: value.span() });
                         })+
                         unknown => problems.push(
-                            $crate::config::unknown::unknown_key(unknown, &key.span(), prefix, $name::KEYS, &$crate::config::KEYS),
+                            $crate::config::unknown::unknown_key(unknown, &key.span(), prefix, $name::KEYS, &$tables),
                         ),
                     }
                 }
@@ -73,6 +74,9 @@ macro_rules! table {
                 Some($name::from_table(table, &format!("{key}."), problems))
             }
         }
+    };
+    ($($of_a_store:tt)*) => {
+        $crate::config::read::table! { in $crate::config::KEYS; $($of_a_store)* }
     };
 }
 pub(super) use table;
@@ -95,6 +99,25 @@ impl Read for bool {
         match value.get_ref() {
             DeValue::Boolean(value) => Some(*value),
             _ => wrong_type(value, key, "`true` or `false`", problems),
+        }
+    }
+}
+
+impl Read for u32 {
+    fn read(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Vec<Problem>) -> Option<u32> {
+        let expected = "a whole number, in decimal digits";
+        match value.get_ref() {
+            DeValue::Integer(number) if number.radix() == 10 => match number.as_str().parse() {
+                Ok(number) => Some(number),
+                Err(_) => {
+                    problems.push(
+                        Problem::new(format!("`{key}` is out of range"))
+                            .at(&value.span(), format!("expected {expected}, from 0 on")),
+                    );
+                    None
+                }
+            },
+            _ => wrong_type(value, key, expected, problems),
         }
     }
 }

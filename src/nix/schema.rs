@@ -133,6 +133,21 @@ pub struct Verdict {
     pub unknown_migrations: Vec<String>,
 }
 
+impl SchemaObject {
+    /// Whether some Nix makes an object of this kind and name, and not SQLite by itself.
+    pub(crate) fn is_of_nix(&self) -> bool {
+        known().any(|it| it == (&*self.kind, &*self.name))
+    }
+}
+
+/// The objects that a Nix makes, by their kinds and names.
+fn known() -> impl Iterator<Item = (&'static str, &'static str)> {
+    OBJECTS
+        .iter()
+        .map(|it| (it.kind, it.name))
+        .chain(MIGRATIONS.iter().flat_map(|it| it.adds).copied())
+}
+
 /// Judges a schema by its objects and by the migrations that are recorded in it.
 pub fn judge(objects: &[SchemaObject], migrations: &[String]) -> Verdict {
     let mut verdict = Verdict::default();
@@ -170,14 +185,8 @@ pub fn judge(objects: &[SchemaObject], migrations: &[String]) -> Verdict {
             verdict.missing.push(format!("{kind} {name}"));
         }
     }
-    let is_known = |object: &SchemaObject| {
-        let mut known = OBJECTS
-            .iter()
-            .map(|it| (it.kind, it.name))
-            .chain(MIGRATIONS.iter().flat_map(|it| it.adds).copied());
-        // SQLite's own names begin so, and nobody else's may.
-        object.name.starts_with("sqlite_") || known.any(|it| it == (&*object.kind, &*object.name))
-    };
+    // SQLite's own names begin so, and nobody else's may.
+    let is_known = |object: &SchemaObject| object.name.starts_with("sqlite_") || object.is_of_nix();
     verdict.foreign = objects
         .iter()
         .filter(|object| !is_known(object))

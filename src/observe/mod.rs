@@ -23,6 +23,7 @@ pub(crate) use environment::{environment, environment_of_target};
 pub(crate) use environment::{hook, own_descriptions, own_stores, program_name};
 pub(crate) use facts::*;
 pub(crate) use set_up::{Member, member, shows};
+pub(crate) use upper_database::read_schema;
 
 use crate::config::Store;
 use crate::linux::exhaustion;

@@ -92,13 +92,25 @@ fn content(directory: &Reached, use_sqlite_wal: bool) -> Result<DatabaseContent,
 }
 
 fn judge_schema(connection: &Connection) -> rusqlite::Result<schema::Verdict> {
+    let (objects, migrations) = read_schema(connection, "main")?;
+    Ok(schema::judge(&objects, &migrations))
+}
+
+/// The objects of a database that is attached as `name`, and the migrations that are recorded in it.
+///
+/// # Errors
+/// When it cannot be read.
+pub(crate) fn read_schema(
+    connection: &Connection,
+    name: &str,
+) -> rusqlite::Result<(Vec<SchemaObject>, Vec<String>)> {
     // Text that is not UTF-8 is foreign, and shown so.
     let text = |row: &Row, column: usize| -> rusqlite::Result<Option<String>> {
         let bytes = row.get_ref(column)?.as_bytes_or_null()?;
         Ok(bytes.map(|bytes| String::from_utf8_lossy(bytes).into_owned()))
     };
     let objects = connection
-        .prepare("select type, name, sql from sqlite_master")?
+        .prepare(&format!("select type, name, sql from {name}.sqlite_master"))?
         .query_map([], |row| {
             Ok(SchemaObject {
                 kind: text(row, 0)?.unwrap_or_default(),
@@ -107,14 +119,14 @@ fn judge_schema(connection: &Connection) -> rusqlite::Result<schema::Verdict> {
             })
         })?
         .collect::<rusqlite::Result<Vec<_>>>()?;
-    let migrations = match is_ordinary_table(connection, "main", "SchemaMigrations")? {
+    let migrations = match is_ordinary_table(connection, name, "SchemaMigrations")? {
         false => Vec::new(),
         true => connection
-            .prepare("select migration from SchemaMigrations")?
+            .prepare(&format!("select migration from {name}.SchemaMigrations"))?
             .query_map([], |row| Ok(text(row, 0)?.unwrap_or_default()))?
             .collect::<rusqlite::Result<Vec<_>>>()?,
     };
-    Ok(schema::judge(&objects, &migrations))
+    Ok((objects, migrations))
 }
 
 fn quick_check(connection: &Connection) -> rusqlite::Result<Vec<String>> {

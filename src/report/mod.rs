@@ -4,6 +4,7 @@ mod codes;
 mod error;
 mod gc;
 mod journal;
+mod publish;
 mod status;
 mod text;
 mod url;
@@ -23,6 +24,7 @@ use crate::systemd::journal::Journal;
 pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
+pub(crate) use publish::{PublishReport, PublishedReport};
 pub(crate) use status::{
     CollectedReport, Content, NowReport, SizesReport, StatusReport, WarmedReport,
 };

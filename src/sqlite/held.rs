@@ -34,7 +34,7 @@ const PREFIX: &str = "/overstore-held-directory/";
 pub(crate) struct HeldConnection {
     // In this order: closing a database may remove files.
     connection: Connection,
-    _directory: OwnedFd,
+    directories: Vec<OwnedFd>,
 }
 
 impl HeldConnection {
@@ -52,19 +52,30 @@ impl HeldConnection {
         if *REPLACED != ffi::SQLITE_OK {
             return Err(failure(*REPLACED, "cannot replace SQLite's system calls"));
         }
-        let directory = directory
-            .try_clone_to_owned()
-            .map_err(|error| failure(ffi::SQLITE_CANTOPEN, &error.to_string()))?;
-        let number = directory.as_raw_fd();
-        let uri = format!(
-            "file:{PREFIX}{number}/{}{query}",
-            percent_encode(name.as_bytes())
-        );
+        let (directory, uri) = hold(directory, name, query)?;
         let connection = Connection::open_with_flags_and_vfs(uri, flags, vfs)?;
         Ok(Self {
             connection,
-            _directory: directory,
+            directories: vec![directory],
         })
+    }
+
+    /// Attaches the database called `name` in another directory as `schema`.
+    ///
+    /// # Errors
+    /// When SQLite refuses.
+    pub(super) fn attach(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &str,
+        query: &str,
+        schema: &str,
+    ) -> rusqlite::Result<()> {
+        let (directory, uri) = hold(directory, name, query)?;
+        self.directories.push(directory);
+        self.connection
+            .execute(&format!("attach ? as {schema}"), [uri])?;
+        Ok(())
     }
 
     /// Closes the database, and tells how that went.
@@ -82,6 +93,19 @@ impl Deref for HeldConnection {
     fn deref(&self) -> &Connection {
         &self.connection
     }
+}
+
+/// A descriptor of a directory, to be held, and SQLite's name of the database called `name` in it.
+fn hold(directory: BorrowedFd<'_>, name: &str, query: &str) -> rusqlite::Result<(OwnedFd, String)> {
+    let directory = directory
+        .try_clone_to_owned()
+        .map_err(|error| failure(ffi::SQLITE_CANTOPEN, &error.to_string()))?;
+    let number = directory.as_raw_fd();
+    let uri = format!(
+        "file:{PREFIX}{number}/{}{query}",
+        percent_encode(name.as_bytes())
+    );
+    Ok((directory, uri))
 }
 
 fn failure(code: c_int, text: &str) -> rusqlite::Error {

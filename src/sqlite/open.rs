@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 use std::time::Duration;
 
 use rusqlite::OpenFlags;
+use rustix::fs::{Access, AtFlags, accessat};
 
 use super::hardening::{distrust, expect_files};
 use super::held::HeldConnection;
@@ -44,6 +45,57 @@ pub(crate) fn to_read(
     } else {
         open(&directory, name, "", flags, use_sqlite_wal, busy)?
     })
+}
+
+/// Makes a database called `name` in a directory that was walked, where nothing is.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn to_make(
+    directory: impl AsFd,
+    name: &str,
+    busy: Duration,
+) -> Result<HeldConnection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
+    Ok(open(&directory, name, "", flags, true, busy)?)
+}
+
+/// Attaches the database of a store in use as `schema`, to read it as Nix does: what is read in one
+/// transaction is one state of it, whoever writes meanwhile.
+///
+/// # Errors
+/// See [`OpenError`]. One of its files being no regular file is an error, too.
+pub(crate) fn attach_to_read(
+    connection: &mut HeldConnection,
+    schema: &str,
+    directory: impl AsFd,
+    name: &str,
+    use_sqlite_wal: bool,
+) -> Result<(), OpenError> {
+    expect_files(&directory, name)?;
+    // The index of a log cannot be made where nobody may write; nobody writes there, either.
+    let may_write = accessat(&directory, ".", Access::WRITE_OK, AtFlags::EACCESS).is_ok();
+    let sealed = !may_write && is_at_rest(&directory, name)?;
+    let query = match (sealed, use_sqlite_wal) {
+        (true, _) => "?immutable=1",
+        (false, true) => "?mode=ro",
+        (false, false) => "?mode=ro&vfs=unix-dotfile",
+    };
+    Ok(connection.attach(directory.as_fd(), name, query, schema)?)
+}
+
+/// Attaches a database that nobody writes to any more.
+///
+/// # Errors
+/// See [`OpenError`].
+pub(crate) fn attach_sealed(
+    connection: &mut HeldConnection,
+    schema: &str,
+    directory: impl AsFd,
+    name: &str,
+) -> Result<(), OpenError> {
+    expect_files(&directory, name)?;
+    Ok(connection.attach(directory.as_fd(), name, "?immutable=1", schema)?)
 }
 
 /// The same to write to a database that is there.

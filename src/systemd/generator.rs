@@ -12,9 +12,10 @@ use std::process::ExitCode;
 use rustix::fs::FileType;
 
 use super::output::{Output, OutputError};
+use super::publications::{DescribedPublication, publication_units};
 use super::text::unit_name;
 use super::units::{Described, Places, units};
-use crate::config::{self, Environment};
+use crate::config;
 use crate::escape::show_path;
 use crate::linux::regular_file;
 use crate::observe;
@@ -24,6 +25,9 @@ use crate::remedy::Fault;
 /// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
 const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];
 
+/// Where those of publications are, in each of these.
+const PUBLICATIONS: &str = "publications";
+
 /// Where the service manager has its system generators write (systemd.generator(7)), so where units
 /// find what stands beside them.
 const OUTPUT: &str = "/run/systemd/generator";
@@ -31,6 +35,9 @@ const OUTPUT: &str = "/run/systemd/generator";
 /// How long the name of a store can be in a unit's: systemd takes 255 bytes (systemd.unit(5)), of
 /// which `overstore-gc@` and `.service` are the most that is added, and a draft of the file needs some.
 const LONGEST_NAME: usize = 255 - "overstore-gc@.service".len() - DRAFT.len();
+
+/// The same for a publication.
+const LONGEST_PUBLICATION_NAME: usize = 255 - "overstore-publish@.service".len() - DRAFT.len();
 
 /// A description that no units are made for, and why.
 #[derive(Debug, PartialEq, Eq)]
@@ -98,8 +105,15 @@ pub fn generate(
     let environment = places.environment();
     let mut stores: Vec<Described> = Vec::new();
     let mut broken = Vec::new();
-    for (name, file) in descriptions(root) {
-        match read(root, &name, &file, &environment) {
+    for (name, file) in descriptions(root, "") {
+        let store = read(root, &name, &file, |name, label, text| {
+            config::parse(name, label, text, &environment)
+        });
+        let described = store.map(|store| {
+            let file = file.clone();
+            store.map(|store| Described { store, file })
+        });
+        match described {
             Ok(None) => {}
             Ok(Some(described)) => match conflict(&described, &stores) {
                 Some(fault) => broken.push(Broken { file, fault }),
@@ -108,20 +122,39 @@ pub fn generate(
             Err(fault) => broken.push(Broken { file, fault }),
         }
     }
-    Output::open(output)?.write(&units(&stores, places, &environment))?;
+    let mut publications: Vec<DescribedPublication> = Vec::new();
+    for (name, file) in descriptions(root, PUBLICATIONS) {
+        let described = read(root, &name, &file, config::parse_publication).map(|publication| {
+            let file = file.clone();
+            publication.map(|publication| DescribedPublication { publication, file })
+        });
+        match described {
+            Ok(None) => {}
+            Ok(Some(described)) => match publication_conflict(&described, &publications) {
+                Some(fault) => broken.push(Broken { file, fault }),
+                None => publications.push(described),
+            },
+            Err(fault) => broken.push(Broken { file, fault }),
+        }
+    }
+    let mut files = units(&stores, places, &environment);
+    files.extend(publication_units(&publications, places));
+    Output::open(output)?.write(&files)?;
     Ok(broken)
 }
 
-/// The files that count, by the names of their stores; their paths are those of the system.
-fn descriptions(root: &Path) -> BTreeMap<OsString, PathBuf> {
+/// The files that count in one directory of descriptions, by the names of what they describe; their
+/// paths are those of the system.
+fn descriptions(root: &Path, below: &str) -> BTreeMap<OsString, PathBuf> {
     let mut found = BTreeMap::new();
     for directory in DIRECTORIES {
         // A directory that is not there, or not readable, has none.
-        let Ok(entries) = fs::read_dir(root.join(directory)) else {
+        let directory = Path::new(directory).join(below);
+        let Ok(entries) = fs::read_dir(root.join(&directory)) else {
             continue;
         };
         for entry in entries.filter_map(Result::ok) {
-            let file = Path::new("/").join(directory).join(entry.file_name());
+            let file = Path::new("/").join(&directory).join(entry.file_name());
             if file.extension() == Some(OsStr::new("toml"))
                 && let Some(name) = file.file_stem()
             {
@@ -132,13 +165,14 @@ fn descriptions(root: &Path) -> BTreeMap<OsString, PathBuf> {
     found
 }
 
-/// Reads one description. One that is empty, such as a link to `/dev/null`, masks the store.
-fn read(
+/// Reads one description with `parse`, which is given its name, what messages call it, and its text.
+/// One that is empty, such as a link to `/dev/null`, masks what has that name.
+fn read<T>(
     root: &Path,
     name: &OsStr,
     file: &Path,
-    environment: &Environment,
-) -> Result<Option<Described>, Fault> {
+    parse: impl FnOnce(&str, &str, &str) -> Result<T, config::Errors>,
+) -> Result<Option<T>, Fault> {
     let there = root.join(file.strip_prefix("/").unwrap_or(file));
     if is_null(&there) {
         return Ok(None);
@@ -151,12 +185,8 @@ fn read(
         return Ok(None);
     }
     let name = show_path(Path::new(name));
-    let store = config::parse(&name, &show_path(file), &text, environment)
-        .map_err(|errors| Fault::of(&errors))?;
-    Ok(Some(Described {
-        store,
-        file: file.to_owned(),
-    }))
+    let parsed = parse(&name, &show_path(file), &text);
+    parsed.map(Some).map_err(|errors| Fault::of(&errors))
 }
 
 /// Whether a path leads to the null device: its major and minor number are 1 and 3 (null(4)).
@@ -169,26 +199,9 @@ fn is_null(path: &Path) -> bool {
 
 /// Why no units can be made of a store, by itself or beside those before it.
 pub(crate) fn conflict(new: &Described, stores: &[Described]) -> Option<Fault> {
-    let name = unit_name(&new.store.name);
-    if name.len() > LONGEST_NAME {
-        let what = format!(
-            "expected a name of at most {LONGEST_NAME} bytes as systemd writes it, found one of {}",
-            name.len()
-        );
-        return Some(Fault::new(what).remedy(
-            "give the file a shorter name; letters, digits, `_` and `.` are one byte each",
-        ));
-    }
-    if let Some(other) = stores
-        .iter()
-        .find(|other| unit_name(&other.store.name) == name)
-    {
-        let what = format!(
-            "expected a name of its own, found that {} is shown alike, and its units are called the \
-             same",
-            show_path(&other.file)
-        );
-        return Some(Fault::new(what).remedy("rename one of the two"));
+    let others = stores.iter().map(|it| (&*it.store.name, &*it.file));
+    if let Some(fault) = name_conflict(&new.store.name, LONGEST_NAME, others) {
+        return Some(fault);
     }
     let mine = new.store.daemon.as_ref()?;
     let other = stores.iter().find(|other| {
@@ -201,6 +214,53 @@ pub(crate) fn conflict(new: &Described, stores: &[Described]) -> Option<Fault> {
         show_path(&mine.socket)
     );
     Some(Fault::new(what).remedy("give one of the two another `daemon.socket`"))
+}
+
+/// The same for a publication.
+pub(crate) fn publication_conflict(
+    new: &DescribedPublication,
+    publications: &[DescribedPublication],
+) -> Option<Fault> {
+    let others = publications
+        .iter()
+        .map(|it| (&*it.publication.name, &*it.file));
+    let name = name_conflict(&new.publication.name, LONGEST_PUBLICATION_NAME, others);
+    name.or_else(|| {
+        let other = publications
+            .iter()
+            .find(|other| other.publication.directory == new.publication.directory)?;
+        let what = format!(
+            "expected a directory of its own, found that {} has its generations there, too: {}",
+            show_path(&other.file),
+            show_path(&new.publication.directory)
+        );
+        Some(Fault::new(what).remedy("give one of the two another `publication`"))
+    })
+}
+
+/// Why no units can be called after a name, with those before it, of which the files are given.
+fn name_conflict<'a>(
+    name: &str,
+    longest: usize,
+    mut others: impl Iterator<Item = (&'a str, &'a Path)>,
+) -> Option<Fault> {
+    let name = unit_name(name);
+    if name.len() > longest {
+        let what = format!(
+            "expected a name of at most {longest} bytes as systemd writes it, found one of {}",
+            name.len()
+        );
+        return Some(Fault::new(what).remedy(
+            "give the file a shorter name; letters, digits, `_` and `.` are one byte each",
+        ));
+    }
+    let (_, file) = others.find(|(other, _)| unit_name(other) == name)?;
+    let what = format!(
+        "expected a name of its own, found that {} is shown alike, and its units are called the \
+         same",
+        show_path(file)
+    );
+    Some(Fault::new(what).remedy("rename one of the two"))
 }
 
 /// Writes lines to the kernel's log, from where the journal takes them: a generator's standard error

@@ -4,5 +4,6 @@ pub(crate) mod generator;
 pub(crate) mod journal;
 pub(crate) mod notify;
 pub(crate) mod output;
+pub(crate) mod publications;
 pub(crate) mod text;
 pub(crate) mod units;

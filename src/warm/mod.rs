@@ -22,7 +22,7 @@ mod roots;
 mod upper_writer;
 
 pub use error::WarmError;
-pub(crate) use roots::{Roots, find as find_roots, into_store};
+pub(crate) use roots::{Roots, find as find_roots, find_except as find_roots_except, resolve};
 
 use std::path::Path;
 

@@ -19,6 +19,9 @@ const TRIES: usize = 100;
 /// How deep a directory of roots is looked into. Nix's own are three deep.
 const DEEPEST: usize = 16;
 
+/// How many links from one to the next are followed to the store.
+const MOST_LINKS: usize = 32;
+
 /// The roots that keep Nix's collector from undoing what was warmed: links in a directory of their
 /// own, `${state}/gcroots/overstore`, each named after the store path that it points to.
 #[derive(Debug)]
@@ -168,13 +171,25 @@ impl Roots {
 /// # Errors
 /// When the directory cannot be read.
 pub(crate) fn find(path: &Path, store: &StoreDirectory) -> Result<Vec<StorePath>, WarmError> {
+    find_except(path, None, store)
+}
+
+/// The same, without what is in one directory right below.
+///
+/// # Errors
+/// As for [`find`].
+pub(crate) fn find_except(
+    path: &Path,
+    except: Option<&str>,
+    store: &StoreDirectory,
+) -> Result<Vec<StorePath>, WarmError> {
     let io = |source: io::Error| WarmError::Io {
         path: path.to_owned(),
         source,
     };
     let mut found = Vec::new();
     let directory = rustix::fs::open(path, LISTING, Mode::empty()).map_err(|e| io(e.into()))?;
-    walk(directory, path, 0, store, &mut found).map_err(|error| io(error.into()))?;
+    walk(directory, path, except, 0, store, &mut found).map_err(|error| io(error.into()))?;
     found.sort();
     found.dedup();
     Ok(found)
@@ -187,6 +202,7 @@ const LISTING: OFlags = OFlags::RDONLY
 fn walk(
     directory: OwnedFd,
     path: &Path,
+    except: Option<&str>,
     depth: usize,
     store: &StoreDirectory,
     found: &mut Vec<StorePath>,
@@ -197,7 +213,9 @@ fn walk(
             break;
         };
         let name = entry.file_name();
-        if matches!(name.to_bytes(), b"." | b"..") {
+        if matches!(name.to_bytes(), b"." | b"..")
+            || except.is_some_and(|except| name.to_bytes() == except.as_bytes())
+        {
             continue;
         }
         // Roots come and go at any time: what has gone, or become something else, is none.
@@ -210,7 +228,7 @@ fn walk(
             FileType::Directory if depth < DEEPEST => {
                 let flags = LISTING | OFlags::NOFOLLOW;
                 match rustix::fs::openat(&directory, name, flags, Mode::empty()) {
-                    Ok(below) => walk(below, &entry_path, depth + 1, store, found)?,
+                    Ok(below) => walk(below, &entry_path, None, depth + 1, store, found)?,
                     Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                     Err(errno) => return Err(errno),
                 }
@@ -251,6 +269,19 @@ fn unless_missing<T>(result: Result<T, Errno>) -> Result<Option<T>, Errno> {
         Err(Errno::NOENT) => Ok(None),
         result => result.map(Some),
     }
+}
+
+/// The store path that a path means: itself, what it lies in, or where its links lead.
+pub(crate) fn resolve(path: &Path, store: &StoreDirectory) -> Option<StorePath> {
+    let mut path = PathBuf::from(path);
+    for _ in 0..MOST_LINKS {
+        if let Some(found) = into_store(&path, store) {
+            return Some(found);
+        }
+        let target = std::fs::read_link(&path).ok()?;
+        path = path.parent().unwrap_or(Path::new("/")).join(target);
+    }
+    None
 }
 
 /// Takes one step down to a directory.

@@ -44,14 +44,28 @@ fn hookless(lower_store: &str, further: &str) -> String {
 /// Every description in `tests/config/mistakes/input` is wrong; what is said of it is in `expected`.
 #[test]
 fn mistakes_are_pointed_at() {
-    let case = data("config/mistakes");
+    all_are_wrong("config/mistakes", |name, label, text| {
+        config::parse(name, label, text, &environment()).map(drop)
+    });
+}
+
+/// The same for publications.
+#[test]
+fn mistakes_in_publications_are_pointed_at() {
+    all_are_wrong("config/publications", |name, label, text| {
+        config::parse_publication(name, label, text).map(drop)
+    });
+}
+
+fn all_are_wrong(directory: &str, parse: impl Fn(&str, &str, &str) -> Result<(), Errors>) {
+    let case = data(directory);
     let mut said = Files::new();
     for (file, text) in files(&case.join("input")) {
         let Content::Text(text) = text else {
             panic!("{file:?} is no file")
         };
         let name = file.file_stem().unwrap().to_str().unwrap();
-        match config::parse(name, file.to_str().unwrap(), &text, &environment()) {
+        match parse(name, file.to_str().unwrap(), &text) {
             Err(errors) => said.insert(
                 file.with_extension("txt"),
                 Content::Text(format!("{errors}\n")),

@@ -58,6 +58,7 @@ mod odd_files;
 mod outputs;
 mod own_store;
 mod parallel;
+mod publish;
 mod reasons;
 mod remedies;
 mod remount;

@@ -238,6 +238,44 @@ fn try_out(world: &World, name: &str) {
     }
 }
 
+/// What the page on publishing shows is a publication, and a store over it.
+#[test]
+fn the_examples_of_publishing_are_descriptions() {
+    let page = page("docs/publishing.md");
+    let blocks = blocks("toml", &page);
+    let [publication, store] = blocks[..] else {
+        panic!("{blocks:?}")
+    };
+    config::parse_publication("main", "publishing.md", publication).unwrap();
+    config::parse("example", "publishing.md", store, &Environment::default()).unwrap();
+    for (table, keys) in config::PUBLICATION_KEYS {
+        for key in keys
+            .iter()
+            .filter(|key| !config::PUBLICATION_KEYS.iter().any(|(it, _)| it == *key))
+        {
+            let name = match table {
+                "" => format!("`{key}`"),
+                _ => format!("`{table}.{key}`"),
+            };
+            assert!(page.contains(&name), "{name}");
+        }
+    }
+}
+
+#[test]
+fn the_guide_for_owners_works() {
+    let Some(world) = World::trixie() else { return };
+    let lower = world.lower_store("/srv/store");
+    world.mkdir("/srv/publications");
+    for (root, name) in [("shell", "mksh-static"), ("chain", "chain-3")] {
+        let link = format!("/srv/store/nix/var/nix/gcroots/{root}");
+        world.ok(["ln", "-s", &lower.path(name), &link]);
+    }
+    let description = blocks("toml", &page("docs/publishing.md"))[0].to_owned();
+    world.write("/etc/overstore/publications/main.toml", description);
+    try_out(&world, "docs/publishing.md");
+}
+
 #[test]
 fn the_worked_example_works() {
     let Some(world) = World::trixie() else { return };

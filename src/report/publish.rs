@@ -1,0 +1,105 @@
+use std::io::Write;
+
+use schemars::JsonSchema;
+use serde::Serialize;
+
+use super::Outcome;
+use crate::check::Finding;
+
+/// The result of `publish`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct PublishReport {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// The publication's name.
+    pub publication: String,
+    /// How it went.
+    pub outcome: Outcome,
+    /// The number of the generation that was made, if one was.
+    pub made: Option<u64>,
+    /// The number of the current generation, if there is one.
+    pub current: Option<u64>,
+    /// The generations that are there, the oldest first.
+    pub generations: Vec<PublishedReport>,
+    /// The numbers of those that were retired.
+    pub retired: Vec<u64>,
+    /// The numbers of those whose databases and roots were removed.
+    pub removed: Vec<u64>,
+    /// Why nothing was published: what is wrong with the live store.
+    pub findings: Vec<Finding>,
+}
+
+/// A generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct PublishedReport {
+    /// Its number.
+    pub number: u64,
+    /// When it was made, in seconds since 1970.
+    pub time: u64,
+    /// Valid paths in it.
+    pub paths: u64,
+    /// Roots in the live store that keep it.
+    pub roots: u64,
+    /// Paths that were not in the generation before it.
+    pub added: u64,
+    /// Paths that were in the generation before it and are not in this one.
+    pub left: u64,
+    /// Paths that have other contents than in the generation before it.
+    pub changed: u64,
+    /// When its database and roots may go, if it is retired.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub retired_until: Option<u64>,
+}
+
+impl PublishReport {
+    /// Prints the report to standard output, as JSON or as text.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
+        super::print(self, json, |out| self.write(out))
+    }
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let name = &self.publication;
+        for finding in &self.findings {
+            super::text::write_finding(out, finding)?;
+        }
+        if !self.findings.is_empty() {
+            return writeln!(out, "{name}: not whole, so nothing was published");
+        }
+        for retired in &self.retired {
+            writeln!(out, "{name}: generation {retired} is retired")?;
+        }
+        for removed in &self.removed {
+            writeln!(out, "{name}: generation {removed} is removed")?;
+        }
+        let made = |it: &&PublishedReport| Some(it.number) == self.made;
+        if let Some(made) = self.generations.iter().find(made) {
+            return writeln!(
+                out,
+                "{name}: generation {} is current: {} paths ({} new, {} left, {} changed), kept by {} \
+                 roots",
+                made.number, made.paths, made.added, made.left, made.changed, made.roots
+            );
+        }
+        for generation in &self.generations {
+            let state = match (generation.retired_until, self.current) {
+                (Some(_), _) => ", retired",
+                (None, Some(current)) if current == generation.number => ", current",
+                (None, _) => "",
+            };
+            writeln!(
+                out,
+                "{name}: generation {}{state}: {} paths",
+                generation.number, generation.paths
+            )?;
+        }
+        if self.generations.is_empty() {
+            writeln!(out, "{name}: no generations")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,464 @@
+//! `overstore publish`: generations of a live store, on the real Nix.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crate::support::{LowerStore, Outcome, Snapshot, World};
+
+/// The root of the live store.
+const LIVE: &str = "/mnt/live";
+/// The directory of the publication.
+const PLACE: &str = "/mnt/publications/main";
+/// The live store, as Nix is told to use it.
+const URL: &str = "local?root=/mnt/live";
+
+/// A live store that Nix goes on using, and its publication.
+struct Owner<'w> {
+    world: &'w World,
+    lower: LowerStore,
+}
+
+impl<'w> Owner<'w> {
+    /// The description of the publication has `more` lines.
+    fn new(world: &'w World, more: &str) -> Self {
+        let lower = world.lower_store(LIVE);
+        world.mkdir("/mnt/publications");
+        world.write(
+            "/etc/overstore/publications/main.toml",
+            format!("root = {LIVE:?}\npublication = {PLACE:?}\n{more}\n"),
+        );
+        // As a store in use: with a write-ahead log.
+        let owner = Self { world, lower };
+        owner.add("first");
+        owner
+    }
+
+    fn nix(&self, words: &[&str]) -> crate::support::Run<'w> {
+        self.world.nix(words).args(["--store", URL])
+    }
+
+    /// Adds a file to the live store: its store path.
+    fn add(&self, content: &str) -> String {
+        let file = format!("/tmp/{content}");
+        self.world.write(&file, content);
+        self.nix(&["nix-store", "--add", &file])
+            .ok()
+            .trim()
+            .to_owned()
+    }
+
+    /// Makes a root of a store path.
+    fn root(&self, name: &str, path: &str) {
+        let link = format!("{LIVE}/nix/var/nix/gcroots/{name}");
+        self.world.ok(["ln", "-s", path, &link]);
+    }
+
+    fn publish(&self, more: &[&str]) -> Outcome {
+        self.world.overstore(["publish", "main"]).args(more).run()
+    }
+
+    #[track_caller]
+    fn published(&self) -> String {
+        let outcome = self.publish(&[]);
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        outcome.stdout()
+    }
+
+    /// The paths that are valid in a generation.
+    fn rows(&self, generation: &str) -> Vec<String> {
+        rows(
+            self.world,
+            &format!("{PLACE}/{generation}/db/db.sqlite?immutable=1"),
+        )
+    }
+
+    fn collect(&self) {
+        self.nix(&["nix-store", "--gc"]).ok();
+    }
+
+    fn has(&self, path: &str) -> bool {
+        self.world
+            .path(format!("{LIVE}{path}"))
+            .symlink_metadata()
+            .is_ok()
+    }
+
+    /// A description of a store over a generation.
+    fn consumer(&self, generation: &str) -> String {
+        self.world.write(
+            "/etc/overstore/above.toml",
+            format!(
+                "root = \"/mnt/above/merged\"\nlower-store = \"local\"\n\
+                 upper-layer = \"/mnt/above/upper\"\nworkdir = \"/mnt/above/work\"\n\
+                 [lower]\nreal = \"{LIVE}/nix/store\"\nstate = \"{PLACE}/{generation}\"\n\
+                 read-only = true\n"
+            ),
+        );
+        self.world.mkdir("/mnt/above");
+        self.world.overstore(["up", "above"]).ok();
+        self.world
+            .overstore(["url", "above"])
+            .ok()
+            .trim()
+            .to_owned()
+    }
+}
+
+fn rows(world: &World, database: &str) -> Vec<String> {
+    let query = "select path from ValidPaths order by path";
+    let rows = world.ok(["sqlite3", "-readonly", &format!("file:{database}"), query]);
+    rows.lines().map(str::to_owned).collect()
+}
+
+/// What is published is what the roots reach, whole: real Nix opens it with its mount check on, builds
+/// over it, and finds nothing that it would have to make in it.
+#[test]
+fn a_generation_is_a_lower_store() {
+    for world in World::each() {
+        let owner = Owner::new(&world, "");
+        owner.root("shell", &owner.lower.path("mksh-static"));
+        owner.root("chain", &owner.lower.path("chain-3"));
+        let said = owner.published();
+        assert!(said.contains("generation 1 is current"), "{said}");
+        let rows = owner.rows("current");
+        assert!(rows.contains(&owner.lower.path("chain-1")), "{rows:?}");
+        let added = owner.add("first");
+        assert!(!rows.contains(&added), "no root reaches it: {rows:?}");
+        let before = Snapshot::of(world.path(PLACE));
+        let url = owner.consumer("generations/1");
+        owner.lower.add_and_build(&world, &url);
+        let check = world.overstore(["check", "above", "--nix"]).run();
+        assert_eq!(check.code(), Some(0), "{check}");
+        assert!(check.stdout().ends_with("above: as described\n"), "{check}");
+        before.assert_unchanged(world.path(PLACE));
+    }
+}
+
+/// Rows are in the write-ahead log of a store in use: a copy of the database alone has not got them, a
+/// generation does.
+#[test]
+fn a_plain_copy_loses_rows_and_a_generation_does_not() {
+    for world in World::each() {
+        let owner = Owner::new(&world, "[include]\nall-valid = true");
+        let daemon = world.nix_daemon(URL, "/run/live");
+        let client = |file: &str| {
+            world.write(format!("/tmp/{file}"), file);
+            let file = format!("/tmp/{file}");
+            let add = world.nix(["nix-store", "--add", &file]);
+            add.args(["--store", "unix:///run/live"])
+                .ok()
+                .trim()
+                .to_owned()
+        };
+        // A connection that stays open keeps the log from being moved into the database.
+        let holder = world
+            .command(["sh", "-c", "exec sqlite3 /mnt/live/nix/var/nix/db/db.sqlite"])
+            .stdin("select count(*) from ValidPaths;\n.shell while [ ! -e /tmp/done ]; do sleep 0.05; done\n")
+            .spawn();
+        let added = ["one", "two", "three"].map(client);
+        world.ok([
+            "cp",
+            "/mnt/live/nix/var/nix/db/db.sqlite",
+            "/tmp/copy.sqlite",
+        ]);
+        let copied = rows(&world, "/tmp/copy.sqlite?immutable=1");
+        let said = owner.publish(&[]);
+        assert_eq!(said.code(), Some(0), "{said}");
+        assert!(
+            said.stderr()
+                .contains("everything that is valid is published"),
+            "{said}"
+        );
+        let published = owner.rows("current");
+        world.write("/tmp/done", "");
+        Outcome::of(holder);
+        drop(daemon);
+        for path in &added {
+            assert!(!copied.contains(path), "the plain copy has {path}");
+            assert!(published.contains(path), "{published:?}");
+        }
+        let live = rows(&world, "/mnt/live/nix/var/nix/db/db.sqlite");
+        assert_eq!(published, live);
+        let everything = "select * from ValidPaths; select * from Refs order by 1, 2; \
+                          select * from DerivationOutputs order by 1, 2; select * from SchemaMigrations";
+        let dump = |database: &str| world.ok(["sqlite3", "-readonly", database, everything]);
+        assert_eq!(
+            dump(&format!("file:{PLACE}/current/db/db.sqlite?immutable=1")),
+            dump("/mnt/live/nix/var/nix/db/db.sqlite")
+        );
+        assert_eq!(
+            world.ok([
+                "sqlite3",
+                &format!("file:{PLACE}/current/db/db.sqlite?immutable=1"),
+                "pragma integrity_check; pragma journal_mode"
+            ]),
+            "ok\ndelete\n"
+        );
+    }
+}
+
+/// The owner's collector spares what a generation has, as long as that is kept, and no longer.
+#[test]
+fn what_was_published_is_freed_after_it_was_retired() {
+    for world in World::each() {
+        let owner = Owner::new(&world, "");
+        let path = owner.add("precious");
+        owner.root("precious", &path);
+        owner.root("shell", &owner.lower.path("mksh-static"));
+        owner.published();
+        world.ok(["rm", &format!("{LIVE}/nix/var/nix/gcroots/precious")]);
+        owner.collect();
+        assert!(owner.has(&path), "generation 1 has it");
+        let said = owner.published();
+        assert!(said.contains("(0 new, 1 left, 0 changed)"), "{said}");
+        let name = path.strip_prefix("/nix/store/").unwrap();
+        let changes = world.read(format!("{PLACE}/current/overstore/changes"));
+        assert_eq!(String::from_utf8(changes).unwrap(), format!("- {name}\n"));
+        assert!(!owner.rows("generations/2").contains(&path));
+        owner.collect();
+        assert!(owner.has(&path), "generation 1 has it still");
+        let retired = owner.publish(&["--retire", "1"]);
+        assert!(
+            retired.stdout().contains("generation 1 is retired"),
+            "{retired}"
+        );
+        owner.collect();
+        assert!(owner.has(&path), "its time is not over");
+        assert!(owner.rows("generations/1").contains(&path));
+        let again = owner.publish(&["--retire", "1"]);
+        assert_eq!(again.code(), Some(0), "{again}");
+        // What is over goes with the next run: here the time of grace is set back.
+        let mark = format!("{PLACE}/generations/1/overstore/retired.json");
+        world.write(&mark, "{\"time\": 1, \"until\": 2}");
+        let said = owner.publish(&["--list"]);
+        assert!(said.stdout().contains("generation 1 is removed"), "{said}");
+        assert!(said.stdout().contains("generation 2, current"), "{said}");
+        assert!(
+            owner.has(&path),
+            "only the owner's collector removes objects"
+        );
+        owner.collect();
+        assert!(!owner.has(&path));
+        assert!(owner.has(&owner.lower.path("mksh-static")));
+    }
+}
+
+/// Retiring at once, by age and by count; never the current one, and no number is given twice.
+#[test]
+fn generations_are_retired_by_number_age_and_count() {
+    let Some(world) = World::trixie() else { return };
+    let owner = Owner::new(&world, "[keep]\ngenerations = 3");
+    owner.root("shell", &owner.lower.path("mksh-static"));
+    for _ in 0..3 {
+        owner.published();
+    }
+    let said = owner.published();
+    assert!(said.contains("generation 1 is retired"), "{said}");
+    let refused = owner.publish(&["--retire", "4"]);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(refused.stderr().contains("is the current one"), "{refused}");
+    let unknown = owner.publish(&["--retire", "9"]);
+    assert_eq!(unknown.code(), Some(2), "{unknown}");
+    let said = owner.publish(&["--retire-all-but", "2", "--now"]);
+    assert!(said.stdout().contains("generation 2 is removed"), "{said}");
+    let json = owner.publish(&["--list", "--json"]).stdout();
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    let numbers: Vec<_> = json["generations"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| (it["number"].as_u64().unwrap(), it["retired-until"].is_u64()))
+        .collect();
+    assert_eq!(numbers, [(1, true), (3, false), (4, false)]);
+    assert_eq!(json["current"], 4);
+    let said = owner.publish(&["--retire-older-than", "0m", "--now"]);
+    assert_eq!(said.code(), Some(0), "{said}");
+    let said = owner.published();
+    assert!(said.contains("generation 5 is current"), "{said}");
+    let roots = world.ok([
+        "find",
+        "/mnt/live/nix/var/nix/gcroots/overstore-publications",
+        "-mindepth",
+        "2",
+        "-maxdepth",
+        "2",
+    ]);
+    let kept = world.list(format!("{PLACE}/generations"));
+    assert_eq!(roots.lines().count(), kept.len(), "{roots} {kept:?}");
+}
+
+/// What is not whole is not published, and is told; the current generation stays.
+#[test]
+fn what_is_not_whole_is_refused() {
+    let Some(world) = World::trixie() else { return };
+    let owner = Owner::new(&world, "");
+    let lost = owner.add("lost");
+    let damaged = owner.add("damaged");
+    for path in [&lost, &damaged] {
+        owner.root(Path::new(path).file_name().unwrap().to_str().unwrap(), path);
+    }
+    owner.published();
+    let file = format!("{LIVE}{damaged}");
+    world.ok(["sh", "-c", &format!("chmod u+w {file}; echo other >{file}")]);
+    owner.published();
+    let refused = owner.publish(&["--contents"]);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(refused.stdout().contains("[object-damaged]"), "{refused}");
+    world.ok(["rm", &format!("{LIVE}{lost}")]);
+    let database = "/mnt/live/nix/var/nix/db/db.sqlite";
+    let broken = format!(
+        "pragma foreign_keys = off; \
+        update ValidPaths set sigs = 'nonsense' where path = '{damaged}'; \
+        insert into Refs select id, 4711 from ValidPaths where path = '{damaged}'"
+    );
+    world.ok(["sqlite3", database, &broken]);
+    let refused = owner.publish(&[]);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    for code in [
+        "lower-row-without-object",
+        "lower-row-unreadable",
+        "lower-reference-missing",
+    ] {
+        assert!(
+            refused.stdout().contains(&format!("[{code}]")),
+            "{code}: {refused}"
+        );
+    }
+    let said = owner.publish(&["--list"]);
+    assert!(said.stdout().contains("generation 2, current"), "{said}");
+    assert_eq!(world.list(format!("{PLACE}/generations")), ["1", "2"]);
+    let nothing = World::trixie().unwrap();
+    let owner = Owner::new(
+        &nothing,
+        "[include]\npaths = [\"/nix/store/7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-a\"]",
+    );
+    let refused = owner.publish(&[]);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(
+        refused.stderr().contains("not valid in the live store"),
+        "{refused}"
+    );
+}
+
+/// Killed at each of its steps, the current generation is whole, and the next run finishes the work
+/// and leaves nothing of the other.
+#[test]
+fn publish_killed_at_any_step_leaves_a_whole_current_generation() {
+    let Some(world) = World::trixie() else { return };
+    let owner = Owner::new(&world, "[keep]\ngenerations = 1\ngrace = \"0m\"");
+    owner.root("shell", &owner.lower.path("mksh-static"));
+    owner.root("chain", &owner.lower.path("chain-3"));
+    owner.published();
+    let wanted = owner.rows("current");
+    let (outcome, trace) = world.overstore(["publish", "main"]).traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let points = trace.kill_points();
+    for call in [
+        "mkdirat",
+        "symlinkat",
+        "renameat",
+        "fsync",
+        "unlinkat",
+        "pwrite64",
+    ] {
+        assert!(
+            points.iter().any(|(kind, _)| kind.starts_with(call)),
+            "{call}: {points:?}"
+        );
+    }
+    let roots = || {
+        let found = world.ok([
+            "find",
+            "/mnt/live/nix/var/nix/gcroots/overstore-publications",
+            "-type",
+            "l",
+            "-printf",
+            "%f\n",
+        ]);
+        found.lines().count()
+    };
+    let of_one = roots();
+    for (call, nth) in &points {
+        let killed = world.overstore(["publish", "main"]).killed_at(call, *nth);
+        assert!(
+            killed.signal() == Some(9) || killed.code() == Some(0),
+            "{call} {nth}: {killed}"
+        );
+        assert_eq!(owner.rows("current"), wanted, "killed at {call} {nth}");
+        owner.collect();
+        for path in &wanted {
+            assert!(owner.has(path), "killed at {call} {nth}: {path}");
+        }
+        owner.published();
+        assert_eq!(
+            world.list(format!("{PLACE}/generations")).len(),
+            1,
+            "killed at {call} {nth}"
+        );
+        assert_eq!(roots(), of_one, "killed at {call} {nth}");
+    }
+}
+
+/// While Nix adds, builds and collects, every generation is whole, and Nix opens it.
+#[test]
+fn generations_are_whole_while_nix_works() {
+    for world in World::each() {
+        let owner = Owner::new(&world, "[keep]\ngenerations = 2\ngrace = \"0m\"");
+        owner.root("shell", &owner.lower.path("mksh-static"));
+        owner.root("chain", &owner.lower.path("chain-3"));
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let work = |name: &'static str, script: &'static str| {
+                let (world, done) = (&world, &done);
+                scope.spawn(move || {
+                    let mut round = 0;
+                    while !done.load(Ordering::Relaxed) {
+                        round += 1;
+                        let run = world.nix(["sh", "-c", script]);
+                        run.env("NAME", format!("{name}-{round}")).ok();
+                    }
+                    round
+                })
+            };
+            let adding = work(
+                "added",
+                "echo $NAME >/tmp/$NAME; cd /tmp; \
+                path=$(nix-store --store 'local?root=/mnt/live' --add /tmp/$NAME); \
+                ln -sfn $path /mnt/live/nix/var/nix/gcroots/added",
+            );
+            let collecting = work(
+                "gc",
+                "nix-store --store 'local?root=/mnt/live' --gc >/dev/null 2>&1",
+            );
+            // Ends the others also where this one panics.
+            let stop = Stop(&done);
+            for _ in 0..12 {
+                let said = owner.publish(&[]);
+                assert_eq!(said.code(), Some(0), "{said}");
+                let rows = owner.rows("current");
+                for path in &rows {
+                    assert!(owner.has(path), "{path} of {said}");
+                }
+            }
+            drop(stop);
+            assert!(adding.join().unwrap() > 0 && collecting.join().unwrap() > 0);
+        });
+        let url = owner.consumer("current");
+        owner.lower.add_and_build(&world, &url);
+        let rows = owner.rows("current");
+        world
+            .nix(["nix-store", "--check-validity"])
+            .args(rows)
+            .args(["--store", &url])
+            .ok();
+    }
+}
+
+/// Sets a flag when it goes, whatever the reason.
+struct Stop<'a>(&'a AtomicBool);
+
+impl Drop for Stop<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
