@@ -344,7 +344,7 @@ in
     ++ optional (isServed && setTo "auto-optimise-store" true) ''
       services.overstore: nix.settings.auto-optimise-store links equal files while objects are
       added; in a local-overlay store that copies files of the lower store up.
-      Set it to false; `nix-store --optimise` removes from the upper layer what the lower store has, too.''
+      Set it to false; `overstore optimise` removes from the upper layer what the lower store has, too.''
     ++ map (name: ''
       ${option name} is served by no daemon, and its users need an experimental feature.
       Set nix.settings.experimental-features = [ "local-overlay-store" "read-only-local-store" ];,

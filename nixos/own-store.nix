@@ -151,6 +151,19 @@ in
               ''
             );
           };
+          # Nix's own removes upper copies without comparing anything: docs/gc.md.
+          nix-optimise.serviceConfig.ExecStart = lib.mkForce (
+            pkgs.writeShellScript "overstore-optimise" (
+              lib.concatMapStrings (name: ''
+                if [ -e ${booted}/${name}.toml ]; then
+                    exec ${cfg.package}/bin/overstore optimise ${booted}/${name}.toml
+                fi
+              '') names
+              + ''
+                exec ${config.nix.package.out}/bin/nix-store --optimise
+              ''
+            )
+          );
           # nixpkgs' images load their registration into the system's database at
           # boot. Here it would be a copy of what the lower store's has.
           register-nix-paths.enable = lib.mkForce false;

@@ -134,6 +134,10 @@ in
     leftovers = key types.bool "`false`" ''
       Whether objects go that neither database knows, also when it is run by hand.
     '';
+    optimise = key types.bool "`false`" ''
+      Whether what is in both layers is removed from the upper one first, where both
+      copies are equal.
+    '';
   };
   parameters = mkOption {
     type = types.attrsOf (

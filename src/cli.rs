@@ -68,9 +68,15 @@ pub enum Command {
     ///
     /// overstore chooses what is garbage, and Nix deletes it, after it has looked at roots,
     /// temporary roots and locks itself. The cost is that of the upper layer, not of the lower
-    /// store. Leftovers of interrupted work that nobody uses go too. Objects that are in both layers
-    /// are listed and left.
+    /// store. Leftovers of interrupted work that nobody uses go too. Of garbage that is in both layers
+    /// the upper copy goes, as with `optimise`.
     Gc(Gc),
+    /// Remove from the upper layer what the lower store has too.
+    ///
+    /// An upper copy goes where both databases have the same hash, size and references of the object,
+    /// and both copies are equal, byte by byte; the lower one shows then. Where something differs,
+    /// both stay, and are listed. Programs that use an upper copy go on; a later run removes it.
+    Optimise(Optimise),
     /// Publish a lower store: make a generation of it that consumers can have below theirs.
     ///
     /// From a live store, in use by Nix, to a database that is complete and does not change, over the
@@ -121,6 +127,7 @@ impl Command {
                 | Command::Status(_)
                 | Command::Warm(_)
                 | Command::Gc(_)
+                | Command::Optimise(_)
                 | Command::Publish(_)
                 | Command::Url(_)
         )
@@ -319,6 +326,21 @@ pub struct Gc {
     pub ignore_absent_roots: bool,
 }
 
+/// Arguments of `optimise`.
+#[derive(Debug, Args)]
+pub struct Optimise {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    /// List what would go, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Believe the databases, and do not compare the copies. A lower copy that is damaged then
+    /// replaces a good upper one.
+    #[arg(long)]
+    pub trust_databases: bool,
+}
+
 /// Which generations of profiles are deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generations(pub String);
@@ -487,6 +509,8 @@ pub enum SchemaName {
     Warm,
     /// The output of `gc`.
     Gc,
+    /// The output of `optimise`.
+    Optimise,
     /// The output of `gc --why`.
     Why,
     /// The output of `publish`.

@@ -62,8 +62,8 @@ impl HasRemedy for RemountError {
     }
 }
 
-/// Remounts the overlay at `directory`. Moves this process into a mount namespace of its own:
-/// nothing but ending it makes sense afterwards.
+/// Remounts the overlay at `directory`. Moves this thread into a mount namespace of its own: nothing
+/// but ending it makes sense afterwards.
 ///
 /// Through `mount(2)`, since the mount API refuses to reconfigure an overlay. A remount replaces
 /// the flags of the mount it is done through, which is why that mount is a copy in a private
@@ -98,7 +98,8 @@ pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountEr
 /// The mount that an open directory is on.
 fn mount_of(system: &System, directory: &OwnedFd) -> io::Result<MountInfo> {
     let number = Status::of(directory).map_err(io::Error::from)?.mount_id;
-    MountInfo::parse_all(&system.read_proc("self/mountinfo")?)
+    // Of this thread: others may be in another mount namespace, where mounts have other numbers.
+    MountInfo::parse_all(&system.read_proc("thread-self/mountinfo")?)
         .map_err(io::Error::other)?
         .into_iter()
         .find(|mount| mount.id == number)

@@ -92,9 +92,12 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
                 .expected("each object once")
                 .found("the lower store has it too: its space is lost here")
                 .remedy(
-                    "nothing has to be done. Do not run `nix-store --optimise` for it: that does \
-                     not compare the two, and the copy above may be the good one of a damaged \
-                     object below",
+                    Remedy::say(
+                        "nothing has to be done; this compares the two, and removes the copy above \
+                         where they are equal (Nix's own `--optimise` removes it unseen, and it may \
+                         be the good one of a damaged object below)",
+                    )
+                    .run(store.command(["optimise"])),
                 ),
         );
     }

@@ -136,20 +136,7 @@ impl<'a> Below<'a> {
             Some(source) => source,
             none => none.insert(lower::open(&self.store.lower.source, self.directory)?),
         };
-        let window = source.window();
-        let (mut asked, mut answers) = (paths.iter(), Vec::with_capacity(paths.len()));
-        let mut open = 0;
-        while answers.len() < paths.len() {
-            while open < window
-                && let Some(path) = asked.next()
-            {
-                source.ask(path)?;
-                open += 1;
-            }
-            answers.push(source.answer()?);
-            open -= 1;
-        }
-        Ok(answers)
+        Ok(lower::answers(&mut **source, paths)?)
     }
 }
 

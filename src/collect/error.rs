@@ -46,6 +46,14 @@ pub(crate) enum CollectError {
         /// The directory.
         path: PathBuf,
     },
+    /// What is removed cannot be put aside.
+    #[error("cannot use {}: {what}", show_path(path))]
+    Aside {
+        /// The directory for it.
+        path: PathBuf,
+        /// What is in the way.
+        what: String,
+    },
     /// The metadata of what roots need could not be copied up.
     #[error("cannot copy up the metadata of what roots lead to: {0}")]
     Warm(#[from] WarmError),
@@ -78,6 +86,7 @@ impl HasRemedy for CollectError {
             | Self::State { .. }
             | Self::Roots { .. }
             | Self::Deep { .. }
+            | Self::Aside { .. }
             | Self::Generations { .. }
             | Self::Refused { .. } => Remedy::default(),
         }

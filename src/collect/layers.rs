@@ -5,11 +5,12 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 
 use super::CollectError;
 use crate::config::Store;
+use crate::linux::safe_path::{self, Symlinks};
 
 /// The two layers of a store.
 #[derive(Debug)]
@@ -27,8 +28,8 @@ impl Layers {
     /// When one of them cannot be opened.
     pub(crate) fn open(store: &Store) -> Result<Self, CollectError> {
         Ok(Self {
-            upper: Layer::open(&store.upper_layer)?,
-            lower: Layer::open(&store.lower.real)?,
+            upper: Layer::open(&store.upper_layer, Symlinks::Refuse)?,
+            lower: Layer::open(&store.lower.real, Symlinks::Follow)?,
         })
     }
 }
@@ -50,15 +51,27 @@ pub(crate) enum Kind {
 }
 
 impl Layer {
-    fn open(path: &Path) -> Result<Self, CollectError> {
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        match rustix::fs::open(path, flags, Mode::empty()) {
-            Ok(directory) => Ok(Self {
-                directory,
+    fn open(path: &Path, symlinks: Symlinks) -> Result<Self, CollectError> {
+        match safe_path::open_directory(path, symlinks) {
+            Ok(directory) => Ok(Self::of(directory, path)),
+            Err(source) => Err(CollectError::Layer {
                 path: path.to_owned(),
+                source,
             }),
-            Err(error) => Err(CollectError::layer(path, error)),
         }
+    }
+
+    /// An open directory of this path.
+    pub(super) fn of(directory: OwnedFd, path: &Path) -> Self {
+        Self {
+            directory,
+            path: path.to_owned(),
+        }
+    }
+
+    /// Its path.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Its descriptor.

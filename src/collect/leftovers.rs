@@ -106,6 +106,11 @@ impl Merged {
         }
     }
 
+    /// Its descriptor.
+    pub(super) fn fd(&self) -> impl AsFd + '_ {
+        &self.directory
+    }
+
     /// Removes temporary directories, lock files and whiteouts that nobody uses.
     ///
     /// # Errors
@@ -174,7 +179,11 @@ impl Merged {
         Ok(true)
     }
 
-    fn delete_lock(&self, name: &str, mut file: File) -> Result<(), Errno> {
+    /// Removes a lock file that is held.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub(super) fn delete_lock(&self, name: &str, mut file: File) -> Result<(), Errno> {
         unlinkat(&self.directory, name, AtFlags::empty())?;
         // Whoever waits sees by its size that the file is no lock any more.
         let _ = file.write_all(b"d");
@@ -223,7 +232,10 @@ impl Merged {
     }
 
     /// Takes Nix's lock of a path, unless somebody has it.
-    fn lock(&self, path: &StorePath) -> Result<Option<(String, File)>, Errno> {
+    ///
+    /// # Errors
+    /// When its file cannot be made.
+    pub(super) fn lock(&self, path: &StorePath) -> Result<Option<(String, File)>, Errno> {
         let name = path.lock_file();
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(

@@ -10,6 +10,7 @@
 //! are for `optimise`; a collection lists them and leaves them.
 
 mod absent;
+mod aside;
 mod choice;
 mod database;
 mod error;
@@ -19,6 +20,7 @@ mod layers;
 mod leftovers;
 mod limits;
 mod nix;
+mod optimise;
 mod processes;
 mod root;
 mod roots;
@@ -32,6 +34,7 @@ pub(crate) use database::Keep;
 pub(crate) use error::CollectError;
 pub(crate) use generations::delete as delete_generations;
 pub(crate) use nix::{Programs, keep};
+pub(crate) use optimise::{Optimised, Optimiser, Step};
 pub(crate) use root::Roots;
 pub(crate) use run::{Collected, Collector, Incomplete, Options, Progress};
 pub(crate) use why::{Why, why};

@@ -6,14 +6,16 @@
 //! is the name of a store object: then it does not matter where, or in which mount namespace, the
 //! store is mounted. That keeps now and then an object of another store's name, and loses none.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{Dir, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, readlinkat};
 use rustix::io::Errno;
 
 use super::CollectError;
+use super::layers::Layer;
 use super::root::{Root, RootKind, Roots};
 use crate::config::Store;
 use crate::linux::{processes, root::System};
@@ -32,11 +34,7 @@ const KERNEL: [&str; 3] = [
 /// When `/proc` cannot be read.
 pub(super) fn find(store: &Store, system: &System, found: &mut Roots) -> Result<(), CollectError> {
     let own = std::process::id();
-    let all = processes::all(system).map_err(|source| CollectError::Roots {
-        path: "/proc".into(),
-        source,
-    })?;
-    for pid in all {
+    for pid in all(system)? {
         if pid == own {
             continue;
         }
@@ -73,13 +71,22 @@ pub(super) fn find(store: &Store, system: &System, found: &mut Roots) -> Result<
     Ok(())
 }
 
+fn all(system: &System) -> Result<Vec<u32>, CollectError> {
+    processes::all(system).map_err(|source| CollectError::Roots {
+        path: "/proc".into(),
+        source,
+    })
+}
+
 struct Process<'a> {
     system: &'a System,
     pid: u32,
 }
 
 impl Process<'_> {
-    fn look(&self, store: &Store, paths: &mut BTreeSet<StorePath>) -> Result<(), Errno> {
+    /// Hands each path that it runs from, is in, has open or has mapped to `each`, with the link
+    /// below its directory in `/proc` that leads there.
+    fn uses(&self, each: &mut dyn FnMut(&str, &[u8])) -> Result<(), Errno> {
         let mut refused = None;
         // What has ended meanwhile, or has none, keeps nothing.
         let mut note = |result: Result<(), Errno>| {
@@ -87,42 +94,140 @@ impl Process<'_> {
                 refused = Some(error);
             }
         };
+        let mut follow = |link: &str| {
+            let target = readlinkat(
+                self.system.proc(),
+                format!("{}/{link}", self.pid),
+                Vec::new(),
+            )?;
+            each(link, target.to_bytes());
+            Ok(())
+        };
         for link in ["exe", "cwd", "root"] {
-            note(self.link(link, paths));
+            note(follow(link));
         }
         match names(self.system, &format!("{}/fd", self.pid)) {
             Ok(numbers) => {
                 for number in numbers {
-                    note(self.link(&format!("fd/{number}"), paths));
+                    note(follow(&format!("fd/{number}")));
                 }
             }
             Err(error) => note(Err(error)),
         }
-        let mut read = |file: &str| match self.system.read_proc(&format!("{}/{file}", self.pid)) {
-            Ok(text) => text,
-            Err(error) => {
-                note(Err(Errno::from_io_error(&error).unwrap_or(Errno::IO)));
-                Vec::new()
+        match self.read("maps") {
+            Ok(maps) => {
+                for line in maps.split(|&byte| byte == b'\n') {
+                    if let Some((link, path)) = mapped(line) {
+                        each(&link, path);
+                    }
+                }
             }
-        };
-        for line in read("maps").split(|&byte| byte == b'\n') {
-            if let Some(start) = line.iter().position(|&byte| byte == b'/') {
-                components(&line[start..], paths);
-            }
-        }
-        let environment = read("environ");
-        for directory in [&*store.store, &*store.real] {
-            in_text(&environment, directory.as_os_str().as_bytes(), paths);
+            Err(error) => note(Err(error)),
         }
         refused.map_or(Ok(()), Err)
     }
 
-    fn link(&self, link: &str, paths: &mut BTreeSet<StorePath>) -> Result<(), Errno> {
-        let path = format!("{}/{link}", self.pid);
-        let target = readlinkat(self.system.proc(), path, Vec::new())?;
-        components(target.to_bytes(), paths);
-        Ok(())
+    fn look(&self, store: &Store, paths: &mut BTreeSet<StorePath>) -> Result<(), Errno> {
+        let used = self.uses(&mut |_, path| components(path, paths));
+        let environment = match self.read("environ") {
+            Ok(text) => text,
+            Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(error),
+            Err(_) => Vec::new(),
+        };
+        for directory in [&*store.store, &*store.real] {
+            in_text(&environment, directory.as_os_str().as_bytes(), paths);
+        }
+        used
     }
+
+    fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
+        self.system
+            .read_proc(&format!("{}/{file}", self.pid))
+            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+    }
+
+    /// Whether what a link leads to is in the copy that was put aside, at this place in it. It is
+    /// not where it is what the lower layer has there. The time of the last change is the one number
+    /// that OverlayFS passes on as the layer has it, whatever the layers are.
+    fn uses_copy(&self, link: &str, copies: &Copies<'_>, place: &[u8]) -> bool {
+        let look = |at: BorrowedFd<'_>, path: &[u8], flags| {
+            rustix::fs::statat(at, path, flags).map(|stat| (stat.st_ctime, stat.st_ctime_nsec))
+        };
+        let link = format!("{}/{link}", self.pid);
+        let used = match look(self.system.proc(), link.as_bytes(), AtFlags::empty()) {
+            Ok(used) => used,
+            Err(Errno::NOENT | Errno::SRCH) => return false,
+            Err(_) => return true,
+        };
+        let inside = |layer: &Layer| look(layer.fd().as_fd(), place, AtFlags::SYMLINK_NOFOLLOW);
+        match (inside(copies.aside), inside(copies.lower)) {
+            (Ok(copy), Ok(below)) => used == copy || used != below,
+            _ => true,
+        }
+    }
+}
+
+/// Copies of objects that were in the upper layer, and what shows in their place.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Copies<'a> {
+    /// The directory that they were put in.
+    pub aside: &'a Layer,
+    /// The lower store directory.
+    pub lower: &'a Layer,
+}
+
+impl Copies<'_> {
+    /// Which of the copies with these names a process still uses, each with one that does.
+    ///
+    /// # Errors
+    /// When `/proc` cannot be read.
+    pub(super) fn users(
+        &self,
+        system: &System,
+        copies: &BTreeSet<&str>,
+    ) -> Result<BTreeMap<String, String>, CollectError> {
+        let own = std::process::id();
+        let mut users = BTreeMap::new();
+        for pid in all(system)? {
+            if pid == own {
+                continue;
+            }
+            let process = Process { system, pid };
+            // What may not be looked into is of nobody who can have the store open: root sees all,
+            // and nobody else is in a mount namespace of one's own.
+            let _ = process.uses(&mut |link, path| {
+                for (name, place) in places(path) {
+                    if copies.contains(name)
+                        && !users.contains_key(name)
+                        && process.uses_copy(link, self, place)
+                    {
+                        users.insert(name.to_owned(), processes::in_words(system, pid));
+                    }
+                }
+            });
+        }
+        Ok(users)
+    }
+}
+
+/// The link and the path of a line of `/proc/PID/maps`.
+fn mapped(line: &[u8]) -> Option<(String, &[u8])> {
+    let path = &line[line.iter().position(|&byte| byte == b'/')?..];
+    let range = line.split(|&byte| byte == b' ').next()?;
+    let (start, end) = std::str::from_utf8(range).ok()?.split_once('-')?;
+    let digits = |number: &str| number.trim_start_matches('0').to_owned();
+    Some((format!("map_files/{}-{}", digits(start), digits(end)), path))
+}
+
+/// Every component of a path, each with the rest of the path from there on.
+fn places(path: &[u8]) -> impl Iterator<Item = (&str, &[u8])> {
+    let path = path.strip_suffix(b" (deleted)").unwrap_or(path);
+    let starts = path.iter().enumerate().filter(|(_, byte)| **byte == b'/');
+    starts.filter_map(move |(at, _)| {
+        let place = &path[at + 1..];
+        let name = place.split(|&byte| byte == b'/').next()?;
+        Some((std::str::from_utf8(name).ok()?, place))
+    })
 }
 
 /// The components of a path that are names of store objects. What was deleted is marked as that at
@@ -193,5 +298,18 @@ mod tests {
         in_text(text.as_bytes(), b"/other", &mut found);
         components(b"socket:[1234]", &mut found);
         assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn lines_of_maps_name_links() {
+        let line = b"00400000-00452000 r-xp 00000000 08:02 173521      /nix/store/x y";
+        let expected = ("map_files/400000-452000".to_owned(), &b"/nix/store/x y"[..]);
+        assert_eq!(mapped(line), Some(expected));
+        assert_eq!(
+            mapped(b"00400000-00452000 rw-p 00000000 00:00 0 [heap]"),
+            None
+        );
+        let places: Vec<_> = places(b"/a/b (deleted)").collect();
+        assert_eq!(places, [("a", &b"a/b"[..]), ("b", &b"b"[..])]);
     }
 }

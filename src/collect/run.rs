@@ -2,16 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 
+use super::aside::Aside;
 use super::database::Keep;
 use super::layers::Layers;
 use super::leftovers::{Leftovers, Merged, Removed};
 use super::nix::{Deletion, Nix, Programs};
+use super::optimise::{Optimiser, remount};
 use super::root::{Root, RootKind, Roots};
 use super::space::Space;
 use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
-use crate::apply;
 use crate::config::Store;
 use crate::linux::root::System;
 use crate::lower::sqlite::SqliteSource;
@@ -48,8 +48,10 @@ pub(crate) struct Collected {
     pub objects: Vec<(StorePath, u64)>,
     /// Rows of objects that are only below that went, or would go.
     pub rows: u64,
-    /// Objects in both layers that are garbage above, and are left.
+    /// Objects in both layers that are garbage above, and are left in both.
     pub both: Vec<StorePath>,
+    /// Objects in both layers whose upper copy is gone, with what that frees in bytes.
+    pub optimised: Vec<(StorePath, u64)>,
     /// Garbage that Nix did not delete, with what it said.
     pub left: Vec<(StorePath, String)>,
     /// Garbage that is too young, or that was not needed to free enough.
@@ -149,7 +151,7 @@ impl Collector<'_> {
         if self.options.leftovers {
             let mut space = Space::new(&layers.upper);
             for path in unknown {
-                let bytes = bytes(&mut space, &path)?;
+                let bytes = space.of(&path)?;
                 collected.objects.push((path, bytes));
             }
         } else {
@@ -177,6 +179,7 @@ impl Collector<'_> {
         let mut stays: Vec<StorePath> = Vec::new();
         let mut rounds = 0;
         let mut nix = None;
+        let mut optimise = true;
         loop {
             let leftovers = self.leftovers(&layers)?;
             let choice = self.choose(&layers, &roots, &stays)?;
@@ -184,6 +187,19 @@ impl Collector<'_> {
                 && let Some(why) = incomplete(&leftovers, &choice, self.options.leftovers)
             {
                 return Ok(Err(why));
+            }
+            if optimise && (!choice.both.is_empty() || Aside::exists(self.store)) {
+                optimise = false;
+                let optimiser = Optimiser {
+                    store: self.store,
+                    system: self.system,
+                    trust_databases: false,
+                };
+                let optimised = optimiser.remove(&layers, &choice.both, &mut |_| {})?;
+                collected.optimised = optimised.objects;
+                collected.remount = optimised.remount;
+                // What only their upper copies needed goes, too.
+                continue;
             }
             let (mut objects, rest) =
                 self.enough(&layers, &choice.objects, layers.upper.free()?)?;
@@ -194,7 +210,7 @@ impl Collector<'_> {
                 let mut space = Space::new(&layers.upper);
                 for path in unknown {
                     if !stays.contains(&path) {
-                        let bytes = bytes(&mut space, &path)?;
+                        let bytes = space.of(&path)?;
                         objects.push((path, bytes));
                     }
                 }
@@ -213,7 +229,8 @@ impl Collector<'_> {
             };
             tell(Progress::Deleting(paths.len() as u64));
             let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));
-            collected.remount = remount(self.system, &self.store.real);
+            let remounted = remount(self.system, &self.store.real);
+            collected.remount = collected.remount.or(remounted);
             let stopped = match deletion? {
                 Deletion::Done => None,
                 Deletion::Stopped(said) => match self.named(&said, &paths) {
@@ -319,7 +336,7 @@ impl Collector<'_> {
                 return Ok((chosen, (objects.len() - place) as u64));
             }
             group = Some(object.group);
-            let bytes = bytes(&mut space, &object.path)?;
+            let bytes = space.of(&object.path)?;
             freed += bytes;
             chosen.push((object.path.clone(), bytes));
         }
@@ -366,12 +383,6 @@ impl Collector<'_> {
     }
 }
 
-fn bytes(space: &mut Space<'_>, path: &StorePath) -> Result<u64, CollectError> {
-    space
-        .add(path.as_str())
-        .map_err(|error| CollectError::layer(Path::new(path.as_str()), error))
-}
-
 /// Whether a store has lost a part: nothing of it is garbage then that seems to be.
 fn incomplete(leftovers: &Leftovers, choice: &Choice, unknown_go: bool) -> Option<Incomplete> {
     if leftovers.with_row > 0 {
@@ -382,18 +393,4 @@ fn incomplete(leftovers: &Leftovers, choice: &Choice, unknown_go: bool) -> Optio
     }
     let objects = leftovers.unknown.len() as u64;
     (unknown_go && objects > 0).then_some(Incomplete::NoRows { objects })
-}
-
-/// Has the kernel forget what it cached of the layers. In a thread, since it takes a mount namespace
-/// of its own for that.
-fn remount(system: &System, real: &Path) -> Option<Fault> {
-    let remounted = std::thread::scope(|scope| {
-        scope
-            .spawn(|| apply::remount(system, real).map_err(|error| Fault::of(&error)))
-            .join()
-    });
-    match remounted {
-        Ok(result) => result.err(),
-        Err(_) => Some(Fault::new("the thread ended")),
-    }
 }

@@ -5,10 +5,12 @@ use std::collections::{HashMap, HashSet};
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
+use super::CollectError;
 use super::layers::Layer;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::tree;
 use crate::nix::layout;
+use crate::nix::store_path::StorePath;
 
 /// Adds up objects of the upper layer. A file with several links counts with the last one that goes.
 #[derive(Debug)]
@@ -30,12 +32,21 @@ impl<'a> Space<'a> {
         }
     }
 
+    /// The bytes that go with an object, after those that were added up before it.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub(crate) fn of(&mut self, path: &StorePath) -> Result<u64, CollectError> {
+        self.add(path.as_str())
+            .map_err(|error| CollectError::layer(&self.layer.path().join(path.as_str()), error))
+    }
+
     /// The bytes that go with an object, after those that were added up before it. What disappears
     /// meanwhile counts as nothing.
     ///
     /// # Errors
     /// When it cannot be looked at.
-    pub(crate) fn add(&mut self, name: &str) -> Result<u64, Errno> {
+    fn add(&mut self, name: &str) -> Result<u64, Errno> {
         let mut bytes = 0;
         tree::visit(self.layer.fd(), name, |stat| {
             bytes += self.count(stat)?;

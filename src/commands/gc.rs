@@ -32,16 +32,7 @@ use crate::systemd::notify::ServiceManager;
 pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &RootArgument::default())?;
     let super::Loaded { store, system } = super::private::inside(loaded)?;
-    if !as_described(&store, &system)? {
-        return Err(Failure::not_as_described(format!(
-            "the store {} is not as described, so it is not collected",
-            store.name
-        ))
-        .remedy(
-            Remedy::say("follow what is printed above; see more of it")
-                .run(store.command(["check"])),
-        ));
-    }
+    require_as_described(&store, &system, "collected")?;
     let manager = ServiceManager::from_environment();
     let programs = Programs {
         directory: arguments.nix.clone(),
@@ -94,9 +85,7 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         Err(why) => return Err(incomplete(&store, &why)),
     };
     if let Some(why) = &collected.remount {
-        let what = format!("the merged store was not remounted: {}", why.what);
-        let fault = Fault::new(what).remedy(why.remedy.clone());
-        print_error(Some(&store.name), &fault);
+        print_not_remounted(&store, why);
     }
     let report = report(&store, arguments, keep, collected);
     if !arguments.dry_run {
@@ -107,6 +96,13 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     report.print(json)?;
     super::warn_if_deaf(&manager);
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Says that an overlay was not remounted. What was done is done all the same.
+pub(super) fn print_not_remounted(store: &Store, why: &Fault) {
+    let what = format!("the merged store was not remounted: {}", why.what);
+    let fault = Fault::new(what).remedy(why.remedy.clone());
+    print_error(Some(&store.name), &fault);
 }
 
 /// Says what keeps a path alive.
@@ -157,13 +153,29 @@ fn why(
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether nothing is wrong with the store; what is, is printed.
-fn as_described(store: &Store, system: &System) -> Result<bool, Failure> {
+/// Sees that nothing is wrong with the store; what is, is printed.
+///
+/// # Errors
+/// When something is: the store is not `done` then.
+pub(super) fn require_as_described(
+    store: &Store,
+    system: &System,
+    done: &str,
+) -> Result<(), Failure> {
     let observed = observe::observe(system, store, Depth::Up).map_err(Failure::observing)?;
     let mut errors = check::check(store, &observed);
     errors.retain(|finding| finding.severity == Severity::Error);
     report::warn(&errors);
-    Ok(errors.is_empty())
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Failure::not_as_described(format!(
+        "the store {} is not as described, so it is not {done}",
+        store.name
+    ))
+    .remedy(
+        Remedy::say("follow what is printed above; see more of it").run(store.command(["check"])),
+    ))
 }
 
 fn options(store: &Store, arguments: &cli::Gc) -> Options {
@@ -254,7 +266,10 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
     GcReport {
         version: 1,
         store: store.name.clone(),
-        outcome: match (below, collected.objects.is_empty()) {
+        outcome: match (
+            below,
+            collected.objects.is_empty() && collected.optimised.is_empty(),
+        ) {
             (true, _) => Outcome::NotAsDescribed,
             (false, true) => Outcome::Unchanged,
             (false, false) => Outcome::Done,
@@ -289,6 +304,14 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
             })
             .collect(),
         in_both_layers: collected.both.iter().map(print).collect(),
+        optimised: collected
+            .optimised
+            .iter()
+            .map(|(path, bytes)| ObjectReport {
+                path: print(path),
+                bytes: *bytes,
+            })
+            .collect(),
         kept_by_limits: collected.kept_by_limits,
         unknown: collected.unknown.iter().map(print).collect(),
         free: collected.free,

@@ -9,6 +9,7 @@ mod gc;
 mod generate;
 mod hashing;
 mod new;
+mod optimise;
 mod plan;
 mod private;
 mod publish;
@@ -79,6 +80,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Status(arguments) => status::run(&arguments, json),
         Command::Warm(arguments) => warm::run(&arguments, json),
         Command::Gc(arguments) => gc::run(&arguments, json),
+        Command::Optimise(arguments) => optimise::run(&arguments, json),
         Command::Publish(arguments) => publish::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => exec::run(&arguments),

@@ -8,8 +8,8 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    self, CodesReport, ErrorReport, GcReport, PublishReport, Report, StatusReport, UrlReport,
-    WarmReport, WhyReport,
+    self, CodesReport, ErrorReport, GcReport, OptimiseReport, PublishReport, Report, StatusReport,
+    UrlReport, WarmReport, WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
@@ -27,6 +27,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Codes => schema_for!(CodesReport),
         SchemaName::Warm => schema_for!(WarmReport),
         SchemaName::Gc => schema_for!(GcReport),
+        SchemaName::Optimise => schema_for!(OptimiseReport),
         SchemaName::Why => schema_for!(WhyReport),
         SchemaName::Publish => schema_for!(PublishReport),
         SchemaName::Error => schema_for!(ErrorReport),
@@ -47,6 +48,7 @@ mod tests {
         insta::assert_json_snapshot!("codes", schema(SchemaName::Codes));
         insta::assert_json_snapshot!("warm", schema(SchemaName::Warm));
         insta::assert_json_snapshot!("gc", schema(SchemaName::Gc));
+        insta::assert_json_snapshot!("optimise", schema(SchemaName::Optimise));
         insta::assert_json_snapshot!("why", schema(SchemaName::Why));
         insta::assert_json_snapshot!("error", schema(SchemaName::Error));
         insta::assert_json_snapshot!("report", schema(SchemaName::Report));

@@ -2,6 +2,7 @@
 //! what tells one lower store from another.
 
 mod contents;
+mod copies;
 mod fingerprint;
 mod layers;
 mod objects;
@@ -9,6 +10,7 @@ mod sizes;
 
 pub(crate) use contents::{Contents, Damaged, Job, Layer, hash_each};
 pub use contents::{Progress, contents};
+pub(crate) use copies::Comparer;
 pub(crate) use fingerprint::Difference;
 pub use fingerprint::Identity;
 pub(crate) use layers::Missing;

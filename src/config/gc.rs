@@ -35,6 +35,7 @@ impl Reading<'_> {
         Some(Gc {
             schedule,
             limits,
+            optimise: raw.optimise.as_ref().is_some_and(|given| given.value),
             leftovers: raw.leftovers.as_ref().is_some_and(|given| given.value),
         })
     }

@@ -159,5 +159,8 @@ table! {
         /// Whether objects go that neither database knows, also when `overstore gc` is run by hand.
         /// Default: `false`.
         "leftovers" leftovers: bool,
+        /// Whether what is in both layers is removed from the upper one first: see `overstore
+        /// optimise`. Default: `false`.
+        "optimise" optimise: bool,
     }
 }

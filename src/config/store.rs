@@ -121,6 +121,8 @@ pub struct Gc {
     pub limits: Vec<(&'static str, String)>,
     /// Whether objects go that neither database knows.
     pub leftovers: bool,
+    /// Whether it is optimised first.
+    pub optimise: bool,
 }
 
 /// A value, and whether the configuration gave it or it follows from another key.

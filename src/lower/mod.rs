@@ -64,3 +64,27 @@ pub trait Source {
     /// When it does not, or when that cannot be told: what was read is to be thrown away.
     fn confirm(&mut self) -> Result<(), LowerError>;
 }
+
+/// Asks a source for the metadata of these paths: the answers, in their order.
+///
+/// # Errors
+/// When the source cannot be asked or read.
+pub(crate) fn answers(
+    source: &mut dyn Source,
+    paths: &[StorePath],
+) -> Result<Vec<Option<PathInfo>>, LowerError> {
+    let window = source.window();
+    let (mut asked, mut answers) = (paths.iter(), Vec::with_capacity(paths.len()));
+    let mut open = 0;
+    while answers.len() < paths.len() {
+        while open < window
+            && let Some(path) = asked.next()
+        {
+            source.ask(path)?;
+            open += 1;
+        }
+        answers.push(source.answer()?);
+        open -= 1;
+    }
+    Ok(answers)
+}

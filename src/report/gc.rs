@@ -38,8 +38,11 @@ pub(crate) struct GcReport {
     pub leftovers: RemovedReport,
     /// Garbage that Nix would not delete.
     pub left: Vec<LeftReport>,
-    /// Garbage that is in both layers and is left.
+    /// Garbage that is in both layers and is left there; a dry run lists what a collection first
+    /// compares.
     pub in_both_layers: Vec<String>,
+    /// Objects of both layers whose upper copies were removed, since the lower ones are equal.
+    pub optimised: Vec<ObjectReport>,
     /// Garbage that is left because of `--older-than` or `--max-free`.
     pub kept_by_limits: u64,
     /// Objects that neither database knows and that are left: `--leftovers` deletes them.
@@ -149,8 +152,16 @@ impl GcReport {
         for left in &self.left {
             writeln!(out, "left {}: {}", left.path, left.reason)?;
         }
+        if !self.optimised.is_empty() {
+            writeln!(
+                out,
+                "removed the upper copies of {} objects that the lower store has too, {}",
+                self.optimised.len(),
+                BinaryBytes(self.optimised.iter().map(|object| object.bytes).sum())
+            )?;
+        }
         for path in &self.in_both_layers {
-            writeln!(out, "left {path}: it is in both layers")?;
+            writeln!(out, "left {path}: it is in both layers (see `optimise`)")?;
         }
         for path in &self.unknown {
             writeln!(

@@ -4,6 +4,7 @@ mod codes;
 mod error;
 mod gc;
 mod journal;
+mod optimise;
 mod publish;
 mod status;
 mod text;
@@ -24,6 +25,7 @@ use crate::systemd::journal::Journal;
 pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
+pub(crate) use optimise::OptimiseReport;
 pub(crate) use publish::{PublishReport, PublishedReport};
 pub(crate) use status::{
     CollectedReport, Content, NowReport, SizesReport, StatusReport, WarmedReport,

@@ -226,7 +226,12 @@ impl Unit<'_> {
         files.insert(format!("{unit}.timer").into(), Content::Text(text));
 
         let file = argument(&self.described.file);
-        let mut command = format!("{} gc {file}", argument(self.places.program));
+        let program = argument(self.places.program);
+        let optimise = match gc.optimise {
+            true => format!("ExecStart={program} optimise {file}\n"),
+            false => String::new(),
+        };
+        let mut command = format!("{program} gc {file}");
         for (option, value) in &gc.limits {
             command += &format!(" {option} {value}");
         }
@@ -242,7 +247,7 @@ impl Unit<'_> {
              Requisite={store}\nPartOf={store}\n\
              # What roots lead to has to be there.\n\
              After={store} local-fs.target remote-fs.target\n\n\
-             [Service]\nType=oneshot\nNotifyAccess=exec\nExecStart={command}\n\
+             [Service]\nType=oneshot\nNotifyAccess=exec\n{optimise}ExecStart={command}\n\
              TimeoutStartSec=infinity\nNice=10\nIOSchedulingClass=idle\n\
              LogExtraFields={}\n{GC_SANDBOX}",
             super::text::word(format!("{STORE_VARIABLE}={}", self.store().name).as_bytes())

@@ -1,148 +1,20 @@
 //! `overstore gc`: what goes, what stays, and that nothing else happens.
 
-use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::process::Child;
 
 use serde_json::Value;
 
-use crate::support::{Example, FEATURES, Outcome, Run, Snapshot, World, wait_until};
-
-/// A store that is up, and what is done in it.
-struct Store<'w> {
-    world: &'w World,
-    example: Example<'w>,
-    url: String,
-    /// Objects registered so far.
-    registered: Cell<usize>,
-}
-
-impl<'w> Store<'w> {
-    fn up(world: &'w World) -> Self {
-        Self::up_with(world, "")
-    }
-
-    fn up_with(world: &'w World, more: &str) -> Self {
-        let example = world.example(more);
-        example.up();
-        let url = world.overstore(["url", "example"]).ok().trim().to_owned();
-        Self {
-            world,
-            example,
-            url,
-            registered: Cell::new(0),
-        }
-    }
-
-    fn nix(&self, words: &[&str]) -> Run<'w> {
-        self.world.nix(words).args(["--store", &self.url])
-    }
-
-    /// Adds a file: its store path.
-    fn add(&self, name: &str) -> String {
-        let file = format!("/tmp/{name}");
-        self.world.write(&file, format!("the content of {name}\n"));
-        self.nix(&["nix-store", "--add", &file])
-            .ok()
-            .trim()
-            .to_owned()
-    }
-
-    /// Makes objects with these references to each other and to what is there, and registers them.
-    /// Gives their store paths.
-    fn register(&self, objects: &[(&str, &[&str])]) -> Vec<String> {
-        let before = self.registered.get();
-        self.registered.set(before + objects.len());
-        let hash = |at: usize| format!("{:0>32}", before + at + 1);
-        let path = |at: usize| format!("/nix/store/{}-{}", hash(at), objects[at].0);
-        let mut rows = String::new();
-        for (at, (_, references)) in objects.iter().enumerate() {
-            self.world.mkdir(self.real(&path(at)));
-            self.world.write(self.real(&path(at)) + "/file", path(at));
-            rows += &format!("{}\n{:064}\n120\n\n{}\n", path(at), 0, references.len());
-            for reference in *references {
-                let other = objects.iter().position(|(name, _)| name == reference);
-                rows += &other.map_or_else(|| (*reference).to_owned(), path);
-                rows += "\n";
-            }
-        }
-        self.nix(&["nix-store", "--load-db"]).stdin(rows).ok();
-        (0..objects.len()).map(path).collect()
-    }
-
-    /// Where an object is in the merged directory.
-    fn real(&self, path: &str) -> String {
-        format!("{}/{}", Example::REAL, name(path))
-    }
-
-    fn has(&self, path: &str) -> bool {
-        let upper = format!("{}/{}", Example::UPPER, name(path));
-        let is_there = self.world.path(upper).symlink_metadata().is_ok();
-        let rows = self.rows().contains(path);
-        assert_eq!(
-            is_there, rows,
-            "{path} has a row: {rows}, an object: {is_there}"
-        );
-        rows
-    }
-
-    fn rows(&self) -> BTreeSet<String> {
-        let database = format!("{}/db/db.sqlite", Example::STATE);
-        let rows = self
-            .world
-            .ok(["sqlite3", &database, "select path from ValidPaths"]);
-        rows.lines().map(str::to_owned).collect()
-    }
-
-    fn gc(&self, arguments: &[&str]) -> Run<'w> {
-        self.world.overstore(["gc", "example"]).args(arguments)
-    }
-
-    fn gc_json(&self, arguments: &[&str]) -> Value {
-        let text = self.gc(arguments).args(["--json"]).ok();
-        serde_json::from_str(&text).expect("JSON")
-    }
-
-    /// A link in `gcroots`.
-    fn root(&self, name: &str, target: &str) {
-        let link = format!("{}/gcroots/{name}", Example::STATE);
-        self.world.ok(["ln", "-sfn", target, &link]);
-    }
-
-    #[track_caller]
-    fn assert_sound(&self) {
-        let verified = self
-            .nix(&["nix-store", "--verify", "--check-contents"])
-            .run();
-        // The hashes of registered objects are invented.
-        let said = verified.stderr();
-        assert!(!said.contains("disappeared"), "{verified}");
-        let check = "pragma integrity_check; pragma foreign_key_check";
-        let database = format!("{}/db/db.sqlite", Example::STATE);
-        assert_eq!(self.world.ok(["sqlite3", &database, check]), "ok\n");
-    }
-}
-
-fn name(path: &str) -> &str {
-    path.rsplit('/').next().expect("a path has a last part")
-}
+use crate::support::{
+    Example, FEATURES, Outcome, Running, Snapshot, StoreUp as Store, World, base_name as name,
+    wait_until,
+};
 
 /// The paths of the objects in a report.
 fn objects(report: &Value) -> BTreeSet<String> {
     let objects = report["objects"].as_array().expect("a list");
     let paths = objects.iter().map(|object| object["path"].as_str());
     paths.map(|path| path.expect("text").to_owned()).collect()
-}
-
-/// A process of the World, ended with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]
@@ -733,16 +605,10 @@ fn a_derivation_goes_whose_output_is_only_below() {
             ),
         );
         world.overstore(["up", "example"]).ok();
-        let url = world.overstore(["url", "example"]).ok().trim().to_owned();
-        let store = Store {
+        let store = Store::of(Example {
             world: &world,
-            example: Example {
-                world: &world,
-                lower,
-            },
-            url,
-            registered: Cell::new(0),
-        };
+            lower,
+        });
         let above = store.nix(&["nix-instantiate", "/tmp/x.nix"]).ok();
         assert_eq!(above.trim(), drv);
         let add_root = |path: &str| store.root("root", path);

@@ -2,11 +2,10 @@
 //! its cache off. (Why it fails otherwise: `nix_fails`.)
 
 use std::collections::BTreeSet;
-use std::process::Child;
 
 use serde_json::Value;
 
-use crate::support::{Example, World, wait_until};
+use crate::support::{Example, Running, World, base_name as name, wait_until};
 
 /// The settings that decide what else is kept.
 const KEEP: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (false, true)];
@@ -45,16 +44,6 @@ struct Store<'w> {
     /// Every valid path, below and above.
     valid: Vec<String>,
     _running: Vec<Running>,
-}
-
-/// A process of the World, ended with this.
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 impl<'w> Store<'w> {
@@ -291,10 +280,6 @@ impl<'w> Store<'w> {
         let rows = rows.filter(|name| objects.contains(name)).collect();
         (objects, rows)
     }
-}
-
-fn name(path: &str) -> &str {
-    path.rsplit('/').next().expect("a path has a last part")
 }
 
 /// Compares the two collectors on the stores of these seeds; gives how many of them had garbage.

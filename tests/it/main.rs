@@ -55,6 +55,7 @@ mod nixos_build;
 mod nixos_running;
 mod nixos_whole;
 mod odd_files;
+mod optimise;
 mod outputs;
 mod own_store;
 mod parallel;

@@ -1,0 +1,182 @@
+//! Where copies of the upper layer wait to be removed: a directory of overstore's own in the work
+//! directory, beside the kernel's.
+//!
+//! A copy gets there, and back, by one rename. It is whole as long as it is in `replaced`; what is in
+//! `removed` is being deleted, and nobody needs it.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
+
+use rustix::fs::{
+    AtFlags, FileType, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with, statat, unlinkat,
+};
+use rustix::io::Errno;
+
+use super::CollectError;
+use super::layers::Layer;
+use crate::apply::DirectoryLock;
+use crate::config::Store;
+use crate::linux::root::System;
+use crate::linux::safe_path::{self, Reached, Symlinks};
+use crate::linux::sync;
+use crate::nix::store_path::StorePath;
+
+/// In the work directory.
+const DIRECTORY: &str = "overstore";
+const REPLACED: &str = "replaced";
+const REMOVED: &str = "removed";
+
+/// The directory, which nobody else uses meanwhile.
+#[derive(Debug)]
+pub(super) struct Aside {
+    replaced: Layer,
+    removed: Layer,
+    _turn: DirectoryLock,
+}
+
+impl Aside {
+    /// Whether a store has one.
+    pub(super) fn exists(store: &Store) -> bool {
+        safe_path::directory(&store.workdir.join(DIRECTORY), Symlinks::Refuse).is_ok()
+    }
+
+    /// Opens the directory, makes it where it is missing, and waits until no other run uses it.
+    ///
+    /// # Errors
+    /// When it cannot be made or opened.
+    pub(super) fn open(store: &Store, system: &System) -> Result<Self, CollectError> {
+        let path = store.workdir.join(DIRECTORY);
+        let failed = |what: String| CollectError::Aside {
+            path: path.clone(),
+            what,
+        };
+        let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
+        let workdir = workdir.map_err(|obstacle| failed(obstacle.to_string()))?;
+        let directory = make(&workdir, DIRECTORY).map_err(failed)?;
+        let turn = DirectoryLock::wait(&directory, system, &mut |_| {});
+        let turn = turn.map_err(|error| failed(error.to_string()))?;
+        let layer = |name: &str| {
+            let made = make(&directory, name).map_err(failed)?;
+            let opened = made.open().map_err(|error| failed(error.to_string()))?;
+            Ok::<_, CollectError>(Layer::of(opened, &path.join(name)))
+        };
+        let aside = Self {
+            replaced: layer(REPLACED)?,
+            removed: layer(REMOVED)?,
+            _turn: turn,
+        };
+        aside.empty()?;
+        Ok(aside)
+    }
+
+    /// The copies that are whole.
+    pub(super) fn replaced(&self) -> &Layer {
+        &self.replaced
+    }
+
+    /// The names of the copies that are whole.
+    ///
+    /// # Errors
+    /// When they cannot be listed.
+    pub(super) fn names(&self) -> Result<Vec<StorePath>, CollectError> {
+        let mut names = Vec::new();
+        self.replaced.each(|name| {
+            names.extend(StorePath::parse(name.to_bytes()));
+            Ok(())
+        })?;
+        names.sort();
+        Ok(names)
+    }
+
+    /// Puts a copy of the upper layer here: `false` where there is one already.
+    ///
+    /// # Errors
+    /// When the kernel will not.
+    pub(super) fn put(&self, upper: &Layer, name: &str) -> Result<bool, CollectError> {
+        rename(upper, &self.replaced, name)
+    }
+
+    /// Puts a copy back into the upper layer: `false` where there is one again.
+    ///
+    /// # Errors
+    /// When the kernel will not.
+    pub(super) fn put_back(&self, upper: &Layer, name: &str) -> Result<bool, CollectError> {
+        rename(&self.replaced, upper, name)
+    }
+
+    /// Has it on the disk what was put where.
+    ///
+    /// # Errors
+    /// When it cannot be synced.
+    pub(super) fn sync(&self, upper: &Layer) -> Result<(), CollectError> {
+        for layer in [upper, &self.replaced] {
+            sync::sync(layer.fd()).map_err(|error| CollectError::layer(layer.path(), error))?;
+        }
+        Ok(())
+    }
+
+    /// Deletes a copy. Killed in the middle, the next run goes on with it.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    pub(super) fn delete(&self, name: &str) -> Result<(), CollectError> {
+        rename(&self.replaced, &self.removed, name)?;
+        delete(&self.removed, OsStr::new(name))
+    }
+
+    /// Deletes what earlier runs were deleting.
+    fn empty(&self) -> Result<(), CollectError> {
+        let mut names = Vec::new();
+        self.removed.each(|name| {
+            names.push(name.to_owned());
+            Ok(())
+        })?;
+        for name in names {
+            use std::os::unix::ffi::OsStrExt;
+            delete(&self.removed, OsStr::from_bytes(name.to_bytes()))?;
+        }
+        Ok(())
+    }
+}
+
+fn make(parent: &Reached, name: &str) -> Result<Reached, String> {
+    match mkdirat(parent, name, Mode::RWXU) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    parent
+        .enter(OsStr::new(name))
+        .map_err(|obstacle| obstacle.to_string())
+}
+
+fn rename(from: &Layer, to: &Layer, name: &str) -> Result<bool, CollectError> {
+    match renameat_with(from.fd(), name, to.fd(), name, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(true),
+        Err(Errno::EXIST | Errno::NOTEMPTY) => Ok(false),
+        Err(error) => Err(CollectError::layer(&from.path().join(name), error)),
+    }
+}
+
+fn delete(layer: &Layer, name: &OsStr) -> Result<(), CollectError> {
+    let failed = |source: io::Error| CollectError::Layer {
+        path: layer.path().join(name),
+        source,
+    };
+    let stat = match statat(layer.fd(), name, AtFlags::SYMLINK_NOFOLLOW) {
+        Ok(stat) => stat,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(error) => return Err(failed(error.into())),
+    };
+    if FileType::from_raw_mode(stat.st_mode) != FileType::Directory {
+        let deleted = unlinkat(layer.fd(), name, AtFlags::empty());
+        return deleted.map_err(|error| failed(error.into()));
+    }
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let here: OwnedFd =
+        openat(layer.fd(), ".", flags, Mode::empty()).map_err(|error| failed(error.into()))?;
+    let mut path = PathBuf::from(format!("/proc/self/fd/{}", here.as_fd().as_raw_fd()));
+    path.push(name);
+    std::fs::remove_dir_all(path).map_err(failed)
+}

@@ -1,0 +1,504 @@
+//! Removes from the upper layer what the lower store has too.
+//!
+//! Nix's own `nix-store --optimise` does so behind OverlayFS's back and without comparing anything.
+//! Here a copy goes only when both databases say the same of it and both copies are equal; and it goes
+//! by way of the work directory: renamed there, which is one step and keeps it whole; the overlay
+//! remounted, so that the lower copy shows; and deleted only when it does and nobody uses the upper
+//! one any more. Whatever happens meanwhile, one of the two is whole, and programs that run go on.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{AtFlags, Stat, statat};
+use rustix::io::Errno;
+
+use super::CollectError;
+use super::aside::Aside;
+use super::layers::{Kind, Layer, Layers};
+use super::leftovers::Merged;
+use super::processes::Copies;
+use super::space::Space;
+use crate::apply;
+use crate::compare::Comparer;
+use crate::config::Store;
+use crate::escape::show_path;
+use crate::linux::root::System;
+use crate::lower::{self, sqlite::SqliteSource};
+use crate::nix::path_info::PathInfo;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::{Entry, StorePath};
+use crate::remedy::Fault;
+
+/// How many objects are dealt with by one remount. Each takes a descriptor for its lock.
+const BATCH: usize = 256;
+
+/// What was removed, or would be, and what was not.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Optimised {
+    /// Objects whose upper copy is gone, with the bytes that it took up.
+    pub objects: Vec<(StorePath, u64)>,
+    /// Objects that are different in the two layers, and stay in both.
+    pub different: Vec<(StorePath, Difference)>,
+    /// Objects whose upper copy a later run can remove.
+    pub left: Vec<(StorePath, Left)>,
+    /// Objects whose upper copy an earlier run had replaced, and that are back, since the lower store
+    /// has no equal one any more.
+    pub restored: Vec<StorePath>,
+    /// Bytes free afterwards.
+    pub free: u64,
+    /// Why a remount failed, if one did.
+    pub remount: Option<Fault>,
+}
+
+/// In what two copies of an object, or what the databases say of it, are different.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Difference {
+    /// There is no row above.
+    #[error("it is not valid in the upper database")]
+    NotAbove,
+    /// There is none below.
+    #[error("it is not valid in the lower store")]
+    NotBelow,
+    /// The rows differ.
+    #[error("the upper database and the lower store have different {0} of it")]
+    Metadata(&'static str),
+    /// The copies do.
+    #[error("the copies differ{}", inside(.0))]
+    Contents(PathBuf),
+    /// One of them cannot be read.
+    #[error("the copies cannot be compared: {0}")]
+    Unreadable(String),
+}
+
+fn inside(path: &Path) -> String {
+    match path.as_os_str().is_empty() {
+        true => String::new(),
+        false => format!(" in {}", show_path(path)),
+    }
+}
+
+/// Why an upper copy that is not needed is still there.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Left {
+    /// Nix holds the lock of the path.
+    #[error("Nix is working on it")]
+    Locked,
+    /// A process uses it.
+    #[error("{0} uses the upper copy")]
+    Process(String),
+    /// The kernel still shows it.
+    #[error("the merged store still shows the upper copy, because something uses it")]
+    Shown,
+    /// The overlay was not remounted.
+    #[error("the merged store was not remounted")]
+    NotRemounted,
+    /// An earlier copy waits to be removed.
+    #[error("something uses an earlier upper copy")]
+    Earlier,
+}
+
+/// What it tells while it works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    /// So many objects are in both layers.
+    Found(u64),
+    /// One was dealt with.
+    Done,
+}
+
+/// A store whose upper layer is to lose what the lower store has too.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Optimiser<'a> {
+    /// The store.
+    pub store: &'a Store,
+    /// The machine.
+    pub system: &'a System,
+    /// Whether the copies are taken for equal where the databases agree.
+    pub trust_databases: bool,
+}
+
+/// Where an upper copy is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// In the upper layer.
+    Upper,
+    /// Put aside by an earlier run.
+    Aside,
+}
+
+impl Optimiser<'_> {
+    /// Says what a run would do now, and changes nothing.
+    ///
+    /// # Errors
+    /// When a layer or a database cannot be read.
+    pub(crate) fn plan(&self, tell: &mut dyn FnMut(Step)) -> Result<Optimised, CollectError> {
+        let layers = Layers::open(self.store)?;
+        let mut found = Optimised::default();
+        let mut space = Space::new(&layers.upper);
+        let mut comparer = Comparer::new();
+        let both = in_both(&layers)?;
+        tell(Step::Found(both.len() as u64));
+        for batch in both.chunks(BATCH) {
+            for (path, rows) in batch.iter().zip(self.rows(batch)?) {
+                match self.difference(&layers.upper, &layers.lower, path, &rows, &mut comparer) {
+                    None => found.objects.push((path.clone(), space.of(path)?)),
+                    Some(difference) => found.different.push((path.clone(), difference)),
+                }
+                tell(Step::Done);
+            }
+        }
+        found.free = layers.upper.free()?;
+        Ok(found)
+    }
+
+    /// Removes the upper copies of all objects that are in both layers, and those that earlier runs
+    /// left.
+    ///
+    /// # Errors
+    /// When a layer or a database cannot be read or changed.
+    pub(crate) fn run(&self, tell: &mut dyn FnMut(Step)) -> Result<Optimised, CollectError> {
+        let layers = Layers::open(self.store)?;
+        let both = in_both(&layers)?;
+        tell(Step::Found(both.len() as u64));
+        self.remove(&layers, &both, tell)
+    }
+
+    /// The same for these objects.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(super) fn remove(
+        &self,
+        layers: &Layers,
+        objects: &[StorePath],
+        tell: &mut dyn FnMut(Step),
+    ) -> Result<Optimised, CollectError> {
+        let merged = Merged::open(&self.store.real)?;
+        let mut work = Work {
+            optimiser: self,
+            layers,
+            merged: &merged,
+            aside: Aside::open(self.store, self.system)?,
+            comparer: Comparer::new(),
+            done: Optimised::default(),
+        };
+        for batch in work.aside.names()?.chunks(BATCH) {
+            work.batch(batch, Place::Aside, &mut |_| {})?;
+        }
+        for batch in objects.chunks(BATCH) {
+            work.batch(batch, Place::Upper, tell)?;
+        }
+        let mut done = work.done;
+        done.free = layers.upper.free()?;
+        Ok(done)
+    }
+
+    /// Puts those copies back into the upper layer that an earlier run left, and that are the only
+    /// ones now, since the lower store has lost its own.
+    ///
+    /// # Errors
+    /// When a layer cannot be read or changed.
+    pub(crate) fn restore(&self) -> Result<Vec<StorePath>, CollectError> {
+        if !Aside::exists(self.store) {
+            return Ok(Vec::new());
+        }
+        let layers = Layers::open(self.store)?;
+        let aside = Aside::open(self.store, self.system)?;
+        let mut restored = Vec::new();
+        for path in aside.names()? {
+            let name = path.as_str();
+            if !layers.lower.has(name)? && aside.put_back(&layers.upper, name)? {
+                restored.push(path);
+            }
+        }
+        if !restored.is_empty() {
+            aside.sync(&layers.upper)?;
+            // Where it is not mounted there is nothing to remount.
+            let _ = remount(self.system, &self.store.real);
+        }
+        Ok(restored)
+    }
+
+    /// What the two databases have of these paths, in their order.
+    fn rows(&self, paths: &[StorePath]) -> Result<Vec<Rows>, CollectError> {
+        let directory = StoreDirectory::new(self.store.store.as_os_str().as_bytes());
+        let database = self.store.database();
+        let above = lower::retry(
+            || SqliteSource::open(&database, directory.clone()).map(Box::new),
+            |source| {
+                let answers = lower::answers(source, paths)?;
+                source.confirmed()?;
+                Ok::<_, CollectError>(answers)
+            },
+        )?;
+        let below = lower::retry(
+            || lower::open(&self.store.lower.source, &directory),
+            |source| {
+                let answers = lower::answers(source, paths)?;
+                source.confirm()?;
+                Ok::<_, CollectError>(answers)
+            },
+        )?;
+        let rows = above.into_iter().zip(below);
+        Ok(rows.map(|(above, below)| Rows { above, below }).collect())
+    }
+
+    /// In what the copy in `ours` and the lower one are different.
+    fn difference(
+        &self,
+        ours: &Layer,
+        lower: &Layer,
+        path: &StorePath,
+        rows: &Rows,
+        comparer: &mut Comparer,
+    ) -> Option<Difference> {
+        let (above, below) = match (&rows.above, &rows.below) {
+            (None, _) => return Some(Difference::NotAbove),
+            (_, None) => return Some(Difference::NotBelow),
+            (Some(above), Some(below)) => (above, below),
+        };
+        let metadata = [
+            ("hashes", above.nar_hash == below.nar_hash),
+            ("sizes", above.nar_size == below.nar_size),
+            ("references", above.references == below.references),
+        ];
+        if let Some((what, _)) = metadata.iter().find(|(_, equal)| !equal) {
+            return Some(Difference::Metadata(what));
+        }
+        if self.trust_databases {
+            return None;
+        }
+        let (ours, lower) = (ours.fd(), lower.fd());
+        match comparer.difference([ours.as_fd(), lower.as_fd()], path.as_str()) {
+            Ok(place) => place.map(Difference::Contents),
+            Err(error) => Some(Difference::Unreadable(error.to_string())),
+        }
+    }
+}
+
+/// What the databases have of a path.
+struct Rows {
+    above: Option<PathInfo>,
+    below: Option<PathInfo>,
+}
+
+struct Work<'a> {
+    optimiser: &'a Optimiser<'a>,
+    layers: &'a Layers,
+    merged: &'a Merged,
+    aside: Aside,
+    comparer: Comparer,
+    done: Optimised,
+}
+
+impl Work<'_> {
+    fn batch(
+        &mut self,
+        paths: &[StorePath],
+        place: Place,
+        tell: &mut dyn FnMut(Step),
+    ) -> Result<(), CollectError> {
+        let mut locks = Locks::new(self.merged);
+        let mut locked = Vec::new();
+        for path in paths {
+            match locks.take(path)? {
+                true => locked.push(path.clone()),
+                false => self.done.left.push((path.clone(), Left::Locked)),
+            }
+        }
+        let rows = self.optimiser.rows(&locked)?;
+        let (mut put_aside, mut changed) = (Vec::new(), false);
+        for (path, rows) in locked.into_iter().zip(rows) {
+            tell(Step::Done);
+            match place {
+                Place::Upper => put_aside.extend(self.replace(path, &rows)?),
+                Place::Aside if self.is_needed(&path, &rows)? => {
+                    self.aside.put_back(&self.layers.upper, path.as_str())?;
+                    self.done.restored.push(path);
+                    changed = true;
+                }
+                Place::Aside => {
+                    let bytes = Space::new(self.aside.replaced()).of(&path)?;
+                    put_aside.push((path, bytes));
+                }
+            }
+        }
+        if put_aside.is_empty() && !changed {
+            return Ok(());
+        }
+        self.aside.sync(&self.layers.upper)?;
+        self.done.remount = remount(self.optimiser.system, &self.optimiser.store.real);
+        self.delete(put_aside)
+    }
+
+    /// Puts an upper copy aside, if the lower one is equal: the object, with the bytes that it takes
+    /// up.
+    fn replace(
+        &mut self,
+        path: StorePath,
+        rows: &Rows,
+    ) -> Result<Option<(StorePath, u64)>, CollectError> {
+        let Layers { upper, lower } = self.layers;
+        let name = path.as_str();
+        // Collected meanwhile, or the lower store has lost it.
+        let is_object = |found| matches!(found, Some((Kind::Object, _)));
+        if !is_object(upper.look(name)?) || !lower.has(name)? {
+            return Ok(None);
+        }
+        let difference = self
+            .optimiser
+            .difference(upper, lower, &path, rows, &mut self.comparer);
+        if let Some(difference) = difference {
+            self.done.different.push((path, difference));
+            return Ok(None);
+        }
+        let bytes = Space::new(upper).of(&path)?;
+        if !self.aside.put(upper, name)? {
+            self.done.left.push((path, Left::Earlier));
+            return Ok(None);
+        }
+        Ok(Some((path, bytes)))
+    }
+
+    /// Whether a copy that an earlier run put aside is the only good one again.
+    fn is_needed(&mut self, path: &StorePath, rows: &Rows) -> Result<bool, CollectError> {
+        let Layers { upper, lower } = self.layers;
+        if rows.above.is_none() || matches!(upper.look(path.as_str())?, Some((Kind::Object, _))) {
+            return Ok(false);
+        }
+        if !lower.has(path.as_str())? {
+            return Ok(true);
+        }
+        let aside = self.aside.replaced();
+        let difference = self
+            .optimiser
+            .difference(aside, lower, path, rows, &mut self.comparer);
+        Ok(difference.is_some())
+    }
+
+    /// Deletes those copies that do not show any more and that nobody uses.
+    fn delete(&mut self, put_aside: Vec<(StorePath, u64)>) -> Result<(), CollectError> {
+        let names = put_aside.iter().map(|(path, _)| path.as_str()).collect();
+        let copies = Copies {
+            aside: self.aside.replaced(),
+            lower: &self.layers.lower,
+        };
+        let users = match self.done.remount {
+            None => copies.users(self.optimiser.system, &names)?,
+            Some(_) => Default::default(),
+        };
+        for (path, bytes) in put_aside {
+            let why = if self.done.remount.is_some() {
+                Some(Left::NotRemounted)
+            } else if let Some(process) = users.get(path.as_str()) {
+                Some(Left::Process(process.clone()))
+            } else if !self.shows_another(&path)? {
+                Some(Left::Shown)
+            } else {
+                None
+            };
+            match why {
+                Some(why) => self.done.left.push((path, why)),
+                None => {
+                    self.aside.delete(path.as_str())?;
+                    self.done.objects.push((path, bytes));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the merged directory shows what a layer has, and not the copy that was put aside. The
+    /// rename has changed the time of that one's last change, and OverlayFS passes this time on from
+    /// the layer that it shows, unlike the numbers of inodes.
+    fn shows_another(&self, path: &StorePath) -> Result<bool, CollectError> {
+        let look = |layer: &dyn AsFd| match statat(layer, path.as_str(), AtFlags::SYMLINK_NOFOLLOW)
+        {
+            Ok(stat) => Ok(Some(changed(&stat))),
+            Err(Errno::NOENT) => Ok(None),
+            Err(error) => Err(CollectError::layer(path.as_str().as_ref(), error)),
+        };
+        let shown = look(&self.merged.fd())?;
+        let aside = look(&self.aside.replaced().fd())?;
+        let layers = [
+            look(&self.layers.lower.fd())?,
+            look(&self.layers.upper.fd())?,
+        ];
+        Ok(shown.is_some() && shown != aside && layers.contains(&shown))
+    }
+}
+
+fn changed(stat: &Stat) -> (i64, u64, u32, i64) {
+    #[allow(
+        clippy::useless_conversion,
+        reason = "it is another type on other machines"
+    )]
+    let nanoseconds = u64::try_from(stat.st_ctime_nsec).unwrap_or(0);
+    (stat.st_ctime, nanoseconds, stat.st_mode, stat.st_size)
+}
+
+/// Nix's locks of paths. They go with this.
+struct Locks<'a> {
+    merged: &'a Merged,
+    locks: Vec<(String, File)>,
+}
+
+impl<'a> Locks<'a> {
+    fn new(merged: &'a Merged) -> Self {
+        Self {
+            merged,
+            locks: Vec::new(),
+        }
+    }
+
+    /// Takes one, unless somebody has it.
+    fn take(&mut self, path: &StorePath) -> Result<bool, CollectError> {
+        let lock = self.merged.lock(path);
+        let lock = lock.map_err(|error| CollectError::layer(path.as_str().as_ref(), error))?;
+        let taken = lock.is_some();
+        self.locks.extend(lock);
+        Ok(taken)
+    }
+}
+
+impl Drop for Locks<'_> {
+    fn drop(&mut self) {
+        for (name, file) in self.locks.drain(..) {
+            // A file that stays is a leftover, which the next collection removes.
+            let _ = self.merged.delete_lock(&name, file);
+        }
+    }
+}
+
+/// The objects that both layers have.
+fn in_both(layers: &Layers) -> Result<Vec<StorePath>, CollectError> {
+    let mut both = BTreeSet::new();
+    layers.upper.each(|name| {
+        if let Entry::StorePath(path) = Entry::of(name.to_bytes())
+            && !path.is_temporary()
+            && layers.lower.has(path.as_str())?
+            && matches!(layers.upper.look(path.as_str())?, Some((Kind::Object, _)))
+        {
+            both.insert(path);
+        }
+        Ok(())
+    })?;
+    Ok(both.into_iter().collect())
+}
+
+/// Has the kernel forget what it cached of the layers. In a thread, since it takes a mount namespace
+/// of its own for that.
+pub(super) fn remount(system: &System, real: &Path) -> Option<Fault> {
+    let remounted = std::thread::scope(|scope| {
+        scope
+            .spawn(|| apply::remount(system, real).map_err(|error| Fault::of(&error)))
+            .join()
+    });
+    match remounted {
+        Ok(result) => result.err(),
+        Err(_) => Some(Fault::new("the thread ended")),
+    }
+}

@@ -1,0 +1,129 @@
+//! `overstore optimise`.
+
+use std::os::unix::ffi::OsStrExt;
+use std::process::ExitCode;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::gc::{print_not_remounted, require_as_described};
+use super::{Failure, load};
+use crate::cli::{self, RootArgument};
+use crate::collect::{CollectError, Optimised, Optimiser, Step};
+use crate::config::Store;
+use crate::escape::show;
+use crate::linux::namespaces;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
+use crate::remedy::Fault;
+use crate::report::{LeftReport, ObjectReport, OptimiseReport, Outcome};
+use crate::systemd::notify::ServiceManager;
+
+pub(super) fn run(arguments: &cli::Optimise, json: bool) -> Result<ExitCode, Failure> {
+    let loaded = load(&arguments.store, &RootArgument::default())?;
+    let super::Loaded { store, system } = super::private::inside(loaded)?;
+    let optimiser = Optimiser {
+        store: &store,
+        system: &system,
+        trust_databases: arguments.trust_databases,
+    };
+    let can_mount = namespaces::can_mount().unwrap_or(false);
+    let mut restored = Vec::new();
+    if can_mount && !arguments.dry_run {
+        // Otherwise the store is not as described for want of them.
+        restored = optimiser.restore().map_err(Failure::machine)?;
+    }
+    require_as_described(&store, &system, "optimised").inspect_err(|_| {
+        let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+        for path in &restored {
+            let path = directory.print(path);
+            let path = show(&path);
+            let what = format!("put back {path}: the lower store has lost its copy");
+            super::print_warning(&Fault::new(what));
+        }
+    })?;
+    if !can_mount && !arguments.dry_run {
+        return Err(Failure::not_as_described(format!(
+            "only root may optimise the store {}",
+            store.name
+        ))
+        .remedy(format!(
+            "run `{}` as root, or have `[gc]` in its description do it by itself (`optimise = \
+             true`); a store of `overstore exec` is optimised inside of it",
+            store.command(["optimise"])
+        )));
+    }
+    let done = with_progress(&optimiser, arguments.dry_run).map_err(Failure::machine)?;
+    if let Some(why) = &done.remount {
+        print_not_remounted(&store, why);
+    }
+    restored.extend_from_slice(&done.restored);
+    let report = report(&store, arguments, done, &restored);
+    report.print(json)?;
+    Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+fn with_progress(optimiser: &Optimiser<'_>, dry_run: bool) -> Result<Optimised, CollectError> {
+    let manager = ServiceManager::from_environment();
+    // Hidden where standard error is no terminal.
+    let bar = ProgressBar::new(0);
+    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left");
+    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let mut tell = |step| match step {
+        Step::Found(objects) => {
+            manager.working(&format!("{objects} objects are in both layers"));
+            bar.set_length(objects);
+        }
+        Step::Done => bar.inc(1),
+    };
+    let done = match dry_run {
+        true => optimiser.plan(&mut tell),
+        false => optimiser.run(&mut tell),
+    };
+    bar.finish_and_clear();
+    done
+}
+
+fn report(
+    store: &Store,
+    arguments: &cli::Optimise,
+    done: Optimised,
+    restored: &[StorePath],
+) -> OptimiseReport {
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
+    let with_reason = |path: &StorePath, reason: String| LeftReport {
+        path: print(path),
+        reason,
+    };
+    OptimiseReport {
+        version: 1,
+        store: store.name.clone(),
+        outcome: match done.objects.is_empty() && restored.is_empty() {
+            true => Outcome::Unchanged,
+            false => Outcome::Done,
+        },
+        dry_run: arguments.dry_run,
+        trust_databases: arguments.trust_databases,
+        bytes: done.objects.iter().map(|(_, bytes)| bytes).sum(),
+        objects: done
+            .objects
+            .iter()
+            .map(|(path, bytes)| ObjectReport {
+                path: print(path),
+                bytes: *bytes,
+            })
+            .collect(),
+        different: done
+            .different
+            .iter()
+            .map(|(path, why)| with_reason(path, why.to_string()))
+            .collect(),
+        left: done
+            .left
+            .iter()
+            .map(|(path, why)| with_reason(path, why.to_string()))
+            .collect(),
+        restored: restored.iter().map(print).collect(),
+        free: done.free,
+    }
+}
