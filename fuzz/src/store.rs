@@ -109,7 +109,7 @@ impl Scratch {
         if wanted == Wanted::All {
             let _ = warm.tops();
         }
-        warm.run(wanted)
+        warm.run(wanted, &|_| {})
     }
 
     /// What Nix would rely on after a copy into an empty database.

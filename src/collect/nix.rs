@@ -32,6 +32,8 @@ const PROGRAM: &str = "nix-daemon";
 const OPEN_TIMEOUT: Duration = Duration::from_secs(300);
 /// How long it may be silent: it waits for other collections, and for locks.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3600);
+/// How long Nix may take altogether, going on all the time: there is no real limit.
+const LONGEST: Duration = Duration::from_secs(30 * 24 * 3600);
 
 /// The requests, by their numbers in the protocol.
 mod operation {
@@ -139,7 +141,7 @@ impl Nix {
         let stream = Stream::new(ours, Deadline::Total(Instant::now() + OPEN_TIMEOUT));
         match Connection::begin(Path::new(PROGRAM), stream, OPEN_TIMEOUT) {
             Ok(mut connection) => {
-                connection.set_idle_timeout(IDLE_TIMEOUT);
+                connection.set_limits(IDLE_TIMEOUT, LONGEST, u64::MAX);
                 Ok(Self {
                     child,
                     connection,

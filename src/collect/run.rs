@@ -370,7 +370,7 @@ impl Collector<'_> {
             database: &self.store.state.join("db"),
             use_sqlite_wal: self.store.use_sqlite_wal,
         };
-        warm.run(Wanted::ValidClosures(&missing))?;
+        warm.run(Wanted::ValidClosures(&missing), &|_| {})?;
         Ok(())
     }
 

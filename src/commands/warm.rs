@@ -1,5 +1,6 @@
 //! `overstore warm`.
 
+use std::cell::RefCell;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
@@ -69,8 +70,10 @@ pub(super) fn copy(
         use_sqlite_wal: store.use_sqlite_wal,
     };
     let mut prefixes = Vec::new();
+    let told = RefCell::new(tell);
+    let waiting = |holder: &str| (told.borrow_mut())(Progress::Waiting(holder));
     let mut run = |wanted| -> Result<(), Failure> {
-        let mut warmed = warm.run(wanted).map_err(failure)?;
+        let mut warmed = warm.run(wanted, &waiting).map_err(failure)?;
         report.add(&warmed);
         prefixes.append(&mut warmed.prefixes);
         Ok(())
@@ -96,7 +99,13 @@ pub(super) fn copy(
             .map_err(failure)?;
         report.kept = paths.len() as u64;
     }
-    apply::remember_warmed(store, system, &PathSet::new(prefixes), after_mount, tell);
+    apply::remember_warmed(
+        store,
+        system,
+        &PathSet::new(prefixes),
+        after_mount,
+        told.into_inner(),
+    );
     Ok(())
 }
 

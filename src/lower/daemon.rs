@@ -22,6 +22,10 @@ mod operation {
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long a daemon may be silent when it was asked something.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(300);
+/// How long all that it is asked may take: a million paths take two minutes.
+const CONVERSATION_TIMEOUT: Duration = Duration::from_secs(3600);
+/// Most bytes that it may answer with: those of a million paths are about 1 GiB.
+const MOST_BYTES: u64 = 4 << 30;
 
 /// Questions under way at once. Enough to keep the daemon busy; few enough that all of them fit
 /// into the socket's buffer: were we to wait for room in it while the daemon waits for us to read,
@@ -58,7 +62,7 @@ impl DaemonSource {
     /// When nobody answers there, or something that is not a daemon we can talk to.
     pub fn open(socket: &Path, store: StoreDirectory) -> Result<Self, LowerError> {
         let mut connection = Connection::open(socket, CONNECT_TIMEOUT)?;
-        connection.set_idle_timeout(ANSWER_TIMEOUT);
+        connection.set_limits(ANSWER_TIMEOUT, CONVERSATION_TIMEOUT, MOST_BYTES);
         Ok(Self::new(connection, store))
     }
 

@@ -53,7 +53,7 @@ fn copy_attached(
         warmed: Warmed::default(),
     };
     let ids = copying.ids(wanted)?;
-    let transaction = upper.begin()?;
+    let transaction = upper.begin(target.waiting)?;
     let mut writer = Writer::new(target)?;
     let first_new = writer.next_id;
     let shift = shift(&ids, first_new);

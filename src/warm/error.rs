@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use crate::escape::show_path;
 use crate::lower::{LowerError, Transient};
 use crate::nix::store_path::StorePath;
-use crate::remedy::{HasRemedy, Remedy};
+use crate::remedy::{HasRemedy, Remedy, command};
 
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +41,12 @@ pub enum WarmError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// What a lower store told is more than any has.
+    #[error("the lower store tells of more than any has: over 4194304 paths, or 4 GiB of metadata")]
+    TooMuch,
+    /// The upper database loses what it had, again and again.
+    #[error("rows of the upper database vanished again and again while the lower store was asked")]
+    Restless,
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -76,7 +82,16 @@ impl HasRemedy for WarmError {
             Self::Io { .. } | Self::Tampered { .. } => {
                 Remedy::say("see what is wrong with the store with `overstore check`")
             }
-            Self::Derivation { .. } | Self::Upper { .. } | Self::Thread(_) => Remedy::default(),
+            Self::TooMuch => Remedy::say("see what answers there; copy some closures by their paths"),
+            Self::Restless => Remedy::say("try again when the upper store is not being collected"),
+            Self::Upper { source, path } => match source.sqlite_error_code() {
+                Some(rusqlite::ErrorCode::DiskFull) => Remedy::say(
+                    "make room on its file system, and where temporary files are (`TMPDIR`, or /var/tmp)",
+                )
+                .run(command!["df", path]),
+                _ => Remedy::default(),
+            },
+            Self::Derivation { .. } | Self::Thread(_) => Remedy::default(),
         }
     }
 }

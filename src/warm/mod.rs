@@ -101,16 +101,18 @@ impl Warm<'_> {
 
     /// Copies what is wanted, in one transaction: when this returns, all of it is durable, and
     /// after an error nothing of it is there. Holds the lock that Nix holds while it has the store
-    /// open, and the database's lock for writing while it copies.
+    /// open, and the database's lock for writing, while it writes, and not while it asks a daemon.
+    /// `waiting` is told who is waited for.
     ///
     /// # Errors
     /// When something is not valid below or refers to what is not, when a source or a derivation
     /// cannot be read, and when the upper database cannot be written.
-    pub fn run(&self, wanted: Wanted<'_>) -> Result<Warmed, WarmError> {
+    pub fn run(&self, wanted: Wanted<'_>, waiting: &dyn Fn(&str)) -> Result<Warmed, WarmError> {
         let target = Target {
             upper: &Upper::open(self.database, self.use_sqlite_wal)?,
             store: self.store,
             objects: &Objects::open(self.objects)?,
+            waiting,
         };
         match self.source {
             MetadataSource::Database { state, .. } => {

@@ -1,10 +1,12 @@
+use std::cell::OnceCell;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use rusqlite::{CachedStatement, OptionalExtension, Transaction};
+use rusqlite::{CachedStatement, ErrorCode, OptionalExtension, Transaction};
 use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
 
 use super::ids::runs;
 use crate::escape::show;
@@ -23,6 +25,13 @@ use crate::warm::outputs::Objects;
 /// How long others may keep the database locked. A build that registers its outputs takes
 /// milliseconds, a large import seconds.
 const BUSY: Duration = Duration::from_secs(300);
+/// How long they are waited for before that is said.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// How long to wait between attempts.
+const PAUSE: Duration = Duration::from_millis(10);
+/// The id of a path's row.
+pub(super) const ID_OF: &str =
+    "select id from main.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 where path = ?";
 /// As Nix sets it, in pages.
 const AUTOCHECKPOINT: i64 = 40_000;
 /// The tables that are written to.
@@ -37,12 +46,14 @@ const CACHE: i64 = 16 << 10;
 pub(super) struct Upper {
     path: PathBuf,
     pub(super) connection: HeldConnection,
-    /// Shared, as Nix holds it while it has the store open.
-    _big_lock: File,
+    directory: Reached,
+    /// Shared, as Nix holds it while it has the store open. Taken when something is written: reading
+    /// the lower store may take any time.
+    big_lock: OnceCell<File>,
 }
 
 impl Upper {
-    /// Opens the database in `directory`, which has to be there, with Nix's lock and settings.
+    /// Opens the database in `directory`, which has to be there, with Nix's settings.
     pub(super) fn open(directory: &Path, use_sqlite_wal: bool) -> Result<Self, WarmError> {
         let unusable = |path: &Path| {
             let path = path.to_owned();
@@ -50,8 +61,6 @@ impl Upper {
         };
         let walked = safe_path::directory(directory, Symlinks::Refuse)
             .map_err(|obstacle| unusable(directory)(io::Error::other(obstacle)))?;
-        let big_lock =
-            lock(&walked).map_err(|error| unusable(&directory.join("big-lock"))(error.into()))?;
         let path = walked.path().join(DATABASE_FILE);
         let open = || {
             let connection = open::to_write(&walked, DATABASE_FILE, use_sqlite_wal, BUSY)?;
@@ -72,7 +81,8 @@ impl Upper {
         let upper = Self {
             path,
             connection,
-            _big_lock: big_lock,
+            directory: walked,
+            big_lock: OnceCell::new(),
         };
         for table in TABLES {
             let ordinary = is_ordinary_table(&upper.connection, "main", table);
@@ -108,10 +118,33 @@ impl Upper {
         }
     }
 
-    /// Begins the one transaction, as the only writer.
-    pub(super) fn begin(&self) -> Result<Transaction<'_>, WarmError> {
-        Transaction::new_unchecked(&self.connection, rusqlite::TransactionBehavior::Immediate)
-            .map_err(|error| self.error(error))
+    /// Begins the one transaction, as the only writer, under Nix's lock. Whoever is in the way is
+    /// waited for, for five minutes each; `waiting` is told after a second.
+    pub(super) fn begin(&self, waiting: &dyn Fn(&str)) -> Result<Transaction<'_>, WarmError> {
+        if self.big_lock.get().is_none() {
+            let lock = lock(&self.directory, waiting).map_err(|error| WarmError::Io {
+                path: self.directory.path().join("big-lock"),
+                source: error.into(),
+            })?;
+            let _ = self.big_lock.set(lock);
+        }
+        let begin = || {
+            let immediate = rusqlite::TransactionBehavior::Immediate;
+            Transaction::new_unchecked(&self.connection, immediate)
+        };
+        let begun = self
+            .connection
+            .busy_timeout(PATIENCE)
+            .and_then(|()| begin())
+            .or_else(|error| match error.sqlite_error_code() {
+                Some(ErrorCode::DatabaseBusy) => {
+                    waiting("another process, which writes to the upper database");
+                    self.connection.busy_timeout(BUSY)?;
+                    begin()
+                }
+                _ => Err(error),
+            });
+        begun.map_err(|error| self.error(error))
     }
 
     /// Moves the log into the database, as far as others let us: the next one to open the store
@@ -124,15 +157,29 @@ impl Upper {
 }
 
 /// The shared lock on Nix's `big-lock`. Waits while a Nix migrates the schema.
-fn lock(directory: &Reached) -> rustix::io::Result<File> {
+fn lock(directory: &Reached, waiting: &dyn Fn(&str)) -> rustix::io::Result<File> {
     let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
     let file = rustix::fs::openat(directory, "big-lock", flags, Mode::empty())?;
-    rustix::io::retry_on_intr(|| rustix::fs::flock(&file, FlockOperation::LockShared))?;
-    Ok(File::from(file))
+    let (start, mut told) = (Instant::now(), false);
+    loop {
+        match rustix::fs::flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => return Ok(File::from(file)),
+            Err(Errno::INTR) => {}
+            Err(Errno::WOULDBLOCK) if start.elapsed() < BUSY => {
+                if !told && start.elapsed() > PATIENCE {
+                    waiting("Nix, which changes the schema of the upper database");
+                    told = true;
+                }
+                std::thread::sleep(PAUSE);
+            }
+            Err(Errno::WOULDBLOCK) => return Err(Errno::TIMEDOUT),
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What rows are written for.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub(super) struct Target<'u> {
     /// The upper database.
     pub(super) upper: &'u Upper,
@@ -140,6 +187,8 @@ pub(super) struct Target<'u> {
     pub(super) store: &'u StoreDirectory,
     /// The lower store directory.
     pub(super) objects: &'u Objects,
+    /// Told who is waited for.
+    pub(super) waiting: &'u dyn Fn(&str),
 }
 
 /// Writes rows as Nix does, within a transaction.
@@ -187,10 +236,7 @@ impl<'u> Writer<'u> {
         let now = crate::linux::clock::now();
         Ok(Self {
             target,
-            id_of: prepare(
-                "select id from main.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
-                 where path = ?",
-            )?,
+            id_of: prepare(ID_OF)?,
             path: prepare(
                 "insert into main.ValidPaths \
                  (id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca) \

@@ -129,7 +129,7 @@ fn warm(lower: &Path, upper: &Path, wanted: Wanted<'_>) -> Result<(), WarmError>
     if wanted == Wanted::All {
         warm.tops()?;
     }
-    warm.run(wanted).map(drop)
+    warm.run(wanted, &|_| {}).map(drop)
 }
 
 /// Fails after a while, instead of waiting for ever.

@@ -68,6 +68,8 @@ pub struct Connection {
     writer: Stream,
     /// For the message when it has run out.
     timeout: Duration,
+    /// The same of all together, and when that ends, once that is set.
+    whole: Option<(Duration, Instant)>,
     /// Bytes of messages that are still taken before an answer.
     patience: u64,
     pub info: DaemonInfo,
@@ -96,6 +98,7 @@ impl Connection {
             reader: BufReader::with_capacity(64 << 10, reader),
             writer,
             timeout,
+            whole: None,
             patience: 0,
             info: DaemonInfo {
                 protocol: NEWEST,
@@ -107,11 +110,16 @@ impl Connection {
         Ok(connection)
     }
 
-    /// From now on gives up after `timeout` without a byte, instead of at a fixed end.
-    pub fn set_idle_timeout(&mut self, timeout: Duration) {
-        self.timeout = timeout;
-        self.writer.set_deadline(Deadline::Idle(timeout));
-        self.reader.get_mut().set_deadline(Deadline::Idle(timeout));
+    /// From now on gives up after `idle` without a byte, after `whole` altogether, and after so many
+    /// bytes.
+    pub fn set_limits(&mut self, idle: Duration, whole: Duration, bytes: u64) {
+        self.timeout = idle;
+        let end = Instant::now() + whole;
+        self.whole = Some((whole, end));
+        let deadline = Deadline::Idle(idle, end);
+        self.writer.set_deadline(deadline);
+        self.reader.get_mut().set_deadline(deadline);
+        self.reader.get_mut().set_limit(bytes);
     }
 
     pub fn socket(&self) -> &Path {
@@ -320,7 +328,14 @@ impl Connection {
             WireError::Io(error) => match error.kind() {
                 Kind::WouldBlock | Kind::TimedOut => DaemonError::Silent {
                     socket,
-                    waited: self.timeout,
+                    waited: match self.whole {
+                        Some((whole, end)) if Instant::now() >= end => whole,
+                        _ => self.timeout,
+                    },
+                },
+                Kind::FileTooLarge => DaemonError::Malformed {
+                    socket,
+                    what: "found more than any store has to tell".to_owned(),
                 },
                 Kind::UnexpectedEof | Kind::BrokenPipe | Kind::ConnectionReset => {
                     DaemonError::Closed { socket }

@@ -15,6 +15,8 @@ const LONGEST_ADDRESS: usize = 107;
 pub struct Stream {
     socket: UnixStream,
     deadline: Deadline,
+    /// How many more bytes are read.
+    left: u64,
 }
 
 /// When a read or a write has taken too long.
@@ -22,8 +24,8 @@ pub struct Stream {
 pub enum Deadline {
     /// All of them together, by this moment.
     Total(Instant),
-    /// Each of them, after this long without a byte.
-    Idle(Duration),
+    /// Each of them, after this long without a byte, and all of them together, by this moment.
+    Idle(Duration, Instant),
 }
 
 impl Stream {
@@ -53,11 +55,20 @@ impl Stream {
     }
 
     pub fn new(socket: UnixStream, deadline: Deadline) -> Self {
-        Self { socket, deadline }
+        Self {
+            socket,
+            deadline,
+            left: u64::MAX,
+        }
     }
 
     pub fn set_deadline(&mut self, deadline: Deadline) {
         self.deadline = deadline;
+    }
+
+    /// Reads no more than so many bytes from now on.
+    pub fn set_limit(&mut self, bytes: u64) {
+        self.left = bytes;
     }
 
     /// Ends the conversation from this side, on every handle.
@@ -71,13 +82,14 @@ impl Stream {
         Ok(Self {
             socket: self.socket.try_clone()?,
             deadline: self.deadline,
+            left: self.left,
         })
     }
 
     fn remaining(&self) -> io::Result<Duration> {
         let remaining = match self.deadline {
             Deadline::Total(end) => end.saturating_duration_since(Instant::now()),
-            Deadline::Idle(wait) => wait,
+            Deadline::Idle(wait, end) => wait.min(end.saturating_duration_since(Instant::now())),
         };
         if remaining.is_zero() {
             Err(io::ErrorKind::TimedOut.into())
@@ -90,7 +102,14 @@ impl Stream {
 impl Read for Stream {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.socket.set_read_timeout(Some(self.remaining()?))?;
-        self.socket.read(buffer)
+        let most = usize::try_from(self.left).unwrap_or(usize::MAX);
+        if most == 0 {
+            return Err(io::ErrorKind::FileTooLarge.into());
+        }
+        let wanted = buffer.len().min(most);
+        let count = self.socket.read(&mut buffer[..wanted])?;
+        self.left -= count as u64;
+        Ok(count)
     }
 }
 
