@@ -17,6 +17,7 @@ mod remount;
 mod set_up;
 mod state;
 mod unmount;
+mod work;
 
 pub(crate) use error::Error;
 pub(crate) use holders::Holder;
@@ -24,5 +25,6 @@ pub(crate) use lock::DirectoryLock;
 pub(crate) use memory::{remember_collected, remember_warmed};
 pub(crate) use progress::{Progress, Tell};
 pub(crate) use remount::remount;
-pub(crate) use set_up::{End, Ended, SetUp};
+pub(crate) use set_up::{End, Ended};
 pub(crate) use unmount::{TakeDown, TakenDown};
+pub(crate) use work::SetUp;

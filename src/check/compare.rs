@@ -37,9 +37,7 @@ pub(super) fn missing(store: &Store, missing: &Several<Missing>) -> Vec<Finding>
                 .run(repair(store, &missing.path))),
             )
     };
-    let mut findings: Vec<_> = missing.first.iter().map(finding).collect();
-    more(&mut findings, missing, Code::RowWithoutObject);
-    findings
+    each(missing, finding)
 }
 
 /// Objects of the lower store that something above hides.
@@ -55,68 +53,65 @@ pub(super) fn hidden(store: &Store, hidden: &Several<StorePath>) -> Vec<Finding>
                     .run(up(store)),
             )
     };
-    let mut findings: Vec<_> = hidden.first.iter().map(finding).collect();
-    more(&mut findings, hidden, Code::LowerObjectHidden);
-    findings
+    each(hidden, finding)
 }
 
 /// The findings of [`crate::compare::layers`], but for rows without an object: [`super::check`] tells
 /// those.
 pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
-    let mut findings = Vec::new();
-    let show = |path: &StorePath| format!("{}/{path}", show_path(&store.store));
-    let in_upper =
-        |path: &StorePath| show_path(&store.upper_layer.join(path.as_str())).into_owned();
+    let hidden = hidden(store, &across.hiding);
+    let unknown = each(&across.unknown, |path| without_row(store, path));
+    let both = each(&across.both, |path| in_both_layers(store, path));
+    let differing = each(&across.differing, |(path, what)| {
+        metadata_differs(store, path, what)
+    });
+    [unknown, hidden, both, differing].concat()
+}
 
-    for path in &across.unknown.first {
-        findings.push(
-            Finding::new(Code::ObjectWithoutRow, in_upper(path))
-                .expected("metadata of it in the upper database")
-                .found("none: left over by something that was interrupted, or the row was lost")
-                .remedy(
-                    Remedy::say(
-                        "if it is of use, bring back the database that knew it, or add the same \
-                         thing again (build, copy or `nix-store --add` it), which makes it valid",
-                    )
-                    .or(Remedy::say(
-                        "if nothing of it is needed, delete it, with all that neither database knows",
-                    )
-                    .run(store.command(["gc", "--leftovers"]))),
-                ),
-        );
-    }
-    findings.extend(hidden(store, &across.hiding));
-    for path in &across.both.first {
-        findings.push(
-            Finding::new(Code::ObjectInBothLayers, in_upper(path))
-                .expected("each object once")
-                .found("the lower store has it too: its space is lost here")
-                .remedy(
-                    Remedy::say(
-                        "nothing has to be done; this compares the two, and removes the copy above \
-                         where they are equal (Nix's own `--optimise` removes it unseen, and it may \
-                         be the good one of a damaged object below)",
-                    )
-                    .run(store.command(["optimise"])),
-                ),
-        );
-    }
-    for (path, what) in &across.differing.first {
-        findings.push(
-            Finding::new(Code::MetadataDiffers, show(path))
-                .expected(format!("the {what} that the lower store has"))
-                .found(format!("another {what}"))
-                .remedy(
-                    Remedy::say("keep both; find out which is right, here and on the lower store")
-                        .run(nix_store(store, "--verify-path", path)),
-                ),
-        );
-    }
-    // What is not listed is at least counted.
-    more(&mut findings, &across.unknown, Code::ObjectWithoutRow);
-    more(&mut findings, &across.both, Code::ObjectInBothLayers);
-    more(&mut findings, &across.differing, Code::MetadataDiffers);
-    findings
+fn without_row(store: &Store, path: &StorePath) -> Finding {
+    Finding::at(
+        Code::ObjectWithoutRow,
+        &store.upper_layer.join(path.as_str()),
+    )
+    .expected("metadata of it in the upper database")
+    .found("none: left over by something that was interrupted, or the row was lost")
+    .remedy(
+        Remedy::say(
+            "if it is of use, bring back the database that knew it, or add the same \
+             thing again (build, copy or `nix-store --add` it), which makes it valid",
+        )
+        .or(Remedy::say(
+            "if nothing of it is needed, delete it, with all that neither database knows",
+        )
+        .run(store.command(["gc", "--leftovers"]))),
+    )
+}
+
+fn in_both_layers(store: &Store, path: &StorePath) -> Finding {
+    Finding::at(
+        Code::ObjectInBothLayers,
+        &store.upper_layer.join(path.as_str()),
+    )
+    .expected("each object once")
+    .found("the lower store has it too: its space is lost here")
+    .remedy(
+        Remedy::say(
+            "nothing has to be done; this compares the two, and removes the copy above where they \
+             are equal (Nix's own `--optimise` removes it unseen, and it may be the good one of a \
+             damaged object below)",
+        )
+        .run(store.command(["optimise"])),
+    )
+}
+
+fn metadata_differs(store: &Store, path: &StorePath, what: &str) -> Finding {
+    Finding::at(Code::MetadataDiffers, &store.store.join(path.as_str()))
+        .expected(format!("the {what} that the lower store has"))
+        .found(format!("another {what}"))
+        .remedy(
+            Remedy::say("keep both; find out which is right, here and on the lower store")
+                .run(nix_store(store, "--verify-path", path)),
+        )
 }
 
 /// Whether the lower store is one that the upper database cannot have been made for, or another than
@@ -218,13 +213,14 @@ pub fn damaged(store: &Store, contents: &Contents) -> Vec<Finding> {
     contents.damaged.iter().map(finding).collect()
 }
 
-/// Says in the last finding of a kind how many more of it there are.
-fn more<T>(findings: &mut [Finding], several: &Several<T>, code: Code) {
-    let more = several.count.saturating_sub(several.first.len() as u64);
-    let last = findings.iter_mut().rfind(|finding| finding.code == code);
-    if let Some(last) = last
+/// A finding for each that is listed; the last one says how many more there are.
+fn each<T>(several: &Several<T>, finding: impl FnMut(&T) -> Finding) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = several.first.iter().map(finding).collect();
+    let more = several.count.saturating_sub(findings.len() as u64);
+    if let Some(last) = findings.last_mut()
         && more > 0
     {
         last.actual += &format!(" (and {more} more like this)");
     }
+    findings
 }

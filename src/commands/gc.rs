@@ -4,9 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::{Failure, load, print_error};
+use super::{Failure, load, print_error, progress};
 use crate::apply;
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
@@ -198,10 +196,7 @@ fn with_progress(
     collector: &Collector<'_>,
     manager: &ServiceManager,
 ) -> Result<Result<Collected, Incomplete>, CollectError> {
-    // Hidden where standard error is no terminal.
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let bar = progress::objects(0);
     let collected = collector.run(&mut |progress| match progress {
         Progress::Choosing => manager.working("choosing what is garbage"),
         Progress::Deleting(objects) => {

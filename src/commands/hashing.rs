@@ -5,9 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::Failure;
+use super::{Failure, progress};
 use crate::compare::Progress;
 
 /// Has `hash` hash objects, with a progress bar; an interrupt ends it early.
@@ -16,32 +14,27 @@ use crate::compare::Progress;
 /// When signals cannot be waited for.
 pub(super) fn with_hashing<T>(hash: impl FnOnce(&Progress) -> T) -> Result<T, Failure> {
     let machine = |error| Failure::doing("cannot hash the objects", error);
-    let progress = Progress::default();
+    let hashed = Progress::default();
     let interrupted = Arc::new(AtomicBool::new(false));
     let signals = [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM].map(|signal| {
         signal_hook::flag::register(signal, Arc::clone(&interrupted)).map_err(machine)
     });
-    let bar = ProgressBar::new(0);
-    if let Ok(style) =
-        ProgressStyle::with_template("{wide_bar} {binary_bytes}/{binary_total_bytes}, {eta} left")
-    {
-        bar.set_style(style);
-    }
+    let bar = progress::bytes();
     let done = AtomicBool::new(false);
     let found = thread::scope(|scope| {
         let watching = thread::Builder::new().spawn_scoped(scope, || {
             while !done.load(Ordering::Relaxed) {
                 if interrupted.load(Ordering::Relaxed) {
-                    progress.stop.store(true, Ordering::Relaxed);
+                    hashed.stop.store(true, Ordering::Relaxed);
                 }
-                bar.set_length(progress.total.load(Ordering::Relaxed));
-                bar.set_position(progress.bytes.load(Ordering::Relaxed));
+                bar.set_length(hashed.total.load(Ordering::Relaxed));
+                bar.set_position(hashed.bytes.load(Ordering::Relaxed));
                 thread::sleep(Duration::from_millis(50));
             }
         });
         // Without it, an interrupt would not end it.
         watching.map_err(|error| Failure::doing("cannot start a thread", error))?;
-        let found = hash(&progress);
+        let found = hash(&hashed);
         done.store(true, Ordering::Relaxed);
         Ok::<_, Failure>(found)
     })?;

@@ -12,6 +12,7 @@ mod new;
 mod optimise;
 mod plan;
 mod private;
+mod progress;
 mod publish;
 mod remount;
 mod schema;

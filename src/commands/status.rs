@@ -3,9 +3,7 @@
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
-use super::{Failure, description};
+use super::{Failure, description, progress};
 use crate::check::{self, Finding};
 use crate::cli;
 use crate::compare;
@@ -29,81 +27,21 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
     let loaded = description::load(&arguments.store, &arguments.root)?;
     let super::Loaded { store, system } = super::private::inside(loaded)?;
     let observed = observe::observe(&system, &store, Depth::Up).map_err(Failure::observing)?;
-    // Remembered before the rows are read: what is warmed meanwhile has got its rows by then.
-    let memory = Memory::read(&store);
-    let warmed = memory.warmed_paths(&store);
-    let across = compare::across(&store, warmed.as_ref().unwrap_or(&PathSet::default()));
-    let (across, unreadable) = match across {
-        Ok(across) => (Some(across), None),
-        Err(error) => (None, Some(error.to_string())),
+    let looked = Looked {
+        // Remembered before the rows are read: what is warmed meanwhile has its rows by then.
+        memory: Memory::read(&store),
+        observed: &observed,
+        store: &store,
+        system: &system,
     };
-    let content = across.as_ref().map(|across| Content {
-        objects: across.objects,
-        objects_in_both_layers: across.both.count,
-        own_rows: across.own_rows,
-        copied_rows: across.copied_rows,
-        rows_without_object: across.missing.count,
-    });
-    let mut findings = check::check(&store, &observed);
-    if let Some(across) = &across {
-        let mut of_layers = check::compare::findings(&store, across);
-        of_layers.retain(|finding| !check::follows_from_a_loss(&observed, finding.code));
-        findings.extend(of_layers);
-    }
-    let gone = warmed
-        .zip(across)
-        .map(|(warmed, across)| warmed.len().saturating_sub(across.rows_asked_for));
+    let compared = looked.compare();
     let sizes = match arguments.sizes {
-        true => Some(sizes(&store, content)?),
+        true => Some(sizes(&store, compared.content)?),
         false => None,
     };
-    let (warm_roots, warm_roots_gone) = warm_roots(&store);
-    // Who could not be asked before is not waited for once more.
-    let lower_changed = match (content, &store.lower.bottom().source) {
-        (None, MetadataSource::Daemon { .. }) => None,
-        _ => lower_changed(&store, &memory, &observed),
-    };
-    findings.extend(lower_changed.clone().flatten());
+    let report = looked.report(compared, sizes);
     exhaustion::expect_none().map_err(Failure::observing)?;
-    let now = NowReport::of(&findings);
-    let wrong = arguments.exit_code && !now.errors.is_empty();
-    let report = StatusReport {
-        version: 1,
-        store: store.name.clone(),
-        check: store.command(["check"]).to_string(),
-        real: show_path(&store.real).into_owned(),
-        mounted: observed.mount.overlay.is_some(),
-        mounted_since: mounted_since(&store, &system, &observed),
-        upper_layer: show_path(&store.upper_layer).into_owned(),
-        workdir: show_path(&store.workdir).into_owned(),
-        database: show_path(&store.database()).into_owned(),
-        lower_store: store.lower.given.clone(),
-        lower_kind: match store.lower.source {
-            MetadataSource::Database { .. } => "database",
-            MetadataSource::Daemon { .. } => "daemon",
-            MetadataSource::Overlay { .. } => "overlay",
-            MetadataSource::Ssh { .. } => "ssh",
-        },
-        lower_real: show_path(&store.lower.real).into_owned(),
-        lower_changed: lower_changed.as_ref().map(Option::is_some),
-        content,
-        unreadable,
-        sizes,
-        warm_roots,
-        warm_roots_gone,
-        warmed: memory.warmed.map(|warmed| WarmedReport {
-            time: warmed.time,
-            paths: warmed.paths,
-            gone,
-        }),
-        collected: memory.collected.map(|collected| CollectedReport {
-            time: collected.time,
-            objects: collected.objects,
-            bytes: collected.bytes,
-            left: collected.left,
-        }),
-        now,
-    };
+    let wrong = arguments.exit_code && !report.now.errors.is_empty();
     report.print(json)?;
     Ok(match wrong {
         true => ExitCode::from(Outcome::NotAsDescribed.exit_code()),
@@ -111,23 +49,133 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
     })
 }
 
+/// A store that is looked at.
+struct Looked<'a> {
+    store: &'a Store,
+    system: &'a System,
+    observed: &'a Observed,
+    memory: Memory,
+}
+
+/// What the layers and the upper database have, if they can be read.
+#[derive(Default)]
+struct Compared {
+    content: Option<Content>,
+    findings: Vec<Finding>,
+    /// Warmed paths without a row.
+    gone: Option<u64>,
+    unreadable: Option<String>,
+}
+
+impl Looked<'_> {
+    fn compare(&self) -> Compared {
+        let store = self.store;
+        let warmed = self.memory.warmed_paths(store);
+        let across = match compare::across(store, warmed.as_ref().unwrap_or(&PathSet::default())) {
+            Ok(across) => across,
+            Err(error) => {
+                return Compared {
+                    unreadable: Some(error.to_string()),
+                    ..Compared::default()
+                };
+            }
+        };
+        let mut findings = check::compare::findings(store, &across);
+        findings.retain(|finding| !check::follows_from_a_loss(self.observed, finding.code));
+        Compared {
+            content: Some(Content {
+                objects: across.objects,
+                objects_in_both_layers: across.both.count,
+                own_rows: across.own_rows,
+                copied_rows: across.copied_rows,
+                rows_without_object: across.missing.count,
+            }),
+            findings,
+            gone: warmed.map(|warmed| warmed.len().saturating_sub(across.rows_asked_for)),
+            unreadable: None,
+        }
+    }
+
+    /// Whether the lower store is another than the one that the upper database was made for: what is
+    /// found then. `None` where that was not remembered.
+    fn lower_changed(&self, compared: &Compared) -> Option<Option<Finding>> {
+        let store = self.store;
+        // Who could not be asked before is not waited for once more.
+        if compared.content.is_none()
+            && matches!(store.lower.bottom().source, MetadataSource::Daemon { .. })
+        {
+            return None;
+        }
+        let then = self.memory.lower.as_ref()?.identity.as_ref()?;
+        let now = Identity::now(store, self.observed.lower.schema(), Some(then)).ok()??;
+        // Looked at in another way then.
+        if then.some.is_some() != now.some.is_some() {
+            return None;
+        }
+        Some(check::compare::lower_changed(store, Some(then), &now))
+    }
+
+    /// Everything that is wrong now.
+    fn now(&self, compared: &Compared, lower_changed: Option<&Finding>) -> NowReport {
+        let mut findings = check::check(self.store, self.observed);
+        findings.extend(compared.findings.iter().chain(lower_changed).cloned());
+        NowReport::of(&findings)
+    }
+
+    fn report(self, compared: Compared, sizes: Option<SizesReport>) -> StatusReport {
+        let store = self.store;
+        let lower_changed = self.lower_changed(&compared);
+        let now = self.now(&compared, lower_changed.as_ref().and_then(Option::as_ref));
+        let (warm_roots, warm_roots_gone) = warm_roots(store);
+        StatusReport {
+            version: 1,
+            store: store.name.clone(),
+            check: store.command(["check"]).to_string(),
+            real: show_path(&store.real).into_owned(),
+            mounted: self.observed.mount.overlay.is_some(),
+            mounted_since: mounted_since(store, self.system, self.observed),
+            upper_layer: show_path(&store.upper_layer).into_owned(),
+            workdir: show_path(&store.workdir).into_owned(),
+            database: show_path(&store.database()).into_owned(),
+            lower_store: store.lower.given.clone(),
+            lower_kind: lower_kind(&store.lower.source),
+            lower_real: show_path(&store.lower.real).into_owned(),
+            lower_changed: lower_changed.map(|finding| finding.is_some()),
+            content: compared.content,
+            unreadable: compared.unreadable,
+            sizes,
+            warm_roots,
+            warm_roots_gone,
+            warmed: self.memory.warmed.map(|warmed| WarmedReport {
+                time: warmed.time,
+                paths: warmed.paths,
+                gone: compared.gone,
+            }),
+            collected: self.memory.collected.map(|collected| CollectedReport {
+                time: collected.time,
+                objects: collected.objects,
+                bytes: collected.bytes,
+                left: collected.left,
+            }),
+            now,
+        }
+    }
+}
+
+fn lower_kind(source: &MetadataSource) -> &'static str {
+    match source {
+        MetadataSource::Database { .. } => "database",
+        MetadataSource::Daemon { .. } => "daemon",
+        MetadataSource::Overlay { .. } => "overlay",
+        MetadataSource::Ssh { .. } => "ssh",
+    }
+}
+
 /// When `up` mounted the overlay that is in effect, in seconds since 1970.
 pub(super) fn mounted_since(store: &Store, system: &System, observed: &Observed) -> Option<u64> {
     let overlay = observed.mount.overlay.as_ref()?;
     overlay.recorded.as_ref()?;
     Record::read(system, &store.real).ok()??.time
-}
-
-/// Whether the lower store is another than the one that the upper database was made for: what is
-/// found then. `None` where that was not remembered.
-fn lower_changed(store: &Store, memory: &Memory, observed: &Observed) -> Option<Option<Finding>> {
-    let then = memory.lower.as_ref()?.identity.as_ref()?;
-    let now = Identity::now(store, observed.lower.schema(), Some(then)).ok()??;
-    // Looked at in another way then.
-    if then.some.is_some() != now.some.is_some() {
-        return None;
-    }
-    Some(check::compare::lower_changed(store, Some(then), &now))
 }
 
 /// How many roots keep warmed paths, and how many of these have no row.
@@ -144,11 +192,7 @@ fn warm_roots(store: &Store) -> (u64, u64) {
 }
 
 fn sizes(store: &Store, content: Option<Content>) -> Result<SizesReport, Failure> {
-    // Hidden where standard error is no terminal.
-    let bar = ProgressBar::new(content.map_or(0, |content| content.objects));
-    if let Ok(style) = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left") {
-        bar.set_style(style);
-    }
+    let bar = progress::objects(content.map_or(0, |content| content.objects));
     let sizes = compare::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1))
         .map_err(|error| Failure::doing("cannot add up the upper layer", error))?;
     bar.finish_and_clear();
