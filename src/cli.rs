@@ -317,6 +317,10 @@ pub struct Gc {
     /// always. They can be all that is left of what a lost database described.
     #[arg(long)]
     pub leftovers: bool,
+    /// Go on although the upper database knows fewer objects than before, and others are there: give up
+    /// what only an older state of it knows.
+    #[arg(long)]
+    pub accept_lost_rows: bool,
     /// Where Nix's programs are, if not on PATH.
     #[arg(long, value_name = "DIR")]
     pub nix: Option<PathBuf>,

@@ -9,6 +9,7 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use serde::{Deserialize, Serialize};
 
+use crate::collecting::{self, Collecting};
 use crate::generator::Result;
 use crate::measure;
 use crate::metadata::{self, Metadata};
@@ -21,6 +22,7 @@ pub struct Results {
     /// What [`measure::peak`] gives for a program that needs next to nothing: KiB.
     pub least_peak: u64,
     pub metadata: Option<Metadata>,
+    pub collecting: Option<Collecting>,
 }
 
 /// A file system to measure on.
@@ -36,20 +38,24 @@ pub struct Place {
 pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Results> {
     enter(process, cache)?;
     let disk = place("/mnt/disk", scratch)?;
-    // Both parts, unless one is named.
+    // All parts, unless one is named.
     let part = std::env::var("OVERSTORE_BENCH_PART").unwrap_or_default();
-    let metadata = (part != "setting-up")
+    let is_wanted = |name: &str| part.is_empty() || part == name;
+    let metadata = is_wanted("metadata")
         .then(|| metadata::measure(&disk))
         .transpose()?;
-    let setups = if part == "metadata" {
-        Vec::new()
-    } else {
-        setup::measure(&[disk, place("/mnt/memory", scratch)?], rounds)?
+    let collecting = is_wanted("collecting")
+        .then(|| collecting::measure(&disk))
+        .transpose()?;
+    let setups = match is_wanted("setting-up") {
+        true => setup::measure(&[disk, place("/mnt/memory", scratch)?], rounds)?,
+        false => Vec::new(),
     };
     Ok(Results {
         setups,
         least_peak: measure::peak(&Command::new("true"))?,
         metadata,
+        collecting,
     })
 }
 

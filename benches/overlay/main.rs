@@ -10,6 +10,7 @@ mod generator;
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 
+mod collecting;
 mod document;
 mod inside;
 mod machine;
@@ -50,7 +51,9 @@ fn main() -> Result<()> {
 
 fn run() -> Result<()> {
     let cache = generator::cache()?;
-    let more = metadata::recipes().chain([metadata::above()]);
+    let more = metadata::recipes()
+        .chain([metadata::above()])
+        .chain(collecting::recipes());
     for recipe in recipes().chain(more) {
         eprintln!("lower store of {} paths", recipe.paths);
         recipe.cached()?;
@@ -76,6 +79,7 @@ fn run() -> Result<()> {
         setups,
         least_peak,
         metadata,
+        collecting,
     } = serde_json::from_slice(&inside.stdout)?;
     let machine = machine::describe(&world)?;
     if !setups.is_empty() {
@@ -86,6 +90,10 @@ fn run() -> Result<()> {
         plot::write(&metadata.growth)?;
         let text = document::metadata(&metadata);
         document::write("metadata", &format!("{machine}\n{text}"))?;
+    }
+    if let Some(collecting) = collecting {
+        let text = document::collecting(&collecting);
+        document::write("collecting", &format!("{machine}\n{text}"))?;
     }
     Ok(())
 }

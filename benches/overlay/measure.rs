@@ -4,6 +4,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::time::TimeValLike;
 use serde::{Deserialize, Serialize};
 
 use crate::generator::Result;
@@ -42,6 +43,19 @@ pub fn time(command: &mut Command) -> Result<f64> {
     let seconds = start.elapsed().as_secs_f64();
     succeeded(command, output.status, &output.stderr)?;
     Ok(seconds)
+}
+
+/// Runs a command that has to succeed: seconds of processor time, also of what it has started and
+/// waited for.
+pub fn processor_time(command: &mut Command) -> Result<f64> {
+    let spent = || -> Result<f64> {
+        let usage = getrusage(UsageWho::RUSAGE_CHILDREN)?;
+        let seconds = |time: nix::sys::time::TimeVal| time.num_microseconds() as f64 / 1e6;
+        Ok(seconds(usage.user_time()) + seconds(usage.system_time()))
+    };
+    let before = spent()?;
+    time(command)?;
+    Ok(spent()? - before)
 }
 
 /// Runs a command that has to succeed: the most memory, in KiB, that it or a process that it started

@@ -27,7 +27,7 @@ const COLLECTED: u32 = 2_000;
 const ROUNDS: u32 = 3;
 
 /// Refers to everything that nothing else refers to: its closure is the whole store.
-const ROOT: &str = "/nix/store/00000000000000000000000000000000-root";
+pub const ROOT: &str = "/nix/store/00000000000000000000000000000000-root";
 
 /// A command beside another one that does the same.
 #[derive(Serialize, Deserialize)]
@@ -65,7 +65,7 @@ pub fn recipes() -> impl Iterator<Item = Recipe> {
     sizes.map(of_size)
 }
 
-fn of_size(paths: u32) -> Recipe {
+pub fn of_size(paths: u32) -> Recipe {
     Recipe {
         paths,
         ..Recipe::default()
@@ -86,14 +86,14 @@ pub fn measure(place: &Place) -> Result<Metadata> {
 }
 
 /// A store to be measured on, set up anew for every run.
-struct Store {
-    directory: PathBuf,
+pub struct Store {
+    pub directory: PathBuf,
     description: String,
     url: String,
 }
 
 impl Store {
-    fn new(place: &Place, name: &str, lower_store: &str, more: &str) -> Result<Store> {
+    pub fn new(place: &Place, name: &str, lower_store: &str, more: &str) -> Result<Store> {
         let directory = place.scratch.join(name);
         fs::create_dir_all(&directory)?;
         let path = directory.with_extension("toml");
@@ -115,25 +115,25 @@ impl Store {
         })
     }
 
-    fn overstore(&self, words: &[&str]) -> Command {
+    pub fn overstore(&self, words: &[&str]) -> Command {
         let mut command = Command::new("overstore");
         command.args(words).arg(&self.description);
         command
     }
 
-    fn nix(&self, words: &[&str]) -> Command {
+    pub fn nix(&self, words: &[&str]) -> Command {
         let mut command = Command::new("nix-store");
         command.args(words).args(["--store", &self.url]);
         command.env("NIX_CONFIG", crate::support::FEATURES);
         command
     }
 
-    fn database(&self) -> PathBuf {
+    pub fn database(&self) -> PathBuf {
         self.directory.join("merged/nix/var/nix/db/db.sqlite")
     }
 
     /// Sets it up with nothing in it.
-    fn anew(&self) -> Result<()> {
+    pub fn anew(&self) -> Result<()> {
         self.down();
         fs::remove_dir_all(&self.directory)?;
         fs::create_dir(&self.directory)?;
@@ -141,7 +141,7 @@ impl Store {
         Ok(())
     }
 
-    fn down(&self) {
+    pub fn down(&self) {
         // It need not be up.
         let _ = self.overstore(&["down"]).output();
     }
@@ -154,7 +154,7 @@ impl Drop for Store {
 }
 
 /// A copy of a lower store that has [`ROOT`] too, and may be written to.
-fn with_root(place: &Place, paths: u32) -> Result<PathBuf> {
+pub fn with_root(place: &Place, paths: u32) -> Result<PathBuf> {
     let copy = place.scratch.join(format!("lower-{paths}"));
     let store = place.stores.join(of_size(paths).name());
     measure::time(Command::new("cp").arg("-a").args([&store, &copy]))?;
@@ -176,7 +176,7 @@ fn with_root(place: &Place, paths: u32) -> Result<PathBuf> {
     Ok(copy)
 }
 
-fn sql(database: &Path, script: &str) -> Result<f64> {
+pub fn sql(database: &Path, script: &str) -> Result<f64> {
     measure::time(Command::new("sqlite3").arg(database).arg(script))
 }
 

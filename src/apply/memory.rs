@@ -31,16 +31,31 @@ pub(crate) fn remember_warmed(
     });
 }
 
-/// Remembers a collection of garbage, under the store's lock. Warns where that cannot be locked or
-/// written.
+/// Remembers a collection of garbage, and how many objects of the upper layer then have rows where
+/// that is known, under the store's lock. Warns where that cannot be locked or written.
 pub(crate) fn remember_collected(
     store: &Store,
     system: &System,
     collected: &Collected,
+    rows: Option<u64>,
     tell: Tell<'_>,
 ) {
     remember(store, system, "of this collection", tell, |memory| {
         memory.collected = Some(*collected);
+        if let (Some(layer), Some(rows)) = (&mut memory.upper_layer, rows) {
+            layer.rows = rows;
+        }
+        Ok(())
+    });
+}
+
+/// Remembers that so many objects with rows are no more in the upper layer, under the store's lock.
+/// Warns where that cannot be locked or written.
+pub(crate) fn remember_optimised(store: &Store, system: &System, objects: u64, tell: Tell<'_>) {
+    remember(store, system, "that it was optimised", tell, |memory| {
+        if let Some(layer) = &mut memory.upper_layer {
+            layer.rows = layer.rows.saturating_sub(objects);
+        }
         Ok(())
     });
 }

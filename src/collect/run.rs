@@ -35,6 +35,8 @@ pub(crate) struct Options {
     pub max_free: Option<u64>,
     /// Objects without a row go too.
     pub leftovers: bool,
+    /// Go on although rows seem to be lost.
+    pub accept_lost_rows: bool,
 }
 
 /// What is garbage, and what was done about it.
@@ -60,6 +62,8 @@ pub(crate) struct Collected {
     pub unknown: Vec<StorePath>,
     /// Leftovers removed, or to be removed.
     pub removed: Removed,
+    /// How many objects of the upper layer have rows afterwards, where that was looked at.
+    pub with_row: Option<u64>,
     /// Whether nothing was done because enough is free.
     pub enough_free: bool,
     /// Bytes free afterwards.
@@ -100,6 +104,20 @@ pub(crate) enum Incomplete {
         /// How many rows.
         rows: u64,
     },
+    /// Fewer rows with objects than when it was mounted, and objects without rows.
+    #[error(
+        "the upper database knows {rows} of the objects in the upper layer, after {remembered} when it \
+         was last set up or collected, and {objects} are there that it does not know: it is an older \
+         one, or a part of it is lost"
+    )]
+    FewerRows {
+        /// How many rows with objects.
+        rows: u64,
+        /// How many there were.
+        remembered: u64,
+        /// How many objects without rows.
+        objects: u64,
+    },
 }
 
 /// A store to be collected.
@@ -115,6 +133,8 @@ pub(crate) struct Collector<'a> {
     pub keep: Keep,
     /// What was warmed and stays.
     pub warmed: &'a PathSet,
+    /// How many objects of the upper layer had rows when that was remembered.
+    pub remembered_rows: u64,
     /// What to collect.
     pub options: Options,
     /// The roots of the store.
@@ -134,7 +154,7 @@ impl Collector<'_> {
         }
         let leftovers = self.leftovers(&layers)?;
         let choice = self.choose(&layers, self.roots, &[])?;
-        if let Some(why) = incomplete(&leftovers, &choice, self.options.leftovers) {
+        if let Some(why) = self.incomplete(&leftovers, &choice) {
             return Ok(Err(why));
         }
         collected.rows = (choice.visited.len() + choice.metadata.len()) as u64;
@@ -184,7 +204,7 @@ impl Collector<'_> {
             let leftovers = self.leftovers(&layers)?;
             let choice = self.choose(&layers, &roots, &stays)?;
             if rounds == 0
-                && let Some(why) = incomplete(&leftovers, &choice, self.options.leftovers)
+                && let Some(why) = self.incomplete(&leftovers, &choice)
             {
                 return Ok(Err(why));
             }
@@ -262,6 +282,7 @@ impl Collector<'_> {
         }
         drop(nix);
         let leftovers = self.leftovers(&layers)?;
+        collected.with_row = Some(leftovers.with_row);
         collected.removed = Merged::open(&self.store.real)?.remove(&leftovers)?;
         collected.free = layers.upper.free()?;
         Ok(Ok(collected))
@@ -381,16 +402,22 @@ impl Collector<'_> {
         processes::in_text(said.as_bytes(), directory, &mut named);
         named.into_iter().find(|path| given.contains(path))
     }
-}
 
-/// Whether a store has lost a part: nothing of it is garbage then that seems to be.
-fn incomplete(leftovers: &Leftovers, choice: &Choice, unknown_go: bool) -> Option<Incomplete> {
-    if leftovers.with_row > 0 {
-        return None;
+    /// Whether a store has lost a part: nothing of it is garbage then that seems to be.
+    fn incomplete(&self, leftovers: &Leftovers, choice: &Choice) -> Option<Incomplete> {
+        let objects = leftovers.unknown.len() as u64;
+        if leftovers.with_row > 0 {
+            // What Nix deletes itself goes with its row.
+            let is_less = leftovers.with_row < self.remembered_rows && objects > 0;
+            return (is_less && !self.options.accept_lost_rows).then_some(Incomplete::FewerRows {
+                rows: leftovers.with_row,
+                remembered: self.remembered_rows,
+                objects,
+            });
+        }
+        if choice.lost > 0 {
+            return Some(Incomplete::NoObjects { rows: choice.lost });
+        }
+        (self.options.leftovers && objects > 0).then_some(Incomplete::NoRows { objects })
     }
-    if choice.lost > 0 {
-        return Some(Incomplete::NoObjects { rows: choice.lost });
-    }
-    let objects = leftovers.unknown.len() as u64;
-    (unknown_go && objects > 0).then_some(Incomplete::NoRows { objects })
 }

@@ -59,10 +59,9 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     if !arguments.ignore_absent_roots && !roots.absent.is_empty() {
         return Err(absent(&roots.absent));
     }
+    let memory = Memory::read(&store);
     let warmed = match &store.warm {
-        Some(_) => Memory::read(&store)
-            .warmed_paths(&store)
-            .unwrap_or_default(),
+        Some(_) => memory.warmed_paths(&store).unwrap_or_default(),
         None => PathSet::default(),
     };
     let collector = Collector {
@@ -71,6 +70,7 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         programs: &programs,
         keep,
         warmed: &warmed,
+        remembered_rows: memory.upper_layer.map_or(0, |layer| layer.rows),
         options: options(&store, arguments),
         roots: &roots,
     };
@@ -85,9 +85,11 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     if let Some(why) = &collected.remount {
         print_not_remounted(&store, why);
     }
+    let rows = collected.with_row;
     let report = report(&store, arguments, keep, collected);
     if !arguments.dry_run {
-        apply::remember_collected(&store, &system, &remembered(&report), &mut |progress| {
+        let remembered = remembered(&report);
+        apply::remember_collected(&store, &system, &remembered, rows, &mut |progress| {
             super::tell(&progress, &manager);
         });
     }
@@ -188,6 +190,7 @@ fn options(store: &Store, arguments: &cli::Gc) -> Options {
         },
         min_free: arguments.min_free.map(|size| size.bytes),
         max_free: arguments.max_free.map(|size| size.bytes),
+        accept_lost_rows: arguments.accept_lost_rows,
         leftovers: arguments.leftovers || store.gc.as_ref().is_some_and(|gc| gc.leftovers),
     }
 }
@@ -233,6 +236,12 @@ fn incomplete(store: &Store, why: &Incomplete) -> Failure {
     failure.remedy(match why {
         Incomplete::NoRows { .. } => {
             Remedy::say("bring the database back from a backup; nothing was deleted")
+        }
+        Incomplete::FewerRows { .. } => {
+            Remedy::say("bring the database back from a backup; nothing was deleted").or(
+                "go on with `--accept-lost-rows`, if nothing is missed and the other objects are \
+                 leftovers",
+            )
         }
         Incomplete::NoObjects { .. } => Remedy::say(format!(
             "mount the disk of {}; nothing was deleted",

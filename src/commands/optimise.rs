@@ -7,6 +7,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::gc::{print_not_remounted, require_as_described};
 use super::{Failure, load};
+use crate::apply;
 use crate::cli::{self, RootArgument};
 use crate::collect::{CollectError, Optimised, Optimiser, Step};
 use crate::config::Store;
@@ -55,6 +56,13 @@ pub(super) fn run(arguments: &cli::Optimise, json: bool) -> Result<ExitCode, Fai
     let done = with_progress(&optimiser, arguments.dry_run).map_err(Failure::machine)?;
     if let Some(why) = &done.remount {
         print_not_remounted(&store, why);
+    }
+    if !arguments.dry_run {
+        let manager = ServiceManager::from_environment();
+        let removed = done.objects.len() as u64;
+        apply::remember_optimised(&store, &system, removed, &mut |progress| {
+            super::tell(&progress, &manager);
+        });
     }
     restored.extend_from_slice(&done.restored);
     let report = report(&store, arguments, done, &restored);

@@ -218,7 +218,24 @@ fn an_incomplete_store_is_never_collected() {
     world.ok(["mv", "/mnt/example/db", &database]);
 
     store.example.up();
-    assert_eq!(names(&objects(&store.gc_json(&[]))), ["one", "two"]);
+    // Rows are missing that were there: those of what came after an older state of the database.
+    let newer = store.register(&[("three", &[])]);
+    world.overstore(["down", "example"]).ok();
+    store.example.up();
+    let lose = format!("delete from ValidPaths where path = '{}'", newer[0]);
+    world.ok(["sqlite3", &format!("{database}/db.sqlite"), &lose]);
+    for arguments in [&["--dry-run"][..], &[], &["--leftovers"], &["--metadata"]] {
+        refused(
+            arguments,
+            "knows 2 of the objects in the upper layer, after 3",
+        );
+    }
+    let report = store.gc_json(&["--accept-lost-rows"]);
+    assert_eq!(names(&objects(&report)), ["one", "two"]);
+    assert_eq!(report["unknown"], serde_json::json!(newer));
+    // What a collection has left is what is there now.
+    store.add("four");
+    assert_eq!(names(&objects(&store.gc_json(&[]))), ["four"]);
 }
 
 /// Nix takes both for removed roots.
