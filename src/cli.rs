@@ -369,15 +369,30 @@ impl std::str::FromStr for Generations {
 #[command(group = clap::ArgGroup::new("retiring"))]
 pub struct Publish {
     /// A name (read from /etc/overstore/publications/NAME.toml) or a path to a TOML file.
-    #[arg(value_name = "PUBLICATION")]
-    pub publication: OsString,
+    #[arg(value_name = "PUBLICATION", required_unless_present = "check")]
+    pub publication: Option<OsString>,
     /// Publish everything that is valid in the live store, whatever the description includes. Every
     /// object is then kept while this generation is, whether anything needs it or not.
     #[arg(long)]
     pub all_valid: bool,
-    /// Hash every object that is published and compare it with its row.
+    /// Hash every object that is published, or verified, and compare it with its row.
     #[arg(long)]
     pub contents: bool,
+    /// Verify a lower store that is there already, and publish nothing: DIR is its root, or the directory
+    /// of a publication, whose current generation is meant. Tells what consumers would be told, too.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["publication", "all_valid", "list", "retiring"])]
+    pub check: Option<PathBuf>,
+    /// With --check: make the directories and files that consumers' Nix wants to find.
+    #[arg(long, requires = "check")]
+    pub prepare: bool,
+    /// With --check: the store directory, as store paths name it.
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "check",
+        default_value = "/nix/store"
+    )]
+    pub store: PathBuf,
     /// List the generations, and make none.
     #[arg(long, conflicts_with_all = ["all_valid", "contents", "retiring"])]
     pub list: bool,
@@ -519,6 +534,8 @@ pub enum SchemaName {
     Why,
     /// The output of `publish`.
     Publish,
+    /// The output of `publish --check`.
+    PublishCheck,
     /// The output of any of them that came to no result (exit code 2, or 3 without a report).
     Error,
 }

@@ -13,7 +13,7 @@ use crate::observe::{
 };
 
 use crate::nix::schema::VERSION as SCHEMA_VERSION;
-use crate::remedy::{Fault, Remedy, command};
+use crate::remedy::{CommandLine, Fault, Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -270,6 +270,71 @@ impl Looked<'_> {
             })
             .collect()
     }
+}
+
+/// What consumers would be told of a local lower store that they read as read-only, for its owner.
+/// `prepare` is what makes what is missing, and `beside` where names can be moved to that do not belong
+/// into the store directory.
+pub(crate) fn for_owner(
+    real: &Path,
+    state: &Path,
+    facts: &LowerFacts,
+    prepare: &CommandLine,
+    beside: &Path,
+) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    if facts.directory.found.directory().is_none() {
+        findings.push(
+            Finding::at(Code::LowerMissing, real)
+                .expected("the lower store directory")
+                .found("nothing that can be looked at")
+                .remedy("give the root of a lower store, or the directory of a publication"),
+        );
+    }
+    for name in facts.strangers.iter().flatten() {
+        findings.push(
+            Finding::at(Code::LowerStranger, &real.join(name))
+                .expected("names of store paths only")
+                .found("a name at which Nix's garbage collector stops, in every store above")
+                .remedy(
+                    Remedy::say("if no store above uses it, move it out of the store directory")
+                        .run(command!["mv", "-n", "--", real.join(name), beside]),
+                ),
+        );
+    }
+    let SourceFacts::Database {
+        database,
+        log,
+        schema,
+        missing,
+        ..
+    } = &facts.source
+    else {
+        return findings;
+    };
+    let path = layout::database(state);
+    if !matches!(database, FileFacts::File { .. }) {
+        findings.push(
+            Finding::at(Code::LowerDatabaseMissing, &path)
+                .expected("the lower store's database")
+                .found("no file that can be read")
+                .remedy(
+                    "objects that came without a database get one with \
+                     `nix-store --store ROOT --load-db <REGISTRATION`",
+                ),
+        );
+        return findings;
+    }
+    findings.extend(schema_unknown(&state.join("db/schema"), schema, true));
+    findings.extend(pending(&path, log.as_ref()));
+    for path in missing {
+        let finding = match path.ends_with(layout::RESERVED) {
+            true => reserved_missing(path),
+            false => directory_missing(path, None),
+        };
+        findings.push(finding.remedy(prepare.clone()));
+    }
+    findings
 }
 
 /// The root that a store directory with the usual name belongs to.

@@ -23,6 +23,7 @@ pub use code::Code;
 pub(crate) use code::{Declaration, StopsUp};
 pub use finding::Severity;
 pub(crate) use finding::{Finding, Part};
+pub(crate) use lower::for_owner;
 
 use std::path::Path;
 

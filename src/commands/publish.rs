@@ -1,28 +1,37 @@
 //! `overstore publish`.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::process::ExitCode;
 
 use indicatif::ProgressBar;
 
 use super::{Failure, description, with_hashing};
+use crate::check::{self, Code};
 use crate::cli;
 use crate::config::{Chosen, Publication};
+use crate::escape::show_path;
 use crate::linux::clock;
 use crate::linux::root::System;
 use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::observe;
-use crate::publish::{self, Listed, Problems, PublishError, Publisher, Retire, Swept, Told};
+use crate::publish::{
+    self, Listed, LowerStore, Problems, PublishError, Publisher, Retire, Swept, Told,
+};
 use crate::remedy::{Fault, Remedy, command};
-use crate::report::{Outcome, PublishReport, PublishedReport};
+use crate::report::{LowerCheckReport, Outcome, PublishReport, PublishedReport};
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Failure> {
-    let publication = description::publication(&arguments.publication)?;
-    let system = System::here().map_err(Failure::observing)?;
     // What is made is for consumers to read.
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o022));
+    if let Some(directory) = &arguments.check {
+        return check(arguments, directory, json);
+    }
+    let publication = description::publication(&named(arguments))?;
+    let system = System::here().map_err(Failure::observing)?;
     let manager = ServiceManager::from_environment();
     // Hidden where standard error is no terminal.
     let bar = ProgressBar::new_spinner();
@@ -70,6 +79,69 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
         Ok((made, swept)) => report(&publication, made, swept),
         Err(PublishError::NotWhole(problems)) => not_whole(&publication, &problems),
         Err(error) => return Err(failure(arguments, error)),
+    };
+    report.print(json)?;
+    Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// The publication that is named: the command line demands one, except with `--check`.
+fn named(arguments: &cli::Publish) -> OsString {
+    arguments.publication.clone().unwrap_or_default()
+}
+
+/// Verifies a lower store that is there already.
+fn check(arguments: &cli::Publish, directory: &Path, json: bool) -> Result<ExitCode, Failure> {
+    let directory = std::path::absolute(directory).map_err(|error| {
+        let what = format!("cannot use {}", show_path(directory));
+        Failure::doing(what, error).refusing()
+    })?;
+    let system = System::here().map_err(Failure::observing)?;
+    let lower = LowerStore::of(&directory).map_err(Failure::machine)?;
+    let mut facts = lower.observe(&system).map_err(Failure::machine)?;
+    let mut made = Vec::new();
+    if arguments.prepare {
+        made = lower.prepare(&facts).map_err(Failure::machine)?;
+        facts = lower.observe(&system).map_err(Failure::machine)?;
+    }
+    let prepare = command![
+        observe::program_name(),
+        "publish",
+        "--check",
+        directory,
+        "--prepare"
+    ];
+    let LowerStore { real, state } = &lower;
+    let mut findings = check::for_owner(real, state, &facts, &prepare, &directory);
+    let readable = findings
+        .iter()
+        .all(|it| !matches!(it.code, Code::LowerMissing | Code::LowerDatabaseMissing));
+    if readable {
+        let store = StoreDirectory::new(arguments.store.as_os_str().as_bytes());
+        let problems = match arguments.contents {
+            false => lower.verify(&store, None),
+            true => with_hashing(|progress| lower.verify(&store, Some(progress)))?,
+        };
+        let problems = problems.map_err(Failure::machine)?;
+        findings.extend(publish::findings(
+            &problems,
+            &store,
+            &layout::database(state),
+        ));
+    }
+    let wrong = !findings.is_empty();
+    let report = LowerCheckReport {
+        version: 1,
+        directory: show_path(&directory).into_owned(),
+        outcome: match (wrong, made.is_empty()) {
+            (true, _) => Outcome::NotAsDescribed,
+            (false, true) => Outcome::Unchanged,
+            (false, false) => Outcome::Done,
+        },
+        made: made
+            .iter()
+            .map(|path| show_path(path).into_owned())
+            .collect(),
+        findings,
     };
     report.print(json)?;
     Ok(ExitCode::from(report.outcome.exit_code()))
@@ -130,7 +202,7 @@ fn not_whole(publication: &Publication, problems: &Problems) -> PublishReport {
 }
 
 fn failure(arguments: &cli::Publish, error: PublishError) -> Failure {
-    let publish = || command![observe::program_name(), "publish", arguments.publication];
+    let publish = || command![observe::program_name(), "publish", named(arguments)];
     match error {
         PublishError::Current(_) => Failure::not_as_described(error)
             .remedy(Remedy::say("make a newer one first").run(publish())),

@@ -8,8 +8,8 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    self, CodesReport, ErrorReport, GcReport, OptimiseReport, PublishReport, Report, StatusReport,
-    UrlReport, WarmReport, WhyReport,
+    self, CodesReport, ErrorReport, GcReport, LowerCheckReport, OptimiseReport, PublishReport,
+    Report, StatusReport, UrlReport, WarmReport, WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
@@ -30,6 +30,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Optimise => schema_for!(OptimiseReport),
         SchemaName::Why => schema_for!(WhyReport),
         SchemaName::Publish => schema_for!(PublishReport),
+        SchemaName::PublishCheck => schema_for!(LowerCheckReport),
         SchemaName::Error => schema_for!(ErrorReport),
     }
 }
@@ -43,6 +44,7 @@ mod tests {
         insta::assert_json_snapshot!("configuration", schema(SchemaName::Configuration));
         insta::assert_json_snapshot!("publication", schema(SchemaName::Publication));
         insta::assert_json_snapshot!("publish", schema(SchemaName::Publish));
+        insta::assert_json_snapshot!("publish_check", schema(SchemaName::PublishCheck));
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
         insta::assert_json_snapshot!("status", schema(SchemaName::Status));
         insta::assert_json_snapshot!("codes", schema(SchemaName::Codes));

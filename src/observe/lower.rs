@@ -2,6 +2,7 @@
 //! files are read as plain files.
 
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -86,6 +87,27 @@ fn source(
         }
         MetadataSource::Ssh { .. } => SourceFacts::Ssh,
     }
+}
+
+/// Looks at a local lower store for its owner, as at one that is read as read-only: at every name and
+/// at the whole log.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub(crate) fn observe_for_owner(
+    system: &System,
+    real: &Path,
+    state: &Path,
+) -> io::Result<LowerFacts> {
+    let mounts = MountTable::read(system)?;
+    let visited = path::visit(real, Symlinks::Follow, &mounts);
+    let strangers = visited.reached.as_ref().map(names::strangers);
+    let depth = Depth::Check { lower_names: true };
+    Ok(LowerFacts {
+        directory: visited.place.clone(),
+        strangers: strangers.and_then(Result::ok),
+        source: database(&mounts, &visited, state, true, depth),
+    })
 }
 
 /// Asks a daemon for its version.

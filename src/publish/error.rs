@@ -6,7 +6,7 @@ use crate::apply;
 use crate::compare::AcrossError;
 use crate::escape::show_path;
 use crate::linux::safe_path::Obstacle;
-use crate::lower::LowerError;
+use crate::lower::{LowerError, Transient};
 use crate::nix::schema::Verdict;
 use crate::nix::store_path::StorePath;
 use crate::remedy::{HasRemedy, Remedy, command};
@@ -187,4 +187,10 @@ fn listed(paths: &[StorePath]) -> String {
         names.push(format!("and {} more", paths.len() - MOST));
     }
     names.join(", ")
+}
+
+impl Transient for PublishError {
+    fn is_transient(&self) -> bool {
+        matches!(self, Self::Lower(error) if error.is_transient())
+    }
 }

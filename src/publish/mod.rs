@@ -12,6 +12,7 @@
 
 mod database;
 mod error;
+mod examine;
 mod findings;
 mod place;
 mod roots;
@@ -20,6 +21,7 @@ mod tree;
 mod verify;
 
 pub(crate) use error::PublishError;
+pub(crate) use examine::LowerStore;
 pub(crate) use findings::findings;
 pub(crate) use place::Listed;
 pub(crate) use run::{Publisher, Retire, Swept, Told};

@@ -172,7 +172,7 @@ impl Place {
             _lock: lock,
         };
         let real = show_path(real).into_owned();
-        match place.read::<Identity>(&place.directory, PUBLICATION, &place.path)? {
+        match read::<Identity>(&place.directory, PUBLICATION, &place.path)? {
             Some(identity) if identity.real == real => place.identity = identity,
             Some(identity) => place.identify(Identity { real, ..identity })?,
             None => {
@@ -216,13 +216,13 @@ impl Place {
             let path = self.of(&name);
             let own = openat(&self.generations, &name, LISTING, Mode::empty())
                 .map_err(|errno| PublishError::io("open", &path, errno))?;
-            let Some(generation) = self.read::<Generation>(&own, GENERATION, &path)? else {
+            let Some(generation) = read::<Generation>(&own, GENERATION, &path)? else {
                 return Err(PublishError::Record {
                     path: path.join(GENERATION),
                     what: "it is missing".to_owned(),
                 });
             };
-            let retired = self.read(&own, RETIRED, &path)?;
+            let retired = read(&own, RETIRED, &path)?;
             listed.push(Listed {
                 generation,
                 retired,
@@ -341,33 +341,6 @@ impl Place {
         remove_tree(&self.generations, name.as_ref())
             .map_err(|errno| PublishError::io("remove", &self.of(name), errno))
     }
-
-    fn read<T: DeserializeOwned>(
-        &self,
-        directory: impl AsFd,
-        name: &str,
-        at: &Path,
-    ) -> Result<Option<T>, PublishError> {
-        let path = at.join(name);
-        let content = match regular_file::read_at(directory, name, Symlinks::Refuse, LONGEST_RECORD)
-        {
-            Ok(content) => content,
-            Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-                return Ok(None);
-            }
-            Err(error) => {
-                let what = error.to_string();
-                return Err(PublishError::Record { path, what });
-            }
-        };
-        match serde_json::from_slice(&content) {
-            Ok(read) => Ok(Some(read)),
-            Err(error) => Err(PublishError::Record {
-                path,
-                what: error.to_string(),
-            }),
-        }
-    }
 }
 
 /// The draft of a generation.
@@ -427,6 +400,28 @@ impl Making {
     }
 }
 
+/// The live store directory of the publication in a directory, where its owner has it; `None` where
+/// there is none.
+pub(super) fn real_of(directory: &Path) -> Result<Option<PathBuf>, PublishError> {
+    let path = directory.join(PUBLICATION);
+    let opened = match safe_path::open_directory(directory, Symlinks::Follow) {
+        Ok(opened) => opened,
+        Err(error) => return Err(PublishError::io("open", directory, error)),
+    };
+    let identity: Option<Identity> = read(opened, PUBLICATION, directory)?;
+    let Some(identity) = identity else {
+        return Ok(None);
+    };
+    let real = PathBuf::from(identity.real);
+    match real.is_absolute() {
+        true => Ok(Some(real)),
+        false => Err(PublishError::Record {
+            path,
+            what: "expected an absolute path as `real`".to_owned(),
+        }),
+    }
+}
+
 /// A number as names of generations have it.
 fn number(text: &str) -> Option<u64> {
     let number: u64 = text.parse().ok()?;
@@ -452,6 +447,32 @@ fn make_directory(directory: &Reached, name: &Path) -> Result<(), PublishError> 
         }
     };
     make().map_err(|errno| PublishError::io("make", &path, errno))
+}
+
+/// Reads a record, if it is there.
+fn read<T: DeserializeOwned>(
+    directory: impl AsFd,
+    name: &str,
+    at: &Path,
+) -> Result<Option<T>, PublishError> {
+    let path = at.join(name);
+    let content = match regular_file::read_at(directory, name, Symlinks::Refuse, LONGEST_RECORD) {
+        Ok(content) => content,
+        Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Ok(None);
+        }
+        Err(error) => {
+            let what = error.to_string();
+            return Err(PublishError::Record { path, what });
+        }
+    };
+    match serde_json::from_slice(&content) {
+        Ok(read) => Ok(Some(read)),
+        Err(error) => Err(PublishError::Record {
+            path,
+            what: error.to_string(),
+        }),
+    }
 }
 
 /// Replaces a record, durably.

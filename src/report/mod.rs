@@ -26,7 +26,7 @@ pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
 pub(crate) use optimise::OptimiseReport;
-pub(crate) use publish::{PublishReport, PublishedReport};
+pub(crate) use publish::{LowerCheckReport, PublishReport, PublishedReport};
 pub(crate) use status::{
     CollectedReport, Content, NowReport, SizesReport, StatusReport, WarmedReport,
 };

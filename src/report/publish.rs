@@ -103,3 +103,43 @@ impl PublishReport {
         Ok(())
     }
 }
+
+/// The result of `publish --check`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct LowerCheckReport {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// The directory that was looked at.
+    pub directory: String,
+    /// How it went.
+    pub outcome: Outcome,
+    /// What was missing and was made (`--prepare`).
+    pub made: Vec<String>,
+    /// What is not as it should be.
+    pub findings: Vec<Finding>,
+}
+
+impl LowerCheckReport {
+    /// Prints the report to standard output, as JSON or as text.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
+        super::print(self, json, |out| self.write(out))
+    }
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        for made in &self.made {
+            writeln!(out, "+ make {made}")?;
+        }
+        for finding in &self.findings {
+            super::text::write_finding(out, finding)?;
+        }
+        let directory = &self.directory;
+        match self.outcome {
+            Outcome::NotAsDescribed => writeln!(out, "{directory}: not fit to be a lower store"),
+            _ => writeln!(out, "{directory}: fit to be a lower store"),
+        }
+    }
+}

@@ -454,6 +454,89 @@ fn generations_are_whole_while_nix_works() {
     }
 }
 
+/// A lower store that was never published here is verified, told of, and prepared; so is a generation.
+#[test]
+fn a_lower_store_that_is_there_is_checked_and_prepared() {
+    let Some(world) = World::trixie() else { return };
+    let lower = world.lower_store("/mnt/sealed");
+    let check = |more: &[&str]| {
+        let run = world.overstore(["publish", "--check", "/mnt/sealed"]);
+        run.args(more).run()
+    };
+    for name in [
+        "nix/store/.links",
+        "nix/var/nix/temproots",
+        "nix/var/nix/profiles",
+    ] {
+        world.ok(["rm", "-rf", &format!("/mnt/sealed/{name}")]);
+    }
+    world.ok(["rm", "-f", "/mnt/sealed/nix/var/nix/db/reserved"]);
+    let before = Snapshot::of(world.path("/mnt/sealed"));
+    let found = check(&[]);
+    before.assert_unchanged(world.path("/mnt/sealed"));
+    assert_eq!(found.code(), Some(1), "{found}");
+    for name in [".links", "temproots", "profiles/per-user", "db/reserved"] {
+        assert!(found.stdout().contains(name), "{name}: {found}");
+    }
+    assert!(
+        found
+            .stdout()
+            .contains("overstore publish --check /mnt/sealed --prepare"),
+        "{found}"
+    );
+    let prepared = check(&["--prepare", "--contents"]);
+    assert_eq!(prepared.code(), Some(0), "{prepared}");
+    assert!(
+        prepared
+            .stdout()
+            .ends_with("/mnt/sealed: fit to be a lower store\n"),
+        "{prepared}"
+    );
+    // A consumer has nothing to say of it, either.
+    world.write(
+        "/etc/overstore/above.toml",
+        "root = \"/mnt/above/merged\"\nlower-store = \"/mnt/sealed?read-only=true\"\n\
+         upper-layer = \"/mnt/above/upper\"\nworkdir = \"/mnt/above/work\"\n",
+    );
+    world.mkdir("/mnt/above");
+    assert_eq!(world.overstore(["up", "above"]).run().code(), Some(0));
+    let object = format!("/mnt/sealed{}", lower.path("chain-1"));
+    world.ok(["mv", &object, "/mnt/sealed/nix/store/lost+found"]);
+    let database = "/mnt/sealed/nix/var/nix/db/db.sqlite";
+    world.ok(["sqlite3", database, "pragma journal_mode = wal"]);
+    let found = check(&["--json"]);
+    assert_eq!(found.code(), Some(1), "{found}");
+    let json: serde_json::Value = serde_json::from_str(&found.stdout()).unwrap();
+    let codes: Vec<_> = json["findings"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|it| it["code"].as_str().unwrap())
+        .collect();
+    assert_eq!(
+        codes,
+        ["lower-stranger", "lower-row-without-object"],
+        "{found}"
+    );
+
+    let owner = Owner::new(&world, "");
+    owner.root("shell", &owner.lower.path("mksh-static"));
+    owner.published();
+    let found = world.overstore(["publish", "--check", PLACE]).run();
+    assert_eq!(found.code(), Some(0), "{found}");
+    world.ok([
+        "rm",
+        "-r",
+        &format!("{LIVE}{}", owner.lower.path("mksh-static")),
+    ]);
+    let found = world.overstore(["publish", "--check", PLACE]).run();
+    assert_eq!(found.code(), Some(1), "{found}");
+    assert!(
+        found.stdout().contains("[lower-row-without-object]"),
+        "{found}"
+    );
+}
+
 /// Sets a flag when it goes, whatever the reason.
 struct Stop<'a>(&'a AtomicBool);
 
