@@ -147,7 +147,13 @@ pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> 
                 Remedy::say("bring that one back").or(Remedy::say(
                     "where it was replaced and nothing else is found here, have overstore forget it",
                 )
-                .run(command!["rm", store.memory().join(MEMORY_FILE)])),
+                .run(command![
+                    "mv",
+                    "--backup=numbered",
+                    "--",
+                    store.memory().join(MEMORY_FILE),
+                    store.memory().join(format!("{MEMORY_FILE}.old"))
+                ])),
             ),
     )
 }
@@ -169,8 +175,11 @@ fn nix_store(store: &Store, what: &str, path: &StorePath) -> CommandLine {
         .reference()
         .render_for_all()
         .unwrap_or_else(|texts| texts.since_2_34);
+    let features = store.experimental_features().join(" ");
     command![
         "nix-store",
+        "--extra-experimental-features",
+        features,
         "--store",
         url,
         what,

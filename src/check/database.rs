@@ -154,10 +154,18 @@ impl Rule<'_> {
                 Finding::at(Code::DatabasePermissions, &path)
                     .expected("a file that only its owner, who runs the store, can write to")
                     .found(format!("owner {uid}, mode {mode:04o}"))
-                    .remedy(
-                        Remedy::from(command!["chown", observed.machine.uid.to_string(), path])
-                            .run(command!["chmod", "go-w", path]),
-                    )
+                    .remedy(match uid == 0 || uid == observed.machine.uid {
+                        true => Remedy::from(command!["chmod", "go-w", path]),
+                        false => Remedy::say(format!(
+                            "where the store is meant to be user {uid}'s, run `overstore exec` as \
+                             that user"
+                        ))
+                        .or(Remedy::say(
+                            "where it is meant to be root's, give the file to root",
+                        )
+                        .run(command!["chown", "root", path])
+                        .run(command!["chmod", "go-w", path])),
+                    })
             })
             .collect()
     }

@@ -1,7 +1,7 @@
 //! The upper layer and the work directory.
 
 use super::path::{self, Named};
-use super::{Code, Finding, Part, down_up, fix_permissions, move_away, up};
+use super::{Code, Finding, Part, down, down_up, fix_permissions, move_away, up};
 use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::nix::layout;
@@ -13,7 +13,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     // A new directory would not be the one that the overlay has.
     let mounted = observed.mount.overlay.is_some();
     let make = match mounted {
-        true => down_up(store),
+        true => down_up(store, observed),
         false => up(store).into(),
     };
     let upper = Named {
@@ -207,10 +207,10 @@ fn links(store: &Store, observed: &Observed) -> Option<Finding> {
             .remedy(
                 match (observed.mount.overlay.is_some(), observed.upper_layer.links) {
                     (_, Links::Other) => Remedy::say("move it away while the store is down")
-                        .run(store.command(["down"]))
+                        .run(down(store, observed))
                         .run(move_away(store, &store.upper_layer.join(layout::LINKS)))
                         .run(up(store)),
-                    (true, _) => down_up(store),
+                    (true, _) => down_up(store, observed),
                     (false, _) => up(store).into(),
                 },
             ),

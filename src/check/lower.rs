@@ -257,9 +257,11 @@ impl Looked<'_> {
 
     /// The findings about a nested store's mount, as one kind: it is not ours to mend.
     fn mount(&self, below: &Path, facts: &MountFacts) -> Vec<Finding> {
-        let up = command![self.store.program, "up", "STORE"];
-        let remedy = Remedy::say("set the nested lower store up first, with its own description")
-            .run(up.clone());
+        // By what name its description goes is not known here.
+        let up = command![self.store.program, "up"];
+        let remedy = Remedy::say(
+            "set the nested lower store up first: `overstore up` with its own description",
+        );
         mount::wrong(&self.lower.real, below, facts, &up)
             .into_iter()
             .map(|finding| {

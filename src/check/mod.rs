@@ -86,10 +86,17 @@ fn up(store: &Store) -> CommandLine {
 }
 
 /// The commands that mount the store again.
-fn down_up(store: &Store) -> Remedy {
-    Remedy::default()
-        .run(store.command(["down"]))
-        .run(up(store))
+fn down_up(store: &Store, observed: &Observed) -> Remedy {
+    Remedy::default().run(down(store, observed)).run(up(store))
+}
+
+/// The command that unmounts the store: what somebody else has mounted, `down` leaves alone.
+fn down(store: &Store, observed: &Observed) -> CommandLine {
+    let overlay = observed.mount.overlay.as_ref();
+    match overlay.is_some_and(|overlay| overlay.recorded.is_none()) {
+        true => command!["umount", *store.real],
+        false => store.command(["down"]),
+    }
 }
 
 /// The command that moves something out of the way, beside the upper layer: it may be somebody's.

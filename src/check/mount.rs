@@ -38,7 +38,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     };
     let options = SuperOptions::parse(&overlay.info.super_options);
     findings.extend(differing_options(store, observed, &options));
-    findings.extend(risky(store, &options));
+    findings.extend(risky(store, observed, &options));
     findings.extend(nix_check(store, facts));
     findings
 }
@@ -181,7 +181,7 @@ fn differing_options(store: &Store, observed: &Observed, shown: &SuperOptions) -
             Finding::at(Code::MountOptionsDiffer, &store.real)
                 .expected(format!("an overlay mounted with {option}"))
                 .found(actual)
-                .remedy(down_up(store)),
+                .remedy(down_up(store, observed)),
         )
     });
     differing.collect()
@@ -233,7 +233,7 @@ impl Shown<'_> {
 }
 
 /// Options in force that risk the data although the description does not ask for them.
-fn risky(store: &Store, options: &SuperOptions) -> Vec<Finding> {
+fn risky(store: &Store, observed: &Observed, options: &SuperOptions) -> Vec<Finding> {
     let described = |shown: &MountOption| {
         store.mount_options.contains(shown)
             // Newer kernels show the one as the other.
@@ -253,7 +253,7 @@ fn risky(store: &Store, options: &SuperOptions) -> Vec<Finding> {
                 Finding::at(Code::MountOptionRisky, &store.real)
                     .expected("mount options that keep the upper layer safe")
                     .found(format!("it is mounted with `{shown}`: {why}"))
-                    .remedy(down_up(store))
+                    .remedy(down_up(store, observed))
             })
         })
         .collect()

@@ -389,7 +389,7 @@ impl Rule<'_> {
     fn again(&self, why: &str, flag: &str) -> Remedy {
         let remedy = Remedy::say(why);
         let remedy = match self.observed.mount.overlay {
-            Some(_) => remedy.run(self.store.command(["down"])),
+            Some(_) => remedy.run(super::down(self.store, self.observed)),
             None => remedy,
         };
         remedy.run(self.store.command(["up", flag]))

@@ -103,15 +103,18 @@ pub(super) fn finding(place: &Place, named: &Named<'_>, machine: &Machine) -> Op
 fn secure(component: &Path, why: Danger) -> Remedy {
     let parent = component.parent().unwrap_or(component);
     let command = match why {
-        Danger::OpenDirectory => command!["chmod", "o-w", parent],
+        Danger::OpenDirectory => command!["chmod", "go-w", parent],
         Danger::GroupDirectory { .. } => command!["chmod", "g-w", parent],
         Danger::TheirDirectory { directory, .. } | Danger::NothingThere { directory } => {
             return Remedy::say(format!(
                 "where the directories are meant to be user {directory}'s, so is the store: run \
-                 `overstore exec` as that user; else name a path that nobody else can change, or see \
-                 to it that this one is"
+                 `overstore exec` as that user"
             ))
-            .run(command!["chown", "root", parent]);
+            .or("name a path that nobody else can change")
+            .or(Remedy::say(
+                "where that directory is meant to be root's, give it to root",
+            )
+            .run(command!["chown", "root", parent]));
         }
         Danger::TheirLink { .. } => {
             return "have the link's owner link to what is that user's own, or name by its own path \
