@@ -71,6 +71,18 @@ const WITHOUT: &[(&str, &str)] = &[
          is to have that file system back",
     ),
     (
+        "lower-row-without-object",
+        "told by `publish` only, to the lower store's owner, who repairs it there: publish",
+    ),
+    (
+        "lower-row-unreadable",
+        "told by `publish` only, to the lower store's owner, who repairs it there: publish",
+    ),
+    (
+        "lower-reference-missing",
+        "told by `publish` only, to the lower store's owner, who repairs it there: publish",
+    ),
+    (
         "overlay-unsupported",
         "a kernel without OverlayFS: check::a_kernel_that_does_not_list_overlays pretends it",
     ),
@@ -1055,7 +1067,7 @@ const ACROSS: &[Case] = &[
             ]);
             below(world, "");
         },
-        &[Stays],
+        &[Fixes],
     ),
     case(
         "metadata-differs",
