@@ -14,7 +14,7 @@
 let
   inherit (pkgs) lib;
   machineTests = import ./vm-tests/nixos { inherit pkgs; };
-  overstore = pkgs.callPackage ./nixos/package.nix { inherit machineTests; };
+  overstore = pkgs.callPackage ./pkgs/by-name/ov/overstore/package.nix { inherit machineTests; };
   nixFiles = lib.fileset.toSource {
     root = ./.;
     fileset = lib.fileset.unions (
@@ -22,6 +22,7 @@ let
         ./default.nix
         ./flake.nix
         ./nixos
+        ./pkgs
         ./tests/nixos
         ./vm-tests
       ]

@@ -17,6 +17,7 @@ in
     ./guest.nix
     ./initrd.nix
     ./own-store.nix
+    ./publications.nix
     ./users.nix
     ./checks.nix
   ];
@@ -24,7 +25,7 @@ in
   options.services.overstore = {
     package = mkOption {
       type = types.package;
-      default = pkgs.callPackage ./package.nix { };
+      default = pkgs.callPackage ../pkgs/by-name/ov/overstore/package.nix { };
       defaultText = lib.literalMD "overstore, built from the source that this module is part of";
       description = "The overstore to use.";
     };
@@ -46,7 +47,7 @@ in
         if pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform then
           "${config.services.overstore.package}/bin/overstore"
         else
-          "${pkgs.buildPackages.callPackage ./package.nix { }}/bin/overstore";
+          "${pkgs.buildPackages.callPackage ../pkgs/by-name/ov/overstore/package.nix { }}/bin/overstore";
       description = "The overstore that is run when the system is built.";
     };
 

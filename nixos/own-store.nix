@@ -129,6 +129,14 @@ in
             };
           };
         }) stores)
+        # Nor is anything collected of a store that was not booted.
+        (lib.mapAttrs' (name: store: {
+          name = "overstore-gc@${store.unit}";
+          value = {
+            overrideStrategy = "asDropin";
+            unitConfig.ConditionPathExists = "${booted}/${name}.toml";
+          };
+        }) (lib.filterAttrs (_: store: store.collected) stores))
         {
           # The last file counts: the URL of what is mounted, until the next boot.
           nix-daemon.serviceConfig.EnvironmentFile = [

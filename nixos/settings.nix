@@ -4,14 +4,7 @@
 { lib }:
 let
   inherit (lib) mkOption types;
-  key =
-    type: default: description:
-    mkOption {
-      type = types.nullOr type;
-      default = null;
-      defaultText = lib.literalMD default;
-      inherit description;
-    };
+  key = import ./key.nix { inherit lib; };
   path = key types.str;
   # What has no default is `null` here, too: the program says that it is missing,
   # with all else that is wrong.

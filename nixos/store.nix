@@ -10,12 +10,6 @@ let
   inherit (lib) mkOption types;
   format = pkgs.formats.toml { };
   anybody = [ "*" ];
-  # What is not given is not in the file.
-  given =
-    attributes:
-    lib.filterAttrs (_: value: value != null && value != { }) (
-      lib.mapAttrs (_: value: if lib.isAttrs value then given value else value) attributes
-    );
 in
 {
   options = {
@@ -184,6 +178,11 @@ in
       internal = true;
       description = "As `serve`, also where `settings.daemon` says it.";
     };
+    collected = mkOption {
+      type = types.bool;
+      internal = true;
+      description = "Whether its garbage is collected by itself: whether overstore makes units for that.";
+    };
     real = mkOption {
       type = types.str;
       internal = true;
@@ -206,15 +205,7 @@ in
       serve = lib.mkIf (config.serve == "system") true;
       socket = lib.mkIf (config.serve == "own") (lib.mkDefault "/run/overstore/${name}/socket");
     };
-    # In a directory of its own, because a file's name is its store's.
-    file =
-      let
-        named = "${name}.toml";
-        directory = pkgs.linkFarm "overstore-${name}" {
-          ${named} = format.generate named (given config.settings);
-        };
-      in
-      "${directory}/${named}";
+    file = import ./description.nix { inherit lib pkgs; } name config.settings;
     # As systemd-escape(1) has it; the names there can be are in checks.nix.
     unit = lib.replaceStrings [ "-" ] [ "\\x2d" ] name;
     servedBy =
@@ -224,6 +215,16 @@ in
         "own"
       else
         null;
+    collected =
+      let
+        inherit (config.settings) gc;
+      in
+      lib.any (value: value != null) [
+        gc.schedule
+        gc.older-than
+        gc.min-free
+        gc.max-free
+      ];
     real =
       if config.settings.real != null then
         config.settings.real

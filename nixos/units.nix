@@ -14,6 +14,7 @@ let
   served = lib.filterAttrs (_: store: store.servedBy != null) stores;
   own = lib.filterAttrs (_: store: store.servedBy == "own") stores;
   system = lib.filterAttrs (_: store: store.servedBy == "system") stores;
+  collected = lib.filterAttrs (_: store: store.collected) stores;
   # The others' daemon goes on with what was mounted at boot: own-store.nix.
   changeable = lib.filterAttrs (_: store: !store.initrd.enable) system;
 
@@ -98,6 +99,13 @@ in
       _: store:
       addTo "nix-daemon@${store.unit}" {
         wantedBy = [ "sockets.target" ];
+      }
+    );
+
+    systemd.timers = forEach collected (
+      _: store:
+      addTo "overstore-gc@${store.unit}" {
+        wantedBy = [ "timers.target" ];
       }
     );
   };

@@ -12,9 +12,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::nixos_whole::{InitrdUnit, assert_order};
 use crate::support::{Content, Files, Run, Tree, World, assert_expected, files, skip};
-use overstore::testing::config;
-use overstore::testing::config::KEYS;
+use overstore::testing::config::{KEYS, PUBLICATION_KEYS};
 use serde_json::Value;
 
 const SOURCE: &str = env!("CARGO_MANIFEST_DIR");
@@ -215,22 +215,25 @@ fn the_expected_units_are_what_the_program_makes() {
         let etc = example.unwrap().path().join("etc");
         let place = tempfile::tempdir().unwrap();
         let mut names = Vec::new();
+        let output = place.path().join("units");
+        let mut make = Command::new(env!("CARGO_BIN_EXE_overstore"));
+        make.args(["units", "--program", "/usr/bin/overstore"])
+            .args(["--nix-daemon", "/nix-package/bin/nix-daemon", "--output"])
+            .arg(&output);
         for (name, content) in files(&etc.join("overstore")) {
             // What is booted is the same again.
             let counts = has_extension(&name, "toml") && !name.starts_with("booted");
             if let (Content::Text(text), true) = (content, counts) {
-                fs::write(place.path().join(&name), text).unwrap();
-                names.push(name);
+                let file = place.path().join(name.file_name().unwrap());
+                fs::write(&file, text).unwrap();
+                if name.starts_with("publications") {
+                    make.arg("--publication");
+                }
+                make.arg(file);
+                names.push(PathBuf::from(name.file_name().unwrap()));
             }
         }
-        let output = place.path().join("units");
-        let made = Command::new(env!("CARGO_BIN_EXE_overstore"))
-            .args(["units", "--program", "/usr/bin/overstore"])
-            .args(["--nix-daemon", "/nix-package/bin/nix-daemon", "--output"])
-            .arg(&output)
-            .args(names.iter().map(|name| place.path().join(name)))
-            .output()
-            .unwrap();
+        let made = make.output().unwrap();
         assert!(made.status.success(), "{made:?}");
         let expected = files(&etc.join("systemd/system"));
         for (unit, content) in files(&output) {
@@ -354,11 +357,13 @@ fn the_options_page_is_up_to_date() {
 #[test]
 fn every_key_is_on_the_options_page() {
     let page = fs::read_to_string(Path::new(SOURCE).join(OPTIONS_PAGE)).unwrap();
-    for (table, keys) in KEYS {
-        for key in keys {
-            let name = [table, key].join(".");
+    let of_stores = KEYS.iter().map(|table| ("stores", table));
+    let of_publications = PUBLICATION_KEYS.iter().map(|table| ("publications", table));
+    for (of, (table, keys)) in of_stores.chain(of_publications) {
+        for key in *keys {
+            let name = [table, *key].join(".");
             let name = name.trim_start_matches('.');
-            let title = format!("## `services.overstore.stores.<name>.settings.{name}");
+            let title = format!("## `services.overstore.{of}.<name>.settings.{name}");
             assert!(page.contains(&title), "{name}");
         }
     }
@@ -368,30 +373,33 @@ fn every_key_is_on_the_options_page() {
 #[test]
 fn options_keys_and_schema_agree() {
     for world in worlds() {
-        options_agree(&world);
+        options_agree(&world, "settings.nix", &KEYS, "configuration");
+        let keys = &PUBLICATION_KEYS;
+        options_agree(&world, "publication-settings.nix", keys, "publication");
     }
 }
 
-fn options_agree(world: &World) {
+fn options_agree(world: &World, file: &str, keys: &[(&str, &[&str])], schema: &str) {
     let json = nix(world, &["nix-instantiate", "--eval", "--strict", "--json"])
-        .args(["/source/tests/nixos/keys.nix"])
+        .args(["/source/tests/nixos/keys.nix", "--argstr", "file", file])
         .ok();
     let options: BTreeMap<String, String> = serde_json::from_str(&json).unwrap();
-    let keys: BTreeSet<String> = KEYS
+    let names: BTreeSet<String> = options.keys().cloned().collect();
+    let keys: BTreeSet<String> = keys
         .iter()
-        .flat_map(|(table, keys)| {
-            keys.iter().map(move |key| match *table {
+        .flat_map(|(table, in_table)| {
+            in_table.iter().map(move |key| match *table {
                 "" => (*key).to_owned(),
                 table => format!("{table}.{key}"),
             })
         })
         // Tables are not keys themselves, but `parameters`, which takes any.
-        .filter(|key| KEYS.iter().all(|(table, _)| table != key))
+        .filter(|key| keys.iter().all(|(table, _)| table != key))
         .collect();
-    let names: BTreeSet<String> = options.keys().cloned().collect();
     assert_eq!(names, keys);
 
-    let schema: Value = serde_json::to_value(config::schema()).unwrap();
+    let schema = world.overstore(["schema", schema]).ok();
+    let schema: Value = serde_json::from_str(&schema).unwrap();
     let mut in_schema = BTreeMap::new();
     properties(&schema, &schema, "", &mut in_schema);
     assert_eq!(options, in_schema, "types in the module and in the schema");
@@ -446,7 +454,7 @@ fn type_in_words(schema: &Value) -> String {
 /// Every `.nix` file of the project, by its path in it.
 fn nix_files() -> Vec<PathBuf> {
     let mut found = vec![PathBuf::from("flake.nix"), PathBuf::from("default.nix")];
-    let mut waiting = ["nixos", "tests/nixos", "vm-tests"]
+    let mut waiting = ["nixos", "pkgs", "tests/nixos", "vm-tests"]
         .map(PathBuf::from)
         .to_vec();
     while let Some(next) = waiting.pop() {
@@ -551,6 +559,90 @@ fn the_flake_offers_what_it_should() {
                 .starts_with("sha256-")
         );
     }
+}
+
+/// The package's file is where nixpkgs has those of its packages, and refers to nothing outside of its
+/// directory: it can be taken over as it is.
+#[test]
+fn the_package_is_in_the_by_name_layout() {
+    let directory = Path::new(SOURCE).join("pkgs/by-name/ov/overstore");
+    let package = fs::read_to_string(directory.join("package.nix")).unwrap();
+    assert!(!package.contains("../"), "a path outside of its directory");
+    let says = |key: &str, value: &str| {
+        let line = format!("  {key} = \"{value}\";");
+        assert!(
+            package
+                .lines()
+                .any(|found| found.trim_start() == line.trim_start()),
+            "{line}"
+        );
+    };
+    says("pname", env!("CARGO_PKG_NAME"));
+    says("version", env!("CARGO_PKG_VERSION"));
+    says("description", env!("CARGO_PKG_DESCRIPTION"));
+    says("mainProgram", env!("CARGO_PKG_NAME"));
+}
+
+/// The order of the initrd, without nixpkgs: the module's unit beside the stand-ins of the scenario
+/// `nixos-units` for NixOS's, and with those for `/etc` as an overlay, parts of which are in the store.
+#[test]
+fn the_initrd_has_an_order() {
+    let scenario = Path::new(SOURCE).join("vm-tests/scenarios/nixos-units");
+    let mut units = BTreeMap::<String, InitrdUnit>::new();
+    for tree in ["rendered/netboot/initrd", "initrd"] {
+        for (name, content) in files(&scenario.join(tree).join("etc/systemd/system")) {
+            let file = name.file_name().unwrap().to_str().unwrap();
+            let unit = units.entry(file.to_owned()).or_default();
+            match name.parent().and_then(Path::to_str) {
+                Some("") | None => {
+                    let Content::Text(text) = content else {
+                        panic!("{name:?} is no file");
+                    };
+                    unit.text = text;
+                }
+                Some(directory) => {
+                    let target = directory.strip_suffix(".requires").unwrap();
+                    unit.required_by.push(target.to_owned());
+                }
+            }
+        }
+    }
+    let fstab = fs::read_to_string(scenario.join("initrd/etc/nixos-fstab")).unwrap();
+    assert_order("plain", units.clone(), &fstab, false);
+
+    let mut add = |name: &str, required_by: &str, text: &str| {
+        let unit = InitrdUnit {
+            text: format!("[Unit]\nDefaultDependencies=false\n{text}"),
+            wanted_by: Vec::new(),
+            required_by: vec![required_by.to_owned()],
+        };
+        units.insert(name.to_owned(), unit);
+    };
+    add(
+        "initrd-find-etc.service",
+        "initrd.target",
+        "RequiresMountsFor=/sysroot/nix/store\nBefore=shutdown.target\nConflicts=shutdown.target\n\
+         [Service]\nType=oneshot\nRemainAfterExit=true\nExecStart=/bin/true\n",
+    );
+    let found = "Requires=initrd-find-etc.service\nAfter=initrd-find-etc.service\n\
+                 Before=initrd-fs.target\n";
+    add(
+        "run-nixos\\x2detc\\x2dmetadata.mount",
+        "initrd-fs.target",
+        &format!(
+            "{found}[Mount]\nWhat=/etc-metadata-image\nWhere=/run/nixos-etc-metadata\nType=erofs\n"
+        ),
+    );
+    add(
+        "sysroot-etc.mount",
+        "initrd-fs.target",
+        &format!(
+            "{found}RequiresMountsFor=/sysroot/nix/store\nRequiresMountsFor=/run/nixos-etc-metadata\n\
+             [Mount]\nWhat=overlay\nWhere=/sysroot/etc\nType=overlay\n\
+             Options=lowerdir=/run/nixos-etc-metadata::/etc-basedir\n"
+        ),
+    );
+    assert_order("etc-overlay", units, &fstab, true);
 }
 
 /// What nixpkgs' images lack: the database is made from the registration, alike each time, and Nix

@@ -98,7 +98,7 @@ fn assert_is_up(world: &World, name: &str) {
     nix(&["nix-store", "--verify", "--check-contents"]).ok();
 }
 
-/// `nixos/package.nix` runs the tests of the library where it builds.
+/// `pkgs/by-name/ov/overstore/package.nix` runs the tests of the library where it builds.
 #[test]
 fn the_librarys_tests_pass_in_the_sandbox() {
     let program = library_tests();

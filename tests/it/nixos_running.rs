@@ -11,6 +11,13 @@ use crate::support::{Daemon, LowerStore, Outcome, Run, World};
 const BOOTED: &str = "/run/booted-system/etc/overstore/booted";
 const URL: &str = "OVERSTORE_URL=";
 
+/// What the module renders for a configuration.
+fn rendered(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("vm-tests/scenarios/nixos-units/rendered")
+        .join(name)
+}
+
 /// A machine with the example's store: an object of the lower store is its system.
 struct Machine<'w> {
     world: &'w World,
@@ -22,12 +29,11 @@ struct Machine<'w> {
 impl<'w> Machine<'w> {
     /// With what the module renders; nothing is mounted, and the system is not booted with the store.
     fn installed(world: &'w World) -> Self {
-        let rendered = Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("vm-tests/scenarios/nixos-units/rendered/netboot");
+        let rendered = rendered("netboot");
         for part in ["etc/overstore", "etc/nix", "store"] {
             world.copy(&rendered.join(part), Path::new("/").join(part));
         }
-        for file in ["pre-switch-check", "nix-gc"] {
+        for file in ["pre-switch-check", "nix-gc", "nix-optimise"] {
             world.copy(&rendered.join(file), Path::new("/store").join(file));
         }
         // What the World's Nix needs, beside what the module says.
@@ -67,10 +73,8 @@ impl<'w> Machine<'w> {
     /// The store that the system's daemon serves, as systemd finds it: the last file that says it
     /// counts, and one with `-` before its name need not be there.
     fn served(&self) -> String {
-        let overrides = "vm-tests/scenarios/nixos-units/rendered/netboot/etc/systemd/system/\
-                         nix-daemon.service.d/overrides.conf";
-        let overrides =
-            fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(overrides)).unwrap();
+        let overrides = "etc/systemd/system/nix-daemon.service.d/overrides.conf";
+        let overrides = fs::read_to_string(rendered("netboot").join(overrides)).unwrap();
         let files = overrides
             .lines()
             .filter_map(|line| line.strip_prefix("EnvironmentFile="));
@@ -148,7 +152,7 @@ impl<'w> Machine<'w> {
     }
 }
 
-/// What `nix-optimise.service`, `system.autoUpgrade` and people with sudo run.
+/// What `system.autoUpgrade` and people with sudo run.
 #[test]
 fn root_cannot_collect_the_running_system() {
     for world in World::each() {
@@ -164,13 +168,16 @@ fn root_cannot_collect_the_running_system() {
     }
 }
 
-/// `nix-gc.service` is overstore's own collector.
+/// `nix-gc.service` is overstore's own collector, and `nix-optimise.service` its own, too.
 #[test]
-fn the_service_that_collects_spares_the_running_system() {
+fn the_services_that_collect_and_optimise_spare_the_running_system() {
     for world in World::each() {
         let machine = Machine::booted(&world);
         let _daemon = machine.daemon();
         let garbage = machine.add_garbage();
+        let optimised = machine.root(&["sh", "-e", "/store/nix-optimise"]).ok();
+        assert!(world.path(&garbage).exists(), "{optimised}");
+        assert_eq!(machine.damage(), Vec::<String>::new());
         let collected = machine.root(&["sh", "-e", "/store/nix-gc"]).ok();
         assert!(!world.path(garbage).exists(), "{collected}");
         assert_eq!(machine.damage(), Vec::<String>::new());
@@ -248,11 +255,14 @@ fn root_can_work_through_the_daemon() {
         }
         // The modules of nixpkgs that do this are named in the manual.
         let registration = machine.root(&["nix-store", "--dump-db", added]).ok();
-        let refused = machine
-            .root(&["nix-store", "--load-db"])
-            .stdin(registration.clone())
-            .fails();
-        assert!(!refused.stderr().is_empty());
+        for words in [
+            &["nix-store", "--load-db"][..],
+            &["nix-store", "--register-validity"],
+            &["nix-store", "--repair-path", added],
+        ] {
+            let refused = machine.root(words).stdin(registration.clone()).fails();
+            assert!(!refused.stderr().is_empty(), "{refused}");
+        }
         machine
             .root(&[
                 "nix-store",
@@ -263,6 +273,70 @@ fn root_can_work_through_the_daemon() {
             .env("NIX_CONFIG", crate::support::FEATURES)
             .stdin(registration)
             .ok();
+    }
+}
+
+/// What wins over `store = daemon`, and what does not: only `--store` and `NIX_CONFIG` open the plain
+/// local store, which knows the upper layer alone.
+#[test]
+fn the_daemon_is_asked_unless_a_command_says_otherwise() {
+    for world in World::each() {
+        let machine = Machine::booted(&world);
+        let _daemon = machine.daemon();
+        let asked = ["nix-store", "--check-validity", machine.system.as_str()];
+        // Before the daemon is asked, which copies the metadata up.
+        machine.root(&asked).args(["--store", "local"]).fails();
+        let other = "store = local";
+        machine.root(&asked).env("NIX_CONFIG", other).fails();
+        machine.root(&asked).env("NIX_REMOTE", "local").ok();
+        assert_eq!(machine.damage(), Vec::<String>::new());
+    }
+}
+
+/// `client.enable`: all of their Nix uses the store, unless they say which; nobody else's does.
+#[test]
+fn the_shells_of_those_who_may_use_a_store_use_it() {
+    const SOCKET: &str = "/run/overstore/shared/socket";
+    for world in World::each() {
+        let rendered = rendered("own-daemon");
+        world.copy(&rendered.join("etc/overstore"), "/etc/overstore");
+        world.copy(&rendered.join("store"), "/store");
+        let script = fs::read_to_string(rendered.join("etc/set-environment")).unwrap();
+        let script = script.replace("/nix/store/HASH-", "/store/");
+        world.write("/etc/set-environment", script);
+        for directory in ["/srv", "/srv/layers"] {
+            world.mkdir(directory);
+            world.ok(["mount", "-t", "tmpfs", "srv", directory]);
+        }
+        world.lower_store("/srv/lower");
+        world.overstore(["up", "shared"]).ok();
+        let url = world.overstore(["url", "shared"]).ok();
+        let directory = Path::new(SOCKET).parent().unwrap();
+        world.mkdir(directory);
+        let _daemon = world.nix_daemon(url.trim(), SOCKET);
+
+        let shell = |lines: &str| {
+            let script = format!(". /etc/set-environment\n{lines}");
+            world.command(["sh", "-euc", &script])
+        };
+        let asks = "printf %s \"${NIX_REMOTE-}\"";
+        world.command(["chmod", "700"]).args([directory]).ok();
+        assert_eq!(shell(asks).by_alice().ok(), "", "who cannot enter it");
+        world.command(["chown", "alice"]).args([directory]).ok();
+        let client = world.overstore(["url", "--client", "shared"]).ok();
+        assert_eq!(shell(asks).by_alice().ok(), client.trim());
+        assert_eq!(shell(asks).ok(), "", "root");
+        let chosen = shell(asks).by_alice().env("NIX_REMOTE", "daemon").ok();
+        assert_eq!(chosen, "daemon");
+
+        let add = "echo of alice >/tmp/object; nix-store --add /tmp/object";
+        let added = shell(add).by_alice().ok();
+        let name = Path::new(added.trim()).file_name().unwrap();
+        assert!(
+            world
+                .path(Path::new("/srv/layers/upper").join(name))
+                .exists()
+        );
     }
 }
 
@@ -351,9 +425,8 @@ fn a_switch_is_refused_where_it_would_need_a_reboot() {
         assert!(outcome.status.success(), "{action}: {outcome}");
     }
     // A configuration without such a store.
-    let rendered = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("vm-tests/scenarios/nixos-units/rendered/nfs-build-worker/pre-switch-check");
-    world.copy(&rendered, "/store/pre-switch-check");
+    let without = rendered("nfs-build-worker").join("pre-switch-check");
+    world.copy(&without, "/store/pre-switch-check");
     assert_eq!(machine.check_switch("switch").code(), Some(1));
     assert!(machine.check_switch("boot").status.success());
     fs::remove_dir_all(world.path("/run/booted-system")).unwrap();

@@ -86,13 +86,13 @@ fn settings(text: &str) -> BTreeMap<String, Vec<String>> {
             continue;
         };
         let of_every_unit = ["PATH=", "LOCALE_ARCHIVE=", "TZDIR=", "CURL_CA_BUNDLE="];
-        let value = value.trim();
+        let mut value = value.trim();
+        if key == "Environment" {
+            value = value.trim_matches('"');
+        }
         let added = key == "X-Restart-Triggers"
             || section == "[Install]"
-            || key == "Environment"
-                && of_every_unit
-                    .iter()
-                    .any(|name| value.trim_matches('"').starts_with(name));
+            || key == "Environment" && of_every_unit.iter().any(|name| value.starts_with(name));
         if !added {
             found
                 .entry(format!("{section} {key}"))
@@ -210,6 +210,11 @@ fn the_examples_are_the_same_in_the_real_nixos() {
             if let Ok(script) = fs::read_to_string(rendered.join("nix-gc")) {
                 let collects = with_places_of_stubs(example["collects"].as_str().unwrap());
                 assert_eq!(collects.trim(), script.trim(), "{name}");
+                let optimises = example["optimises"].as_str().unwrap();
+                assert!(
+                    optimises.ends_with("overstore-optimise"),
+                    "{name}: {optimises}"
+                );
             }
             assert_eq!(example["store"] == "daemon", by_daemon, "{name}");
             assert_eq!(example["registers"] == false, by_daemon, "{name}");
@@ -225,6 +230,88 @@ fn every_objection_is_the_same_in_the_real_nixos() {
     let with_stubs = crate::nixos::evaluated(&world, "mistakes");
     for (name, said) in each(&world, "mistakes") {
         assert_eq!(with_stubs[&name]["said"], said, "{name}");
+    }
+}
+
+/// The options that `tests/nixos/stubs.nix` has in the place of NixOS's own: whatever both take becomes
+/// the same, and they have the same defaults.
+#[test]
+fn the_stubs_are_as_what_they_stand_for() {
+    let Some(world) = worlds().into_iter().next() else {
+        return;
+    };
+    let compared = evaluated(&world, "stubs");
+    assert!(compared.as_object().unwrap().len() >= 40);
+    let mut wrong = Vec::new();
+    for (name, option) in members(&compared) {
+        let (stub, real) = (&option["stub"], &option["real"]);
+        if real.is_null() {
+            wrong.push(format!("{name}: NixOS has no such option"));
+            continue;
+        }
+        let merges = |of: &Value| of["merges"].as_array().unwrap().clone();
+        for (stub, real) in merges(stub).iter().zip(merges(real)) {
+            // A stub may take what NixOS refuses: that is tried with NixOS itself.
+            if *stub != real && real != "refused" {
+                wrong.push(format!("{name}: {stub} with the stub, {real} in NixOS"));
+            }
+        }
+        let has_default = |of: &Value| of["default"] != "none";
+        let differs = stub["default"] != real["default"];
+        if differs && has_default(stub) {
+            let (stub, real) = (&stub["default"], &real["default"]);
+            wrong.push(format!(
+                "{name}: {stub} by default with the stub, {real} in NixOS"
+            ));
+        }
+    }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+/// nixpkgs' conventions for a package that is in a file of its own.
+#[test]
+fn the_package_is_as_nixpkgs_wants_it() {
+    let Some(world) = worlds().into_iter().next() else {
+        return;
+    };
+    let package = evaluated(&world, "packaged");
+    let meta = &package["meta"];
+    assert_eq!(package["version"], env!("CARGO_PKG_VERSION"));
+    assert_eq!(meta["description"], env!("CARGO_PKG_DESCRIPTION"));
+    assert_eq!(meta["mainProgram"], "overstore");
+    assert_eq!(meta["available"], true);
+    let licenses = strings(&meta["licenses"]).join(" OR ");
+    assert_eq!(licenses, env!("CARGO_PKG_LICENSE"));
+    assert!(strings(&meta["platforms"]).contains(&"aarch64-linux"));
+    assert_eq!(package["update"], true);
+    assert_eq!(package["checksVersion"], true);
+    let tests = strings(&package["tests"]);
+    assert!(tests.contains(&"nixos-boot"), "{tests:?}");
+}
+
+/// Every file of NixOS that loads a registration into a store is one that the manual names.
+#[test]
+fn whoever_loads_registrations_is_in_the_manual() {
+    for world in worlds() {
+        let found = world
+            .command([
+                "grep",
+                "--recursive",
+                "--files-with-matches",
+                "--",
+                "--load-db",
+            ])
+            .args(["/nixpkgs/nixos/modules", "/nixpkgs/nixos/lib"])
+            .ok();
+        let manual = fs::read_to_string(Path::new(SOURCE).join("docs/nixos.md")).unwrap();
+        for file in found.lines() {
+            let name = file.rsplit('/').next().unwrap();
+            assert!(
+                manual.contains(&format!("`{name}`")),
+                "{file} is not in the manual"
+            );
+        }
+        assert!(found.lines().count() >= 9, "{found}");
     }
 }
 
@@ -302,8 +389,7 @@ fn the_initrds_of_the_real_nixos_have_an_order() {
     };
     let initrds = evaluated(&world, "initrds");
     for (name, initrd) in members(&initrds) {
-        let ours = "overstore-initrd-system.service";
-        let mut units: BTreeMap<String, InitrdUnit> = members(&initrd["units"])
+        let units: BTreeMap<String, InitrdUnit> = members(&initrd["units"])
             .map(|(name, unit)| {
                 let links = |key| strings(&unit[key]).into_iter().map(str::to_owned).collect();
                 let unit = InitrdUnit {
@@ -315,26 +401,36 @@ fn the_initrds_of_the_real_nixos_have_an_order() {
             })
             .collect();
         let fstab = initrd["fstab"].as_str().unwrap();
-        let Some(said) = verify(&units, fstab) else {
-            return;
-        };
-        assert_eq!(said, Vec::<String>::new(), "{name}");
-        // After all that the initrd mounts, as it once was.
-        let unit = units.get_mut(ours).unwrap();
-        unit.text = unit
-            .text
-            .replace("Before=initrd-fs.target ", "Before=")
-            .replace("[Unit]\n", "[Unit]\nAfter=initrd-fs.target\n");
-        let cycle = verify(&units, fstab)
-            .unwrap()
-            .iter()
-            .any(|line| line.contains("ordering cycle"));
-        assert_eq!(cycle, name != "plain", "{name}: an order with a cycle");
+        assert_order(name, units, fstab, name != "plain");
     }
 }
 
+/// An initrd has an order with our unit as it is, and, where `/etc` is an overlay, none if the unit
+/// came after all that the initrd mounts, as it once did.
+pub fn assert_order(
+    name: &str,
+    mut units: BTreeMap<String, InitrdUnit>,
+    fstab: &str,
+    etc_is_overlay: bool,
+) {
+    let Some(said) = verify(&units, fstab) else {
+        return;
+    };
+    assert_eq!(said, Vec::<String>::new(), "{name}");
+    let unit = units.get_mut("overstore-initrd-system.service").unwrap();
+    unit.text = unit
+        .text
+        .replace("Before=initrd-fs.target ", "Before=")
+        .replace("[Unit]\n", "[Unit]\nAfter=initrd-fs.target\n");
+    let cycle = verify(&units, fstab)
+        .unwrap()
+        .iter()
+        .any(|line| line.contains("ordering cycle"));
+    assert_eq!(cycle, etc_is_overlay, "{name}: an order with a cycle");
+}
+
 /// A unit of an initrd.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct InitrdUnit {
     pub text: String,
     pub wanted_by: Vec<String>,
@@ -343,7 +439,7 @@ pub struct InitrdUnit {
 
 /// What systemd has to say of the order of an initrd with these units, and with the file systems of
 /// this `fstab`, as far as it is about order, or about our unit; `None` (reported) without a systemd.
-pub fn verify(units: &BTreeMap<String, InitrdUnit>, fstab: &str) -> Option<Vec<String>> {
+fn verify(units: &BTreeMap<String, InitrdUnit>, fstab: &str) -> Option<Vec<String>> {
     let generator = "/usr/lib/systemd/system-generators/systemd-fstab-generator";
     let installed = "/usr/lib/systemd/system";
     if !Path::new(generator).exists()

@@ -45,14 +45,14 @@ let
     + words "After" unit.after
     + words "Before" unit.before
     + words "Conflicts" unit.conflicts
-    + words "X-Restart-Triggers" unit.restartTriggers
+    + words "X-Restart-Triggers" (unit.restartTriggers or [ ])
     + pairs unit.unitConfig
     + lib.optionalString (unit ? serviceConfig) (
       "\n[Service]\n"
       + pairs (lib.optionalAttrs (unit.path != [ ]) { Environment = "PATH=${lib.makeBinPath unit.path}"; })
       + pairs { Environment = lib.mapAttrsToList (name: value: "${name}=${value}") unit.environment; }
-      + lib.optionalString (!unit.restartIfChanged) "X-RestartIfChanged=false\n"
-      + lib.optionalString (!unit.stopIfChanged) "X-StopIfChanged=false\n"
+      + lib.optionalString (!(unit.restartIfChanged or true)) "X-RestartIfChanged=false\n"
+      + lib.optionalString (!(unit.stopIfChanged or true)) "X-StopIfChanged=false\n"
       + pairs unit.serviceConfig
     );
 
@@ -98,12 +98,21 @@ let
         # NixOS takes no such links from packages.
         rm -rf etc/systemd/system/*.wants
       ''
-      # Of NixOS's own unit only the script is ours.
-      + put "etc/systemd/system" "service" (removeAttrs config.systemd.services [ "nix-gc" ])
+      # Of NixOS's own units only what they run is ours.
+      + put "etc/systemd/system" "service" (
+        removeAttrs config.systemd.services [
+          "nix-gc"
+          "nix-optimise"
+        ]
+      )
+      + lib.optionalString (config.systemd.services ? nix-optimise) ''
+        cp ${config.systemd.services.nix-optimise.serviceConfig.ExecStart} nix-optimise
+      ''
       + lib.optionalString (config.systemd.services ? nix-gc) ''
         cp ${pkgs.writeText "script" config.systemd.services.nix-gc.script} nix-gc
       ''
       + put "etc/systemd/system" "socket" config.systemd.sockets
+      + put "etc/systemd/system" "timer" config.systemd.timers
       + lib.concatStrings (
         lib.mapAttrsToList (
           name: entry: ''
@@ -151,11 +160,10 @@ let
       ''
     );
 
-  examples = lib.mapAttrs' (file: _: {
-    name = lib.removeSuffix ".nix" file;
-    value = evaluate (../../nixos/examples + "/${file}");
-    # This one has a whole NixOS in it: whole.nix.
-  }) (removeAttrs (builtins.readDir ../../nixos/examples) [ "micro-vm-host.nix" ]);
+  # One of them has a whole NixOS in it: whole.nix.
+  examples = lib.mapAttrs (_: evaluate) (
+    removeAttrs (import ./configurations.nix { inherit lib; }) [ "micro-vm-host" ]
+  );
 
   mistakes = import ./mistakes.nix;
 in

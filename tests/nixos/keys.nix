@@ -1,5 +1,8 @@
-# The keys that nixos/settings.nix has, with their types in words. Needs no `lib`:
+# The keys that a file of nixos/ has as options, with their types in words. Needs no `lib`:
 # of the few functions that declare options, only what is said with them counts.
+{
+  file ? "settings.nix",
+}:
 let
   words = builtins.concatStringsSep " or ";
   lib = {
@@ -37,4 +40,4 @@ let
         keys "${key}." value
     ) (builtins.attrNames settings);
 in
-builtins.listToAttrs (keys "" (import ../../nixos/settings.nix { inherit lib; }))
+builtins.listToAttrs (keys "" (import (../../nixos + "/${file}") { inherit lib; }))

@@ -4,12 +4,18 @@
 rec {
   inherit lib;
   # A package that is only a name (not in nixpkgs).
-  package = name: version: outPath: {
-    type = "derivation";
-    name = "${name}-${version}";
-    pname = name;
-    inherit version outPath;
-  };
+  package =
+    name: version: outPath:
+    let
+      it = {
+        type = "derivation";
+        name = "${name}-${version}";
+        pname = name;
+        inherit version outPath;
+        out = it;
+      };
+    in
+    it;
 
   runCommand =
     name: _attributes: script:

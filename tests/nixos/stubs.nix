@@ -34,25 +34,27 @@ let
       after = names;
       before = names;
       conflicts = names;
-      restartTriggers = option (types.listOf (types.either types.path types.str)) [ ];
       unitConfig = section;
     };
   };
+  # What only the units of a system have that is switched to, and not those of an initrd.
+  restarted.options.restartTriggers = option (types.listOf (types.either types.path types.str)) [ ];
   service = {
     options = {
       serviceConfig = section;
       environment = option (types.attrsOf types.str) { };
       path = option (types.listOf (types.either types.package types.str)) [ ];
       script = option types.lines "";
-      restartIfChanged = flag true;
-      stopIfChanged = flag true;
     };
   };
-  services = option (types.attrsOf (
-    types.submodule [
-      unit
-      service
-    ]
+  restartedService.options = {
+    restartIfChanged = flag true;
+    stopIfChanged = flag true;
+  };
+  units = parts: option (types.attrsOf (types.submodule parts)) { };
+  # A list of modules, which becomes what each of them is to be.
+  modules = option (types.coercedTo (types.listOf types.str) (lib.flip lib.genAttrs (_: true)) (
+    types.attrsOf types.bool
   )) { };
   pkgs = import ./pkgs.nix { inherit lib; };
   inherit (pkgs) package;
@@ -70,8 +72,20 @@ in
     )) { };
     systemd = {
       packages = option (types.listOf types.package) [ ];
-      inherit services;
-      sockets = option (types.attrsOf (types.submodule unit)) { };
+      services = units [
+        unit
+        restarted
+        service
+        restartedService
+      ];
+      sockets = units [
+        unit
+        restarted
+      ];
+      timers = units [
+        unit
+        restarted
+      ];
       tmpfiles.rules = lines;
     };
     nix = {
@@ -81,6 +95,7 @@ in
       daemonIOSchedPriority = option types.int 4;
       package = option types.package (package "nix" "2.31.2" "/nix-package");
       extraOptions = option types.lines "";
+      gc.automatic = flag false;
       gc.options = option types.singleLineStr "";
       settings = mkOption {
         type = types.submodule {
@@ -97,8 +112,8 @@ in
           options = {
             mountPoint = option types.str name;
             device = option (types.nullOr types.str) null;
-            fsType = option types.str "auto";
-            options = names;
+            fsType = mkOption { type = types.str; };
+            options = option (types.listOf types.str) [ "defaults" ];
             neededForBoot = flag false;
           };
         }
@@ -107,13 +122,16 @@ in
     boot = {
       postBootCommands = option types.lines "";
       initrd = {
-        kernelModules = names;
-        availableKernelModules = names;
+        kernelModules = modules;
+        availableKernelModules = modules;
         systemd = {
-          enable = flag false;
+          enable = flag true;
           storePaths = lines;
           contents = option (types.attrsOf types.raw) { };
-          inherit services;
+          services = units [
+            unit
+            service
+          ];
         };
       };
       kernelParams = names;

@@ -10,6 +10,7 @@ let
     overlays = [ ];
   };
   inherit (pkgs) lib;
+  package = ../../pkgs/by-name/ov/overstore/package.nix;
 
   evaluate =
     module:
@@ -30,10 +31,7 @@ let
       ];
     }).config;
 
-  examples = lib.mapAttrs' (file: _: {
-    name = lib.removeSuffix ".nix" file;
-    value = ../../nixos/examples + "/${file}";
-  }) (builtins.readDir ../../nixos/examples);
+  examples = import ./configurations.nix { inherit lib; };
 
   said = config: {
     assertions = map (one: one.message) (lib.filter (one: !one.assertion) config.assertions);
@@ -78,6 +76,7 @@ in
       tmpfiles = config.systemd.tmpfiles.rules;
       store = config.nix.settings.store or null;
       collects = config.systemd.services.nix-gc.script;
+      optimises = baseNameOf (lib.head (lib.toList config.systemd.services.nix-optimise.serviceConfig.ExecStart));
       registers = config.systemd.units."register-nix-paths.service".enable or null;
     }
   ) examples;
@@ -142,6 +141,55 @@ in
       + test.config.testScriptString
     ) (lib.filterAttrs (_: test: test ? nodes) (import ../../vm-tests/nixos { inherit pkgs; }));
 
+  # The options that tests/nixos/stubs.nix stands for, there and here: what each takes, what two
+  # definitions of it become, and what it is without one.
+  stubs =
+    let
+      options =
+        (import (nixpkgs + "/nixos/lib/eval-config.nix") {
+          system = null;
+          modules = [ { nixpkgs.pkgs = pkgs; } ];
+        }).options;
+      stubbed =
+        (lib.evalModules {
+          specialArgs.utils = import ./utils.nix { inherit lib; };
+          modules = [
+            ../../nixos
+            ./stubs.nix
+          ];
+        }).options;
+    in
+    import ./declarations.nix { inherit lib; } {
+      stubs = removeAttrs stubbed [
+        "_module"
+        "services"
+      ];
+      real = options;
+    };
+
+  # What package.nix says of itself, as nixpkgs' own checks see it.
+  packaged =
+    let
+      it = pkgs.callPackage package { };
+    in
+    {
+      inherit (it) version;
+      meta = {
+        inherit (it.meta)
+          available
+          description
+          mainProgram
+          platforms
+          ;
+        licenses = map (one: one.spdxId) it.meta.license;
+      };
+      update = lib.isList it.updateScript || it.updateScript ? command;
+      tests = lib.attrNames (import ../../default.nix { inherit pkgs; }).overstore.tests;
+      checksVersion = lib.elem "version-check-hook" (
+        map lib.getName (lib.filter lib.isDerivation it.nativeBuildInputs)
+      );
+    };
+
   # What `nix flake check` evaluates.
   flake =
     let
@@ -164,6 +212,6 @@ in
       formatter = outputs.formatter.${here}.drvPath;
       overlay = (pkgs.extend outputs.overlays.default).overstore.drvPath;
       modules = lib.mapAttrs (_: toString) outputs.nixosModules;
-      cross = pkgs.pkgsCross.aarch64-multiplatform.callPackage ../../nixos/package.nix { };
+      cross = (pkgs.pkgsCross.aarch64-multiplatform.callPackage package { }).drvPath;
     };
 }

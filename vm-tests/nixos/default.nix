@@ -23,5 +23,6 @@ in
   nixos-switch = test ./switch.nix;
   nixos-first-switch = test ./first-switch.nix;
   nixos-etc-overlay = test ./etc-overlay.nix;
+  nixos-publish = test ./publish.nix;
   nixos-refused = import ./refused.nix { inherit pkgs lib; };
 }

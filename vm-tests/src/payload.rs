@@ -36,16 +36,18 @@ const IN_INITRD: [&str; 2] = [
     "usr/lib/systemd/system/overstore-initrd@.service",
 ];
 
-/// Makes an initrd in `directory`: `initrd`, and after it an archive with the program and the tree
-/// `addition`. The kernel unpacks one after the other.
+/// Makes an initrd in `directory`: `initrd`, and after it an archive with the program and the trees
+/// `additions`. The kernel unpacks one after the other.
 pub fn extend_initrd(
     initrd: &Path,
-    addition: &Path,
+    additions: &[PathBuf],
     program: &Path,
     directory: &Path,
 ) -> Result<PathBuf> {
     let tree = directory.join("initrd-tree");
-    copy_tree(addition, &tree)?;
+    for addition in additions {
+        copy_tree(addition, &tree)?;
+    }
     for name in IN_INITRD {
         let place = tree.join(name);
         fs::create_dir_all(place.parent().context("it has a parent")?)?;

@@ -323,11 +323,16 @@ impl Runner {
                 scenario.name
             );
             let mut machine = Machine::new(name, &guest.origin, own.clone(), plugged, cable);
-            if let Some(addition) = &scenario.initrd {
+            if !scenario.initrd.is_empty() {
                 let program = self.program.as_ref();
+                let additions: Vec<_> = scenario
+                    .initrd
+                    .iter()
+                    .map(|tree| self.scenarios.join(tree))
+                    .collect();
                 machine.set_initrd(payload::extend_initrd(
                     &guest.origin.boot.initrd,
-                    &self.scenarios.join(addition),
+                    &additions,
                     program.context("an initrd needs the program (--program)")?,
                     &own,
                 )?);

@@ -13,7 +13,8 @@ use serde::Deserialize;
 struct File {
     summary: String,
     guests: Vec<String>,
-    initrd: Option<String>,
+    #[serde(default)]
+    initrd: Vec<String>,
     #[serde(default)]
     disks: BTreeMap<String, String>,
     #[serde(default = "one_machine")]
@@ -115,8 +116,8 @@ pub struct Scenario {
     pub summary: String,
     /// The guests that run it.
     pub guests: Vec<String>,
-    /// A tree to add to the initrd, relative to the directory of all scenarios.
-    pub initrd: Option<PathBuf>,
+    /// Trees to add to the initrd, relative to the directory of all scenarios.
+    pub initrd: Vec<PathBuf>,
     /// Its disks: names and sizes.
     pub disks: BTreeMap<String, String>,
     /// Its machines and their disks, in the order of their names.
@@ -188,7 +189,11 @@ impl Scenario {
             name: name.to_owned(),
             summary: file.summary,
             guests: file.guests,
-            initrd: file.initrd.map(|tree| Path::new(name).join(tree)),
+            initrd: file
+                .initrd
+                .iter()
+                .map(|tree| Path::new(name).join(tree))
+                .collect(),
             disks: file.disks,
             machines,
             broken: file.broken,

@@ -452,12 +452,13 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    /// Waits for the end of what [`Run::spawn`] started, and kills it after five minutes.
+    /// Waits for the end of what [`Run::spawn`] started, and kills it after fifteen minutes, which a busy machine
+    /// does not take either.
     pub fn of(child: Child) -> Self {
         let pid = Pid::from_child(&child);
         let (ended, end) = mpsc::channel::<()>();
         std::thread::spawn(move || {
-            if end.recv_timeout(Duration::from_secs(300)) == Err(RecvTimeoutError::Timeout) {
+            if end.recv_timeout(Duration::from_secs(900)) == Err(RecvTimeoutError::Timeout) {
                 let _ = writeln!(
                     std::io::stderr(),
                     "a command in a World did not end: killing it"

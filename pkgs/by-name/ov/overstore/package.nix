@@ -1,4 +1,6 @@
-# overstore, as `make install` installs it.
+# overstore, as `make install` installs it. The place and the content of this file are as nixpkgs wants
+# them: there, `source` is what fetchFromGitHub fetches for the tag "v${finalAttrs.version}", and its
+# `cargoHash`.
 {
   lib,
   buildPackages,
@@ -7,38 +9,22 @@
   stdenv,
   versionCheckHook,
 
-  # The tests in virtual machines, where there are some: default.nix.
+  source ? import ./source.nix { inherit lib; },
+  # The tests in virtual machines, where there are some: nixosTests.overstore.
   machineTests ? { },
 }:
 let
-  manifest = (lib.importTOML ../Cargo.toml).package;
   # The program writes its own manual pages and completions, where it can be run.
   canExecute = stdenv.buildPlatform.canExecute stdenv.hostPlatform;
 in
 rustPlatform.buildRustPackage (finalAttrs: {
-  pname = manifest.name;
-  inherit (manifest) version;
+  pname = "overstore";
+  version = "0.1.0";
 
   __structuredAttrs = true;
   strictDeps = true;
 
-  src = lib.fileset.toSource {
-    root = ../.;
-    fileset = lib.fileset.unions [
-      ../Cargo.lock
-      ../Cargo.toml
-      ../Makefile
-      ../benches
-      ../clippy.toml
-      ../docs
-      ../fixtures
-      ../src
-      ../tests
-      ../vm-tests/Cargo.toml
-      ../vm-tests/src
-    ];
-  };
-  cargoLock.lockFile = ../Cargo.lock;
+  inherit (source) src cargoLock;
 
   # The others mount, and run real Nix: the tests in virtual machines do that.
   cargoTestFlags = [ "--lib" ];
@@ -61,7 +47,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
   };
 
   meta = {
-    inherit (manifest) description;
+    description = "Sets up, checks and looks after Nix's local-overlay stores";
     longDescription = ''
       A local-overlay store layers a private, writable Nix store over a shared one with
       OverlayFS. One TOML file says which store lies below and which directory takes what
@@ -73,8 +59,7 @@ rustPlatform.buildRustPackage (finalAttrs: {
       asl20
     ];
     maintainers = [ ];
-    mainProgram = finalAttrs.pname;
+    mainProgram = "overstore";
     platforms = lib.platforms.linux;
-  }
-  // lib.optionalAttrs (manifest ? repository) { homepage = manifest.repository; };
+  };
 })

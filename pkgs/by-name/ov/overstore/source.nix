@@ -1,0 +1,21 @@
+# The source that this belongs to, for package.nix.
+{ lib }:
+{
+  src = lib.fileset.toSource {
+    root = ../../../..;
+    fileset = lib.fileset.unions [
+      ../../../../Cargo.lock
+      ../../../../Cargo.toml
+      ../../../../Makefile
+      ../../../../benches
+      ../../../../clippy.toml
+      ../../../../docs
+      ../../../../fixtures
+      ../../../../src
+      ../../../../tests
+      ../../../../vm-tests/Cargo.toml
+      ../../../../vm-tests/src
+    ];
+  };
+  cargoLock.lockFile = ../../../../Cargo.lock;
+}
