@@ -459,8 +459,29 @@ pub enum UrlFormat {
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
 pub struct Exec {
-    #[command(flatten)]
-    pub store: StoreArgument,
+    /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
+    /// ordinary users) or /etc/overstore: NAME.toml.
+    #[arg(
+        value_name = "STORE",
+        required_unless_present = "ephemeral",
+        conflicts_with = "ephemeral"
+    )]
+    pub store: Option<OsString>,
+    /// Run in a new store over the machine's own, which is gone when the command has ended, with
+    /// everything that it has started. Layers and state are in memory, or, where memory cannot serve,
+    /// below --dir.
+    #[arg(long)]
+    pub ephemeral: bool,
+    /// With --ephemeral: keep layers and state below DIR, not in memory. What a killed run has left
+    /// there is removed by the next one.
+    #[arg(long, value_name = "DIR", requires = "ephemeral")]
+    pub dir: Option<PathBuf>,
+    /// With --ephemeral: another lower store, as the key lower-store of a description has it.
+    #[arg(long, value_name = "STORE-URL", requires = "ephemeral")]
+    pub lower: Option<String>,
+    /// With --ephemeral: copy the metadata of PATH's closure from the lower store at once.
+    #[arg(long, value_name = "PATH", requires = "ephemeral")]
+    pub warm: Vec<PathBuf>,
     /// The command and its arguments; without, it is your shell.
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,

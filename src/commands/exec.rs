@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use super::{Failure, load, print_error, private};
-use crate::cli::{self, RootArgument};
+use crate::cli::{RootArgument, StoreArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
@@ -23,7 +23,7 @@ use crate::records::atomic_file;
 use crate::remedy::{Fault, Remedy};
 
 /// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
-const SET_UP_FAILED: u8 = 125;
+pub(super) const SET_UP_FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
 
@@ -33,8 +33,8 @@ const NIX_CONF: &str = "nix.conf";
 /// The size in bytes above which such a file is something else.
 const LONGEST_SETTINGS: u64 = 1 << 20;
 
-pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
-    let loaded = load(&arguments.store, &RootArgument::default())?;
+pub(super) fn run(store: &StoreArgument, words: &[OsString]) -> Result<ExitCode, Failure> {
+    let loaded = load(store, &RootArgument::default())?;
     let store = &loaded.store;
     let can_mount = namespaces::can_mount().unwrap_or(false);
     if !can_mount {
@@ -44,15 +44,8 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
         print_error(None, &fault);
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
-    let shell;
-    let command = match &arguments.command[..] {
-        [] => {
-            shell = [users_shell()];
-            &shell[..]
-        }
-        command => command,
-    };
-    Ok(ExitCode::from(become_command(command, store)))
+    let mut command = command(words, store);
+    Ok(ExitCode::from(not_run(&command.exec(), &command)))
 }
 
 fn set_up(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
@@ -73,7 +66,7 @@ fn users_shell() -> OsString {
 
 /// Without root, Nix cannot open the database of somebody else's store for writing, so the lower
 /// store has to be one that it only reads.
-fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
+pub(super) fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
     let (state, read_only) = match &lower.source {
         MetadataSource::Database { state, read_only } => (state, *read_only),
         MetadataSource::Overlay {
@@ -109,23 +102,29 @@ fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
     ))
 }
 
-/// Replaces this process by the command, or gives the exit code that says why not.
-fn become_command(words: &[OsString], store: &Store) -> u8 {
-    let Some((program, arguments)) = words.split_first() else {
-        return CANNOT_RUN;
+/// The command, or the user's shell if there are no words, with all that tells it of the store.
+pub(super) fn command(words: &[OsString], store: &Store) -> Command {
+    let (program, arguments) = match words {
+        [program, arguments @ ..] => (program.clone(), arguments),
+        [] => (users_shell(), words),
     };
     let url = url(store);
     let (variable, value) = nix_settings(store, &url);
-    let error = Command::new(program)
+    let mut command = Command::new(program);
+    command
         .args(arguments)
         .env(variable, value)
         .env(STORE_VARIABLE, &store.name)
         .env(URL_VARIABLE, &url)
         .env("OVERSTORE_REAL", store.real.as_os_str())
         .env("OVERSTORE_STATE", store.state.as_os_str())
-        .env("OVERSTORE_UPPER_LAYER", &store.upper_layer)
-        .exec();
-    let program = show_path(program.as_ref());
+        .env("OVERSTORE_UPPER_LAYER", &store.upper_layer);
+    command
+}
+
+/// Says why a command was not run, and gives the exit code for that.
+pub(super) fn not_run(error: &io::Error, command: &Command) -> u8 {
+    let program = show_path(command.get_program().as_ref());
     if error.kind() == io::ErrorKind::NotFound {
         print_error(None, &Fault::new(format!("there is no command {program}")));
         NOT_FOUND

@@ -3,6 +3,7 @@
 mod check;
 mod description;
 mod down;
+mod ephemeral;
 mod exec;
 mod failure;
 mod gc;
@@ -84,7 +85,10 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Optimise(arguments) => optimise::run(&arguments, json),
         Command::Publish(arguments) => publish::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
-        Command::Exec(arguments) => exec::run(&arguments),
+        Command::Exec(arguments) => match arguments.store.clone() {
+            Some(store) => exec::run(&cli::StoreArgument { store }, &arguments.command),
+            None => ephemeral::run(&arguments),
+        },
         Command::Remount(arguments) => remount::run(&arguments),
         Command::Units(arguments) => units::run(&arguments),
         Command::New(arguments) => new::run(&arguments),

@@ -81,19 +81,25 @@ pub(super) fn refuse_own(store: &Store) -> Result<(), Failure> {
 /// Moves this process into namespaces of its own, in which the parts of the store are where they are
 /// described.
 fn begin(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
-    if can_mount {
-        namespaces::private_mounts().map_err(|error| Fault::of(&error))?;
-    } else {
-        namespaces::private_user_and_mounts().map_err(|error| Fault::of(&error))?;
-    }
+    namespaces(can_mount)?;
     match &store.own {
         Some(own) if !observe::shows(system, std::process::id(), store) => place(store, own),
         _ => Ok(()),
     }
 }
 
+/// Moves this process into namespaces of its own.
+pub(super) fn namespaces(can_mount: bool) -> Result<(), Fault> {
+    if can_mount {
+        namespaces::private_mounts().map_err(|error| Fault::of(&error))?;
+    } else {
+        namespaces::private_user_and_mounts().map_err(|error| Fault::of(&error))?;
+    }
+    Ok(())
+}
+
 /// Shows the lower store where the mount does not cover it, and makes a place for the mount.
-fn place(store: &Store, own: &Own) -> Result<(), Fault> {
+pub(super) fn place(store: &Store, own: &Own) -> Result<(), Fault> {
     if let Some(covered) = &own.covered {
         let at = &store.lower.real;
         let mut private = std::fs::DirBuilder::new();
@@ -115,7 +121,7 @@ fn place(store: &Store, own: &Own) -> Result<(), Fault> {
     }
 }
 
-fn doing(what: &str, path: &Path, error: io::Error) -> Fault {
+pub(super) fn doing(what: &str, path: &Path, error: io::Error) -> Fault {
     Fault::new(format!("cannot {what} {}: {error}", show_path(path)))
 }
 

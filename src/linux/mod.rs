@@ -11,6 +11,7 @@ pub(crate) mod mount_points;
 pub(crate) mod namespaces;
 pub(crate) mod processes;
 pub(crate) mod regular_file;
+pub(crate) mod removal;
 pub(crate) mod root;
 pub(crate) mod safe_path;
 pub(crate) mod sync;

@@ -40,6 +40,11 @@ pub(crate) fn own_stores() -> Option<PathBuf> {
     own("XDG_STATE_HOME", ".local/state")
 }
 
+/// Where overstore keeps what can be lost (`$XDG_CACHE_HOME/overstore`), as for [`own_descriptions`].
+pub(crate) fn own_caches() -> Option<PathBuf> {
+    own("XDG_CACHE_HOME", ".cache")
+}
+
 /// A directory of overstore's by the XDG Base Directory Specification: a path that is not absolute
 /// counts as not set.
 fn own(base: &str, below_home: &str) -> Option<PathBuf> {

@@ -20,7 +20,7 @@ use std::io;
 use std::path::Path;
 
 pub(crate) use environment::{environment, environment_of_target};
-pub(crate) use environment::{hook, own_descriptions, own_stores, program_name};
+pub(crate) use environment::{hook, own_caches, own_descriptions, own_stores, program_name};
 pub(crate) use facts::*;
 pub(crate) use lower::observe_for_owner;
 pub(crate) use set_up::{Member, member, shows};

@@ -167,3 +167,131 @@ fn which_store_is_used_is_not_left_to_settings() {
     .ok();
     assert_eq!(cores, "3\n");
 }
+
+fn ephemeral<'w>(world: &'w World, options: &[&str], script: &str) -> Run<'w> {
+    let run = world.overstore(["exec", "--ephemeral"]).args(options);
+    run.args(["--", "sh", "-c", script])
+        .by_alice()
+        .current_dir("/home/alice")
+}
+
+/// The processes that have a name, in the order of their numbers.
+fn running_now(world: &World, name: &str) -> Vec<u32> {
+    let all = world.list("/proc").into_iter();
+    let mut numbers: Vec<u32> = all
+        .filter_map(|process| process.to_str()?.parse().ok())
+        .filter(|process| {
+            let comm = world.path(format!("/proc/{process}/comm"));
+            std::fs::read_to_string(comm).is_ok_and(|found| found.trim_end() == name)
+        })
+        .collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+/// All that is below a directory.
+fn files(world: &World, directory: &str) -> String {
+    world.ok(["find", directory, "-not", "-name", ".*"])
+}
+
+#[test]
+fn an_ephemeral_store_leaves_nothing_behind() {
+    for world in World::each() {
+        let (_daemon, shell) = with_system_store(&world);
+        world.ok(["chown", "-R", "alice:", "/home/alice"]);
+        world.mkdir("/mnt/alice");
+        world.ok(["chown", "alice:", "/mnt/alice"]);
+        let mounts = world.ok(["cat", "/proc/self/mounts"]);
+        let store = world.list("/nix/store");
+        for options in [&[][..], &["--dir", "/mnt/alice"]] {
+            let script = SCRIPT.replace("@shell@", &shell);
+            let script = format!("cd $(mktemp -d -p /tmp); {script}; (sleep 1000 &); exit 7");
+            let outcome = ephemeral(&world, options, &script).run();
+            assert_eq!(outcome.code(), Some(7), "{outcome}");
+            let text = outcome.stdout();
+            assert!(text.contains("-program\nit runs\n/nix/store/"), "{outcome}");
+            assert!(!outcome.stderr().contains("ignoring"), "{outcome}");
+            assert_eq!(world.ok(["cat", "/proc/self/mounts"]), mounts);
+            assert_eq!(world.list("/nix/store"), store);
+            assert_eq!(files(&world, "/home/alice"), "/home/alice\n");
+            assert_eq!(files(&world, "/mnt/alice"), "/mnt/alice\n");
+            assert_eq!(running_now(&world, "sleep"), [0; 0]);
+        }
+        // Two know nothing of each other.
+        let added = ephemeral(&world, &[], "nix-store --add /etc/passwd").ok();
+        let script = format!("nix-store --check-validity {added}");
+        assert_eq!(ephemeral(&world, &[], &script).run().code(), Some(1));
+    }
+}
+
+#[test]
+fn an_ephemeral_store_ends_with_what_it_was_made_for() {
+    let Some(world) = World::trixie() else { return };
+    let (_daemon, _) = with_system_store(&world);
+    world.mkdir("/mnt/alice");
+    world.ok(["chown", "-R", "alice:", "/home/alice", "/mnt/alice"]);
+    let signal = ephemeral(&world, &[], "kill -USR1 $$").run();
+    assert_eq!(signal.signal(), Some(10), "{signal}");
+    let none = world.overstore(["exec", "--ephemeral", "--", "no-such-command"]);
+    assert_eq!(none.by_alice().fails().code(), Some(127));
+    let both = world.overstore(["exec", "--ephemeral", "mine"]).fails();
+    assert_eq!(both.code(), Some(2), "{both}");
+    for (signal, code) in [("TERM", Some(5)), ("KILL", None)] {
+        let script = "trap 'exit 5' TERM; sleep 1000 & touch /tmp/in; wait";
+        let running = ephemeral(&world, &["--dir", "/mnt/alice"], script).spawn();
+        wait_until("it runs", || world.path("/tmp/in").exists());
+        // The first of them is the one that was started.
+        let processes = running_now(&world, "overstore");
+        world.ok(["bash", "-c", &format!("kill -{signal} {}", processes[0])]);
+        let ended = Outcome::of(running);
+        assert_eq!(ended.code(), code, "{ended}");
+        wait_until("all has ended", || running_now(&world, "sleep").is_empty());
+        world.ok(["rm", "/tmp/in"]);
+    }
+    // What was left by the one that was killed is removed by the next.
+    assert_ne!(files(&world, "/mnt/alice"), "/mnt/alice\n");
+    ephemeral(&world, &["--dir", "/mnt/alice"], "true").ok();
+    assert_eq!(files(&world, "/mnt/alice"), "/mnt/alice\n");
+}
+
+#[test]
+fn many_ephemeral_stores_at_once() {
+    let Some(world) = World::trixie() else { return };
+    let (_daemon, _) = with_system_store(&world);
+    world.mkdir("/mnt/alice");
+    world.ok(["chown", "-R", "alice:", "/home/alice", "/mnt/alice"]);
+    let script = "nix-store --add /etc/passwd";
+    let all = (0..20).map(|number| {
+        let options: &[&str] = if number % 2 == 0 {
+            &[]
+        } else {
+            &["--dir", "/mnt/alice"]
+        };
+        ephemeral(&world, options, script).spawn()
+    });
+    let all: Vec<_> = all.collect();
+    for outcome in all.into_iter().map(Outcome::of) {
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+    }
+    assert_eq!(files(&world, "/mnt/alice"), "/mnt/alice\n");
+}
+
+#[test]
+fn the_store_below_is_not_removed_with_an_ephemeral_one() {
+    let Some(world) = World::trixie() else { return };
+    let (_daemon, _) = with_system_store(&world);
+    let before = world.list("/nix/store");
+    // As root, who could.
+    let root = world.overstore(["exec", "--ephemeral", "--dir", "/mnt/root", "--"]);
+    let script = "nix-store --add /etc/passwd; touch /tmp/in; sleep 1000";
+    let killed = root.clone().args(["sh", "-c", script]).spawn();
+    wait_until("it runs", || world.path("/tmp/in").exists());
+    let processes = running_now(&world, "overstore");
+    world.ok(["bash", "-c", &format!("kill -KILL {}", processes[0])]);
+    assert_ne!(Outcome::of(killed).code(), Some(0));
+    wait_until("all has ended", || running_now(&world, "sleep").is_empty());
+    let next = root.args(["nix-store", "--add", "/etc/passwd"]).run();
+    assert_eq!(next.code(), Some(0), "{next}");
+    assert_eq!(world.list("/nix/store"), before);
+    assert_eq!(files(&world, "/mnt/root"), "/mnt/root\n");
+}
