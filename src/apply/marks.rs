@@ -18,7 +18,7 @@ use crate::lower::{LowerError, Source};
 use crate::nix::nar;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
-use crate::overlayfs::markers::{Marks, is_opaque, make_opaque};
+use crate::overlayfs::markers::{Marks, is_copied_up, is_opaque, make_opaque};
 use crate::records::layer_mark::{self, Mark};
 
 /// Marks the upper layer: with the mark that it had, or with a new one.
@@ -61,7 +61,8 @@ impl fmt::Display for Restored {
 
 /// Marks each object of the upper layer opaque that is a directory, lies over a directory of the
 /// lower store, and is by itself what its row says. What is not is left: that a directory was not
-/// opaque, and is right together with the one below, cannot be told otherwise.
+/// opaque, and is right together with the one below, cannot be told otherwise. What OverlayFS says of
+/// that it copied it up belongs together with what is below.
 pub(super) fn restore(store: &Store, userxattr: bool) -> Result<Restored, Error> {
     let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse);
     let upper = walked(&store.upper_layer, upper)?
@@ -73,7 +74,8 @@ pub(super) fn restore(store: &Store, userxattr: bool) -> Result<Restored, Error>
         Marks::with_userxattr(userxattr),
         Marks::with_userxattr(!userxattr),
     );
-    let mut database = database(store)?;
+    // Opened when it is needed: one that was just written is read only after a while.
+    let mut rows = None;
     let mut restored = Restored::default();
     let mut paths: Vec<_> = held(&upper)
         .doing("list", &store.upper_layer)?
@@ -82,23 +84,32 @@ pub(super) fn restore(store: &Store, userxattr: bool) -> Result<Restored, Error>
         .collect();
     paths.sort();
     for path in paths {
-        if !is_directory(&upper, &path) || !is_directory(&lower, &path) {
+        if !is_directory(&upper, &path) {
             continue;
         }
         let whole = store.upper_layer.join(path.as_str());
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let object = openat(&upper, path.as_str(), flags, Mode::empty()).doing("open", &whole)?;
         let has = |marks| is_opaque(&object, marks).doing("look at the marks of", &whole);
-        if has(ours)? {
+        let copied_up = || is_copied_up(&object, ours).doing("look at the marks of", &whole);
+        if has(ours)? || !is_directory(&lower, &path) || copied_up()? {
             continue;
         }
-        if !has(other)? && !is_whole(&mut database, store, &upper, &path)? {
-            restored.left += 1;
-            continue;
+        if !has(other)? {
+            if rows.is_none() {
+                rows = Some(database(store)?);
+            }
+            if !is_whole(rows.as_mut().and_then(Option::as_mut), store, &upper, &path)? {
+                restored.left += 1;
+                continue;
+            }
         }
         make_opaque(&object, ours)
             .doing("set the extended attribute that makes opaque of", &whole)?;
         restored.set += 1;
+    }
+    if restored.set == 0 {
+        return Ok(restored);
     }
     // All at once: there may be many.
     rustix::fs::syncfs(&upper).doing("sync", &store.upper_layer)?;
@@ -130,7 +141,7 @@ fn is_directory(layer: impl AsFd, path: &StorePath) -> bool {
 
 /// Whether an object is by itself what its row in the upper database says.
 fn is_whole(
-    database: &mut Option<SqliteSource>,
+    database: Option<&mut SqliteSource>,
     store: &Store,
     upper: impl AsFd,
     path: &StorePath,

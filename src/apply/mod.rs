@@ -14,6 +14,7 @@ mod mount;
 pub(crate) mod mount_failure;
 mod progress;
 mod remount;
+mod separate;
 mod set_up;
 mod state;
 mod unmount;

@@ -4,11 +4,13 @@ use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use super::separate;
 use crate::escape::{show, show_path};
 use crate::linux::root::System;
 use crate::linux::safe_path::Status;
 use crate::linux::users;
 use crate::overlayfs::mountinfo::MountInfo;
+use crate::overlayfs::options::SuperOptions;
 use crate::remedy::{HasRemedy, Remedy};
 use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount_remount};
@@ -40,6 +42,14 @@ pub(crate) enum RemountError {
         /// Why.
         error: io::Error,
     },
+    /// Objects that are in both layers could not be kept apart.
+    #[error("{} is not remounted: its objects cannot be told from the lower store's: {error}", show_path(.path))]
+    Mixed {
+        /// The directory.
+        path: PathBuf,
+        /// Why.
+        error: io::Error,
+    },
     /// No mount namespace of one's own.
     #[error("cannot make a private mount namespace: {0}")]
     Namespace(io::Error),
@@ -56,6 +66,7 @@ impl HasRemedy for RemountError {
             }
             RemountError::Namespace(_) => Remedy::say("run it as root"),
             RemountError::Open { .. }
+            | RemountError::Mixed { .. }
             | RemountError::Refused { .. }
             | RemountError::MountTable(_) => Remedy::default(),
         }
@@ -87,6 +98,12 @@ pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountEr
             found: show(mount.fs_type.as_encoded_bytes()).into_owned(),
         });
     }
+    // What was added below since is seen from now on.
+    let options = SuperOptions::parse(&mount.super_options);
+    separate::of_mounted(&options).map_err(|error| RemountError::Mixed {
+        path: directory.to_owned(),
+        error: error.into(),
+    })?;
     // By descriptor, so that it is the mount that was looked at.
     let target = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
     mount_remount(&target, superblock_flags(&mount), c"").map_err(|error| RemountError::Refused {

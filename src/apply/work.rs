@@ -151,6 +151,8 @@ impl<'a> Work<'a> {
                 }
             }
             Step::Mount(overlay) => {
+                // What was added below meanwhile does not mix with what is above.
+                marks::restore(self.set_up.store, overlay.userxattr())?;
                 let record_for = self
                     .set_up
                     .remember

@@ -41,6 +41,24 @@ impl Marks {
     }
 }
 
+/// Whether an entry of an upper layer was copied up from below, rather than made above: OverlayFS says
+/// so of everything that it copies (`ovl_set_origin` in the kernel's `copy_up.c`, also where the lower
+/// file system has no file handles).
+///
+/// # Errors
+/// Those of fgetxattr(2), but for an attribute that is missing.
+pub(crate) fn is_copied_up(entry: impl AsFd, marks: Marks) -> Result<bool, Errno> {
+    let name = match marks {
+        Marks::Trusted => c"trusted.overlay.origin",
+        Marks::User => c"user.overlay.origin",
+    };
+    match fgetxattr(entry, name, &mut [0_u8; 0][..]) {
+        Ok(_) | Err(Errno::RANGE) => Ok(true),
+        Err(Errno::NODATA | Errno::OPNOTSUPP) => Ok(false),
+        Err(errno) => Err(errno),
+    }
+}
+
 /// Whether a directory of an upper layer is opaque: the directory of the same name below it does not
 /// show. The kernel hides `trusted.*` from those who may not read it, as if it were not there.
 ///
@@ -55,7 +73,8 @@ pub(crate) fn is_opaque(directory: impl AsFd, marks: Marks) -> Result<bool, Errn
     }
 }
 
-/// Makes a directory of an upper layer opaque. The layer must not be mounted.
+/// Makes a directory of an upper layer opaque. Where the layer is mounted, it counts from the next
+/// remount on.
 ///
 /// # Errors
 /// Those of fsetxattr(2).

@@ -34,4 +34,12 @@ impl Overlay {
             },
         }
     }
+
+    /// Whether it keeps its marks in `user.*` attributes.
+    pub(crate) fn userxattr(&self) -> bool {
+        self.options
+            .further
+            .iter()
+            .any(|option| option.name == USERXATTR)
+    }
 }

@@ -1,11 +1,14 @@
 //! The live store's collector: held off while a generation is made, and kept from its objects as long
 //! as it is there.
 //!
-//! Roots are links, one for each path that nothing else in the generation refers to, in
-//! `gcroots/overstore-publications/ID/NUMBER` of the live store. One object that refers to all of them
-//! would need a single link; but it would be an object of the live store itself, that Nix has to add
-//! and that is published in its turn, and it would stay in the store until a collection after its
-//! generation.
+//! Roots are empty files in `gcroots/overstore-publications/ID/NUMBER` of the live store, each named
+//! after a path that nothing else in the generation refers to: Nix takes such a file for a root, as it
+//! does a link. A link would need a block of the disk for its target, which is too long for an inode:
+//! 58,900 of them took 236 MiB and 1.8 s of processor time on ext4, the files 6 MiB and 1.0 s.
+//!
+//! One object that refers to all of them would be a single root; but it would be an object of the live
+//! store itself, that Nix has to add and that is published in its turn, and it would stay in the store
+//! until a collection after its generation.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
@@ -157,13 +160,12 @@ pub(super) struct Making<'a> {
 
 impl Making<'_> {
     /// Makes one.
-    pub(super) fn root(
-        &mut self,
-        path: &StorePath,
-        store: &StoreDirectory,
-    ) -> Result<(), PublishError> {
+    pub(super) fn root(&mut self, path: &StorePath) -> Result<(), PublishError> {
         self.count += 1;
-        rustix::fs::symlinkat(store.print(path), &self.directory, path.as_str())
+        let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
+        let mode = Mode::from_raw_mode(0o444);
+        openat(&self.directory, path.as_str(), flags, mode)
+            .map(drop)
             .map_err(|errno| self.roots.error(errno))
     }
 

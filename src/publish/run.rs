@@ -254,7 +254,7 @@ impl Publisher<'_> {
         self.changes(&mut draft, place, &making, &store, &mut generation)?;
         told(Told::Step("making its roots"));
         let mut rooting = roots.begin(number)?;
-        draft.tops(&store, |path| rooting.root(&path, &store))?;
+        draft.tops(&store, |path| rooting.root(&path))?;
         generation.roots = rooting.finish()?;
         draft.finish()?;
         self.seal(&making, &generation)?;

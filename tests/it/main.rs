@@ -43,6 +43,7 @@ mod lower_daemon;
 mod lower_sqlite;
 mod lower_store_fixture;
 mod manual;
+mod mixture;
 mod mount_failure;
 mod mount_tables;
 mod new_user;

@@ -371,7 +371,7 @@ fn publish_killed_at_any_step_leaves_a_whole_current_generation() {
             "find",
             "/mnt/live/nix/var/nix/gcroots/overstore-publications",
             "-type",
-            "l",
+            "f",
             "-printf",
             "%f\n",
         ]);
