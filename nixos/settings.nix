@@ -96,7 +96,7 @@ in
   };
   warm = {
     all = key types.bool "`false`" ''
-      Whether the metadata of everything that is valid below is copied up whenever the
+      Whether the metadata of everything that is valid below is copied whenever the
       store is mounted, before anything uses it. {option}`warm` of the store does the
       same later, beside its daemon.
     '';

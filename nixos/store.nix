@@ -80,7 +80,7 @@ in
         example = [ "/run/current-system" ];
         description = ''
           Paths of the lower store, or links to some. The metadata of their closures
-          is copied up at boot, all at once, where Nix would do it path by path
+          is copied at boot, all at once, where Nix would do it path by path
           whenever it first meets one.
         '';
       };

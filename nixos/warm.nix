@@ -1,4 +1,4 @@
-# Copying metadata up at boot.
+# Copying metadata at boot.
 {
   config,
   lib,
@@ -31,7 +31,7 @@ in
   systemd.services = lib.mapAttrs' (name: store: {
     name = "overstore-warm-${store.unit}";
     value = {
-      description = "Metadata of the local-overlay store ${name}, copied up";
+      description = "Metadata of the local-overlay store ${name}, copied";
       documentation = [ "man:overstore-warm(1)" ];
       requires = [ "overstore-${store.unit}.service" ];
       after = [ "overstore-${store.unit}.service" ];

@@ -8,10 +8,10 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Age, Size};
 
-/// Sets up, checks and looks after Nix's local-overlay stores.
+/// Sets up, checks and maintains Nix's local-overlay stores.
 ///
 /// One TOML file says which store lies below, which directory takes what is new, and where the
-/// merged store and its state are. overstore makes it so, proves it, and tells in plain words what
+/// merged store and its state are. overstore sets that up, verifies it, and tells in plain words what
 /// is wrong when it is not.
 #[derive(Debug, Parser)]
 #[command(
@@ -39,7 +39,7 @@ pub struct Cli {
 /// The commands, in the order of `--help`.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Set the store up: do what is missing, then check the result.
+    /// Set the store up: make what is missing, then check the result.
     ///
     /// Observes the machine, makes the directories, the upper database and the OverlayFS mount
     /// that are missing, and checks the result. Run again, it changes nothing and says so. Killed
@@ -54,11 +54,11 @@ pub enum Command {
     Plan(Plan),
     /// Check everything about the store, and change nothing.
     Check(Check),
-    /// Show the store at a glance: its parts, what is in which layer, how it is.
+    /// Show the store at a glance: its parts, what each layer holds, what is wrong.
     ///
     /// Its cost is that of the upper layer and the upper database, not of the lower store.
     Status(Status),
-    /// Copy the metadata of closures up from the lower store, all at once.
+    /// Copy the metadata of closures from the lower store, all at once.
     ///
     /// Nix does so by itself, one path at a time, whenever it asks whether a path is valid; this
     /// does it in one transaction and many times faster. Objects are not copied. Nix's collector
@@ -184,7 +184,7 @@ pub struct Allowed {
     /// the other.
     #[arg(long)]
     pub accept_other_layer: bool,
-    /// Come up although none of the objects is there that the upper database names. Give them up.
+    /// Set the store up although all objects of the upper layer are missing. Give them up.
     #[arg(long)]
     pub accept_lost_objects: bool,
     /// Set the marks of the upper layer again that a copy without extended attributes has lost, or
@@ -233,7 +233,7 @@ pub struct Check {
     #[arg(long)]
     pub lower: bool,
     /// Also hash every object in the upper layer and compare it with the upper database. With
-    /// --lower, also the objects below whose metadata was copied up.
+    /// --lower, also the objects below whose metadata was copied.
     #[arg(long)]
     pub contents: bool,
     /// Also have the `nix` on PATH open the store. Nix may then write where Nix writes: in the
@@ -310,7 +310,7 @@ pub struct Gc {
     /// Stop as soon as SIZE (`50G`) is free there. The oldest goes first.
     #[arg(long, value_name = "SIZE")]
     pub max_free: Option<Size>,
-    /// Also drop the metadata of lower objects that was copied up and that nothing above needs.
+    /// Also drop the metadata of lower objects that was copied and that nothing above needs.
     #[arg(long)]
     pub metadata: bool,
     /// Also delete objects that neither database knows, as `gc.leftovers` in the description has it

@@ -1,4 +1,4 @@
-//! A derivation that is not one: its outputs are read when its metadata is copied up.
+//! A derivation that is not one: its outputs are read when its metadata is copied.
 #![no_main]
 
 use std::sync::LazyLock;

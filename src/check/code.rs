@@ -61,12 +61,12 @@ pub(crate) struct Declaration {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) enum StopsUp {
-    /// No: `up` does its steps all the same; some of them may be what mends it.
+    /// No: `up` does its steps all the same; one of them may fix it.
     Never,
     /// Where `up` cannot make what is missing: something else is there, or an overlay is mounted
     /// that has another.
     UnlessMade,
-    /// Yes: nothing may be mounted over it, and no step mends it.
+    /// Yes: nothing may be mounted over it, and no step fixes it.
     Always,
 }
 
@@ -90,7 +90,7 @@ codes! {
     LowerRowWithoutObject("lower-row-without-object", [Error], [LowerStore], Never);
     /// A row of the lower store's database that Nix cannot read.
     LowerRowUnreadable("lower-row-unreadable", [Error], [LowerStore], Never);
-    /// A row of the lower store's database refers to one that is not there.
+    /// A row of the lower store's database refers to one that is missing.
     LowerReferenceMissing("lower-reference-missing", [Error], [LowerStore], Never);
     /// The lower store's daemon does not answer.
     LowerDaemonSilent("lower-daemon-silent", [Error], [LowerStore], Never);
@@ -104,7 +104,7 @@ codes! {
     StackingTooDeep("stacking-too-deep", [Error], [Mount], Always);
     /// The upper layer is not the one that the upper database belongs to, and objects are missing.
     UpperReplaced("upper-replaced", [Error], [UpperLayer], Always);
-    /// None of the objects is there that the upper database names and the lower store does not have.
+    /// All objects that only the upper layer had are missing.
     ObjectsLost("objects-lost", [Error], [UpperLayer], Always);
     /// The upper layer lost its extended attributes, or has those of another kind of mount.
     MarksLost("marks-lost", [Error], [UpperLayer], Always);
@@ -131,7 +131,7 @@ codes! {
     PathUnsafe("path-unsafe", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
     /// A directory that should be there cannot be reached.
     PathUnreachable("path-unreachable", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
-    /// Nothing of the store is there: it was never set up.
+    /// The store was never set up: nothing of it exists.
     NotSetUp("not-set-up", [Error], [Mount], Never);
     /// Nothing is mounted at the merged store directory.
     MountMissing("mount-missing", [Error], [Mount], UnlessMade);
@@ -145,7 +145,7 @@ codes! {
     UpperdirDiffers("upperdir-differs", [Error], [Mount], Always);
     /// The overlay's work directory is another than described.
     WorkdirDiffers("workdir-differs", [Error], [Mount], Always);
-    /// The lower store directory is not the one that was there when the overlay was mounted.
+    /// The lower store directory is not the one that the overlay was mounted over.
     LowerReplaced("lower-replaced", [Error], [Mount], Always);
     /// The overlay's options are not those described.
     MountOptionsDiffer("mount-options-differ", [Warning], [Mount], Never);
@@ -173,7 +173,7 @@ codes! {
     SchemaForeign("schema-foreign", [Warning, Note], [UpperDatabase], Never);
     /// SQLite finds the upper database damaged.
     DatabaseDamaged("database-damaged", [Error], [UpperDatabase], Never);
-    /// A row of the upper database refers to one that is not there.
+    /// A row of the upper database refers to one that is missing.
     ForeignKeyViolated("foreign-key-violated", [Error], [UpperDatabase], Never);
     /// The upper database's journal mode is not the one described.
     JournalModeDiffers("journal-mode-differs", [Warning], [UpperDatabase], Never);
@@ -193,7 +193,7 @@ codes! {
     MetadataDiffers("metadata-differs", [Error], [UpperDatabase], Never);
     /// An object is not what its metadata says.
     ObjectDamaged("object-damaged", [Error], [UpperLayer, LowerStore], Never);
-    /// Metadata that the description wants copied up was not.
+    /// Metadata that the description wants copied was not.
     WarmFailed("warm-failed", [Warning], [UpperDatabase], Never);
     /// The layers cannot be compared.
     LayersUnreadable("layers-unreadable", [Warning], [UpperDatabase], Never);

@@ -127,11 +127,9 @@ pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> 
                 ))
                 .found(format!("paths that begin with {}", now.store_directory))
                 .remedy(
-                    Remedy::say(
-                        "bring back the lower store that was there, or correct `lower-store`",
-                    )
-                    .or(Remedy::say("where nothing has been added above yet")
-                        .and_set("store", format!("\"{}\"", now.store_directory))),
+                    Remedy::say("bring back the earlier lower store, or correct `lower-store`")
+                        .or(Remedy::say("where nothing has been added above yet")
+                            .and_set("store", format!("\"{}\"", now.store_directory))),
                 ),
         );
     }
@@ -213,7 +211,7 @@ pub fn damaged(store: &Store, contents: &Contents) -> Vec<Finding> {
                         .run(repair(store, &damaged.path)),
                     // The lower store's owner repairs it for everybody.
                     false => Remedy::say(
-                        "tell the lower store's owner, whose `nix-store --repair-path` repairs it",
+                        "have the lower store's owner repair it with `nix-store --repair-path`",
                     )
                     .or(Remedy::say("have Nix put a good copy above")
                         .run(repair(store, &damaged.path))),

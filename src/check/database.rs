@@ -116,7 +116,7 @@ impl Rule<'_> {
             }
             Err(why) => (
                 format!("a file `schema` that cannot be read: {why}"),
-                Remedy::say("see what is there; move it away and write the version anew")
+                Remedy::say("see what it is; move it away, and write the version to a new file")
                     .run(command!["ls", "-ld", &file]),
             ),
         };
@@ -187,7 +187,7 @@ impl Rule<'_> {
         if let Some(first) = content.foreign_keys.first() {
             findings.push(
                 self.finding(Code::ForeignKeyViolated)
-                    .expected("rows that refer only to rows that are there")
+                    .expected("rows that refer only to rows that exist")
                     .found(format!("{first}{}", more(&content.foreign_keys)))
                     .remedy(
                         Remedy::say(
@@ -218,7 +218,7 @@ impl Rule<'_> {
                     })
                     .remedy(
                         Remedy::say(
-                            "set `use-sqlite-wal` alike in nix.conf and under `[database]`, then run",
+                            "set `use-sqlite-wal` to the same value in nix.conf and under `[database]`, then run",
                         )
                         .run(self.sqlite(&format!(
                             "pragma journal_mode = {}",

@@ -67,7 +67,7 @@ fn risky_options(store: &Store) -> impl Iterator<Item = Finding> {
         let why = options::kind(&option.name)?.risk_of(option.value.as_deref())?;
         Some(
             Finding::new(Code::MountOptionRisky, option.to_string())
-                .expected("mount options that keep the upper layer safe and whole by itself")
+                .expected("mount options that keep the upper layer safe, and complete without the lower store")
                 .found(why)
                 .remedy(format!(
                     "remove \"{option}\" from `mount.options`, and mount the store again"

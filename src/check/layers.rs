@@ -195,7 +195,7 @@ fn permissions(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding>
 fn links(store: &Store, observed: &Observed) -> Option<Finding> {
     let actual = match observed.upper_layer.links {
         Links::Opaque | Links::Unknown => return None,
-        Links::Missing => "there is none",
+        Links::Missing => "nothing",
         Links::Transparent => "it is not opaque, so that the lower store's entries show",
         Links::Foreign => "it is opaque only in mounts of another kind (root's, or a user's)",
         Links::Other => "it is not a directory",

@@ -218,8 +218,8 @@ impl Looked<'_> {
         };
         match read_only_mount {
             true => Finding::at(Code::LowerNotDescribedReadOnly, &self.lower.real)
-                .expected("a lower store on a read-only mount described as read-only")
-                .found("it is not, so Nix tries to make it writable, and fails"),
+                .expected("`read-only = true` for a lower store that is on a read-only mount")
+                .found("it is not set, so Nix will try to write to the lower store, and fail"),
             false => Finding::at(Code::LowerWrittenByNix, &self.lower.real)
                 .expected("a lower store that Nix leaves alone")
                 .found(match nested {
@@ -255,7 +255,7 @@ impl Looked<'_> {
         })
     }
 
-    /// The findings about a nested store's mount, as one kind: it is not ours to mend.
+    /// The findings about a nested store's mount, as one kind: it is not ours to fix.
     fn mount(&self, below: &Path, facts: &MountFacts) -> Vec<Finding> {
         // By what name its description goes is not known here.
         let up = command![self.store.program, "up"];

@@ -80,7 +80,7 @@ fn no_overlay(real: &Path, facts: &MountFacts, up: &CommandLine) -> Finding {
             Some(_) => Finding::at(Code::MountHidden, real)
                 .expected("the overlay, with nothing mounted over it or over a directory above it")
                 .found(
-                    "an overlay that nobody sees: something is mounted over a directory above it",
+                    "an overlay that cannot be reached: something is mounted over a directory above it",
                 )
                 .remedy(
                     Remedy::say("see what it is, and unmount it")
@@ -137,7 +137,7 @@ fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &CommandLine) -
         // The option text is what was asked for when it was mounted.
         findings.push(match options.lower == [lower] {
             true => Finding::at(Code::LowerReplaced, real)
-                .expected("the lower store directory that was there when the overlay was mounted")
+                .expected("the lower store directory that the overlay was mounted over")
                 .found(how)
                 .remedy(again(Remedy::say(
                     "put it back, or mount the store again over the new one",
@@ -302,7 +302,7 @@ fn unsupported(observed: &Observed) -> Option<Finding> {
             format!("Linux {}", observed.machine.kernel),
         )
         .expected("`overlay` in /proc/filesystems")
-        .found("it is not there (mounting may still load the module)")
+        .found("it is missing (mounting may still load the module)")
         .remedy(command!["modprobe", "overlay"])
     })
 }

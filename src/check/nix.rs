@@ -84,5 +84,5 @@ pub(crate) fn refuses(store: &Store, command: &str, message: &str) -> Finding {
     Finding::at(Code::NixRefuses, &store.real)
         .expected(format!("success of {command}"))
         .found(message)
-        .remedy("mend what the findings above name first; then the message is Nix's own")
+        .remedy("fix what is found above first; if Nix still refuses, this is its own message")
 }

@@ -298,10 +298,8 @@ impl Rule<'_> {
                 show_path(&self.store.lower.real),
             ))
             .remedy(
-                Remedy::say(
-                    "bring back the lower store that was there, or the upper layer from a backup",
-                )
-                .or(self.again("go on without these objects", "--accept-lost-objects")),
+                Remedy::say("bring back the earlier lower store, or the upper layer from a backup")
+                    .or(self.again("go on without these objects", "--accept-lost-objects")),
             )
     }
 

@@ -123,8 +123,7 @@ fn secure(component: &Path, why: Danger) -> Remedy {
         }
         Danger::TheirEntry { .. } => command!["chown", "root", component],
     };
-    Remedy::say("name a path that nobody else can change, or see to it that this one is")
-        .run(command)
+    Remedy::say("name a path that nobody else can change, or make this one so").run(command)
 }
 
 /// A component that could not be looked at.
@@ -136,7 +135,10 @@ fn unreachable(component: &Path, errno: i32, named: &Named<'_>, machine: &Machin
     }
     Finding::at(Code::PathUnreachable, component)
         .part(named.part)
-        .expected(format!("{}, or the way to it", named.what))
+        .expected(format!(
+            "{}, or the directories that lead to it",
+            named.what
+        ))
         .found(error.to_string())
         .remedy(match errno {
             107 | 116 | 5 | 112 | 110 => {
@@ -151,7 +153,7 @@ fn unreachable(component: &Path, errno: i32, named: &Named<'_>, machine: &Machin
 pub(super) fn not_checked(part: Part, subject: &Path, why: &str) -> Finding {
     Finding::at(Code::NotChecked, subject)
         .part(part)
-        .expected("leave to look at it")
+        .expected("permission to look at it")
         .found(why)
         .remedy("run this check as root")
 }

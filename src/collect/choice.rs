@@ -52,7 +52,7 @@ pub(crate) struct Choice {
     pub lost: u64,
     /// Garbage that a limit leaves.
     pub young: u64,
-    /// Objects that are in the upper layer or were copied up, and are alive.
+    /// Objects that are in the upper layer or were copied, and are alive.
     pub alive: u64,
 }
 

@@ -54,8 +54,8 @@ pub(crate) enum CollectError {
         /// What is in the way.
         what: String,
     },
-    /// The metadata of what roots need could not be copied up.
-    #[error("cannot copy up the metadata of what roots lead to: {0}")]
+    /// The metadata of what roots need could not be copied.
+    #[error("cannot copy the metadata of what roots lead to: {0}")]
     Warm(#[from] WarmError),
     /// Generations of a profile could not be deleted.
     #[error("cannot delete generations of {}: {said}", show_path(profile))]

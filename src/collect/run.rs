@@ -364,7 +364,7 @@ impl Collector<'_> {
         Ok((chosen, 0))
     }
 
-    /// Copies up what Nix would copy up when it looks for roots, at once instead of path by path.
+    /// Copies what Nix would copy when it looks for roots, at once instead of path by path.
     fn warm(&self) -> Result<(), CollectError> {
         let directory = StoreDirectory::new(self.store.store.as_os_str().as_bytes());
         let database = self.store.database();

@@ -201,7 +201,7 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
                     "write one: `{starter} > {shown}`, then edit it; or give the path of a file"
                 ),
                 names => {
-                    format!("give one of the names that there are ({names}), or the path of a file")
+                    format!("give one of these names: {names}; or the path of a file")
                 }
             })
         }

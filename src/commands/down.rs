@@ -56,7 +56,9 @@ fn busy(store: &Store, below: &[PathBuf], holders: &[Holder]) -> String {
         text.push_str(&format!("\n  {name} (process {pid}): {how}"));
     }
     if below.is_empty() && holders.is_empty() {
-        text.push_str("\n  by nobody who can be seen from here");
+        text.push_str(
+            "\n  no process that uses it can be seen from here; it may be in another PID namespace",
+        );
     }
     text
 }

@@ -86,7 +86,7 @@ fn starts(store: &Store, report: &Report) -> bool {
     }
 }
 
-/// Copies metadata up, as the description wants it of a store that is mounted anew. The store is up
+/// Copies metadata, as the description wants it of a store that is mounted anew. The store is up
 /// without it, so that a failure is a finding.
 fn warm(
     loaded: &Loaded,
@@ -120,7 +120,7 @@ fn warm(
             let again = Remedy::say("once that is fixed, or `[warm]` is corrected, run it by hand");
             report.add_findings(vec![
                 Finding::at(Code::WarmFailed, &store.database())
-                    .expected("the metadata that `warm` in the configuration names, copied up")
+                    .expected("the metadata that `warm` in the configuration names, copied")
                     .found(what)
                     .remedy(remedy.or(again.run(by_hand(store, wanted)))),
             ]);

@@ -42,7 +42,7 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
     Ok(ExitCode::SUCCESS)
 }
 
-/// Copies up what is wanted, and makes roots of it where that is wanted too. `after_mount` is the time
+/// Copies what is wanted, and makes roots of it where that is wanted too. `after_mount` is the time
 /// of the mount after which `up` does it.
 pub(super) fn copy(
     store: &Store,

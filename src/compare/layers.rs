@@ -36,7 +36,7 @@ pub struct Across {
     pub objects: u64,
     /// Rows of objects in the upper layer.
     pub own_rows: u64,
-    /// Rows of objects that are only in the lower store: copied up.
+    /// Rows of objects that are only in the lower store: copied.
     pub copied_rows: u64,
     /// Rows of the paths that were asked for, whatever there is of their objects.
     pub rows_asked_for: u64,

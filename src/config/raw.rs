@@ -54,7 +54,7 @@ table! {
         "database" database: RawDatabase,
         /// The daemon that serves this store.
         "daemon" daemon: RawDaemon,
-        /// Metadata to copy up from the lower store whenever the store is set up.
+        /// Metadata to copy from the lower store whenever the store is set up.
         "warm" warm: RawWarm,
         /// When and how the garbage of the upper layer is collected by itself.
         "gc" gc: RawGc,
@@ -121,16 +121,16 @@ table! {
 }
 
 table! {
-    /// Metadata to copy up from the lower store whenever the store is set up: see `overstore warm`.
+    /// Metadata to copy from the lower store whenever the store is set up: see `overstore warm`.
     #[schemars(rename = "Warm")]
     RawWarm {
-        /// Whether everything that is valid below is copied up. Default: `false`.
+        /// Whether everything that is valid below is copied. Default: `false`.
         "all" all: bool,
-        /// Paths of the lower store, or links to some, whose closures are copied up. Default: none.
+        /// Paths of the lower store, or links to some, whose closures are copied. Default: none.
         #[schemars(example = ["/run/current-system"])]
         "paths" paths: Vec<At<String>>,
         /// Directories of garbage-collector roots or profiles: the closures of what these point to
-        /// are copied up. Default: none.
+        /// are copied. Default: none.
         #[schemars(example = ["/nix/var/nix/gcroots"])]
         "roots" roots: Vec<At<String>>,
         /// Whether roots keep Nix's collector from undoing it. Default: `false`.

@@ -58,7 +58,7 @@ pub struct Store {
     pub use_sqlite_wal: bool,
     /// `daemon`: the daemon that serves this store, if one does.
     pub daemon: Option<Daemon>,
-    /// `warm`: metadata to copy up whenever the store is set up, if there is any.
+    /// `warm`: metadata to copy whenever the store is set up, if there is any.
     pub warm: Option<WarmAtUp>,
     /// `gc`: how its garbage is collected by itself, if it is.
     pub gc: Option<Gc>,
@@ -98,7 +98,7 @@ pub struct Daemon {
     pub system: bool,
 }
 
-/// Whose metadata is copied up from the lower store when the store is set up.
+/// Whose metadata is copied from the lower store when the store is set up.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct WarmAtUp {
     /// Everything that is valid below. Nothing else is given then.

@@ -29,7 +29,7 @@ impl Reading<'_> {
         if let (Some(all), Some(list)) = (raw.all.as_ref().filter(|all| all.value), given) {
             self.problems.push(
                 Problem::new("`warm.all` leaves nothing for `warm.paths` and `warm.roots`")
-                    .at(&all.span, "everything that is valid below is copied up")
+                    .at(&all.span, "everything that is valid below is copied")
                     .at(&list.span, "this is part of it")
                     .help("keep one of the two"),
             );
@@ -39,7 +39,7 @@ impl Reading<'_> {
             if let Some(keep) = raw.keep.as_ref().filter(|keep| keep.value) {
                 self.problems.push(
                     Problem::new("`warm.keep` has nothing to keep")
-                        .at(&keep.span, "nothing is copied up")
+                        .at(&keep.span, "nothing is copied")
                         .help("give `warm.paths`, `warm.roots` or `warm.all`, too"),
                 );
             }

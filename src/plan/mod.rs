@@ -177,12 +177,12 @@ impl StepReport {
         self.step == StepKind::Mount
     }
 
-    /// The step after the last one where the description has a `warm`: metadata is copied up.
+    /// The step after the last one where the description has a `warm`: metadata is copied.
     pub(crate) fn warm(store: &Store) -> StepReport {
         StepReport {
             step: StepKind::Warm,
             subject: show_path(&store.database()).into_owned(),
-            text: "copy metadata up from the lower store".to_owned(),
+            text: "copy metadata from the lower store".to_owned(),
         }
     }
 }
@@ -248,7 +248,7 @@ impl Planning<'_> {
         let upper_mode = layout::store_directory_mode(group.is_some());
         match &observed.upper_layer.place.found {
             // A layer must not be changed below its overlay, whose root directory it is.
-            Found::Directory(stat) if mounted => self.mend(stat, &store.real, upper_mode, group),
+            Found::Directory(stat) if mounted => self.fix(stat, &store.real, upper_mode, group),
             _ => self.directory(&observed.upper_layer.place, upper_mode, group),
         }
         if !mounted {
@@ -319,7 +319,7 @@ impl Planning<'_> {
         self.steps
     }
 
-    /// Makes a directory that is missing; mends one that is there, if that was asked for.
+    /// Makes a directory that is missing; fixes one that exists, if that was asked for.
     fn directory(&mut self, place: &Place, mode: u32, gid: Option<u32>) {
         match &place.found {
             Found::Missing { .. } => self.steps.push(Step::MakeDirectory {
@@ -327,13 +327,13 @@ impl Planning<'_> {
                 mode,
                 gid,
             }),
-            Found::Directory(stat) => self.mend(stat, &place.path, mode, gid),
+            Found::Directory(stat) => self.fix(stat, &place.path, mode, gid),
             _ => {}
         }
     }
 
     /// Gives a directory, whose facts are `stat`, its owner and mode by the path `path`.
-    fn mend(&mut self, stat: &Stat, path: &Path, mode: u32, gid: Option<u32>) {
+    fn fix(&mut self, stat: &Stat, path: &Path, mode: u32, gid: Option<u32>) {
         let uid = self.observed.machine.uid;
         let gid = gid.unwrap_or(0);
         if self.allowed.fix_permissions && (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {

@@ -36,7 +36,7 @@ fn text(store: &Store, observed: &Observed, fix_permissions: bool) -> String {
 }
 
 /// The plan for a store that is up, but for one change.
-fn mended(fix_permissions: bool, change: impl FnOnce(&mut Observed)) -> String {
+fn steps_for(fix_permissions: bool, change: impl FnOnce(&mut Observed)) -> String {
     planned(DESCRIPTION, fix_permissions, |store, observed| {
         *observed = fixture::observed(store);
         change(observed);
@@ -82,14 +82,14 @@ fn paths_that_the_kernel_needs_escaped() {
 
 #[test]
 fn nothing_is_left_to_do() {
-    assert_eq!(mended(false, |_| {}), "");
-    assert_eq!(mended(true, |_| {}), "");
+    assert_eq!(steps_for(false, |_| {}), "");
+    assert_eq!(steps_for(true, |_| {}), "");
 }
 
 #[test]
 fn what_is_there_is_kept() {
-    assert_eq!(mended(false, unmounted).lines().count(), 1);
-    assert!(mended(false, unmounted).starts_with("mount the overlay at "));
+    assert_eq!(steps_for(false, unmounted).lines().count(), 1);
+    assert!(steps_for(false, unmounted).starts_with("mount the overlay at "));
 }
 
 #[test]
@@ -98,26 +98,26 @@ fn what_an_interrupted_run_left_is_finished() {
         observed.database.schema = Ok(None);
         observed.database.file = file(0o644, 4096);
     };
-    insta::assert_snapshot!("database_begun", mended(false, begun));
+    insta::assert_snapshot!("database_begun", steps_for(false, begun));
     // What cannot be read tells nothing of an interruption.
     let unreadable = |observed: &mut Observed| {
         observed.database.schema = Err("Permission denied".to_owned());
     };
-    let planned = mended(false, unreadable);
+    let planned = steps_for(false, unreadable);
     assert!(!planned.contains("make"), "{planned}");
     let links = |observed: &mut Observed| {
         unmounted(observed);
         observed.upper_layer.links = Links::Transparent;
     };
-    insta::assert_snapshot!("links_begun", mended(false, links));
+    insta::assert_snapshot!("links_begun", steps_for(false, links));
     let state = |observed: &mut Observed| observed.state[4..].iter_mut().for_each(missing);
-    insta::assert_snapshot!("state_begun", mended(false, state));
+    insta::assert_snapshot!("state_begun", steps_for(false, state));
 }
 
 #[test]
 fn the_layer_of_a_mounted_overlay_is_not_changed_below_it() {
     let links = |observed: &mut Observed| observed.upper_layer.links = Links::Missing;
-    assert_eq!(mended(false, links), "");
+    assert_eq!(steps_for(false, links), "");
 }
 
 #[test]
@@ -127,16 +127,16 @@ fn owners_and_modes_are_mended_only_when_asked_for() {
         directory(&mut observed.workdir.place).uid = 1000;
         directory(&mut observed.state[1]).mode = 0o777;
     };
-    assert_eq!(mended(false, wrong), "");
-    insta::assert_snapshot!("permissions_mounted", mended(true, wrong));
+    assert_eq!(steps_for(false, wrong), "");
+    insta::assert_snapshot!("permissions_mounted", steps_for(true, wrong));
     let unmounted = |observed: &mut Observed| {
         wrong(observed);
         unmounted(observed);
     };
-    insta::assert_snapshot!("permissions_unmounted", mended(true, unmounted));
+    insta::assert_snapshot!("permissions_unmounted", steps_for(true, unmounted));
 }
 
-/// What no step mends, and where beginning would do harm.
+/// What no step fixes, and where beginning would do harm.
 #[test]
 fn obstacles_are_told_before_anything_is_done() {
     type Change = fn(&mut Observed);
@@ -215,14 +215,14 @@ fn obstacles_are_told_before_anything_is_done() {
         }),
     ];
     for (code, change) in cases {
-        assert_eq!(mended(false, change), format!("refused: {code}"));
+        assert_eq!(steps_for(false, change), format!("refused: {code}"));
     }
 }
 
 /// Findings that make no harm worse do not keep the store from being set up.
 #[test]
 fn what_does_not_hinder_does_not_hinder() {
-    let plan = mended(false, |observed| {
+    let plan = steps_for(false, |observed| {
         unmounted(observed);
         observed.hook.as_mut().unwrap().runs = false;
         directory(&mut observed.state[1]).mode = 0o777;

@@ -32,7 +32,7 @@ pub(crate) struct Memory {
     pub lower: Option<LowerMemory>,
     /// What `up` mounted last, unless `down` unmounted it.
     pub mounted: Option<Mounted>,
-    /// What was copied up from the lower store last.
+    /// What was copied from the lower store last.
     #[serde(default)]
     pub warmed: Option<Warmed>,
     /// What the last collection of garbage came to.
@@ -73,7 +73,7 @@ pub(crate) struct LayerMemory {
     pub accepted_loss: bool,
 }
 
-/// Metadata copied up, remembered.
+/// Metadata copied, remembered.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct Warmed {
@@ -133,7 +133,7 @@ impl Mounted {
 }
 
 impl Memory {
-    /// The paths whose metadata was copied up last. `None` where they are not remembered, or where
+    /// The paths whose metadata was copied last. `None` where they are not remembered, or where
     /// what is remembered of them is damaged.
     pub(crate) fn warmed_paths(&self, store: &Store) -> Option<PathSet> {
         let warmed = self.warmed.as_ref()?;

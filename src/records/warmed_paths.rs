@@ -1,4 +1,4 @@
-//! Which paths the last `warm` copied up or found there: `${state}/overstore/warmed-paths`, beside
+//! Which paths the last `warm` copied or found there: `${state}/overstore/warmed-paths`, beside
 //! the rest of the memory, which says by a hash which state of this file belongs to it.
 //!
 //! Eight bytes that tell the format and its version, then eight bytes a path: the numbers of a

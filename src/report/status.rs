@@ -55,7 +55,7 @@ pub(crate) struct StatusReport {
     pub warm_roots: u64,
     /// Those of them whose path has no row in the upper database any more.
     pub warm_roots_gone: u64,
-    /// What was copied up from the lower store last, as far as that is remembered.
+    /// What was copied from the lower store last, as far as that is remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmed: Option<WarmedReport>,
     /// The last collection of garbage with `gc`; null where none is remembered.
@@ -74,7 +74,7 @@ pub(crate) struct Content {
     pub objects_in_both_layers: u64,
     /// Rows of objects in the upper layer.
     pub own_rows: u64,
-    /// Rows copied up from the lower store.
+    /// Rows copied from the lower store.
     pub copied_rows: u64,
     /// Rows whose object is in neither layer.
     pub rows_without_object: u64,
@@ -90,7 +90,7 @@ pub(crate) struct SizesReport {
     pub in_both_layers: u64,
 }
 
-/// Metadata that was copied up with `warm`.
+/// Metadata that was copied with `warm`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct WarmedReport {
@@ -176,7 +176,7 @@ impl StatusReport {
             );
             line("objects", &objects)?;
             let rows = format!(
-                "{} of its own, {} copied up, {} without an object",
+                "{} of its own, {} copied, {} without an object",
                 content.own_rows, content.copied_rows, content.rows_without_object
             );
             line("metadata", &rows)?;

@@ -11,13 +11,13 @@ pub(crate) struct WarmReport {
     pub version: u32,
     /// The store's name.
     pub store: String,
-    /// Paths whose metadata was copied up.
+    /// Paths whose metadata was copied.
     pub copied: u64,
     /// Paths looked at whose metadata was there already.
     pub present: u64,
-    /// References copied up.
+    /// References copied.
     pub references: u64,
-    /// Outputs of derivations copied up.
+    /// Outputs of derivations copied.
     pub outputs: u64,
     /// Roots found with `--roots` that are not valid in the lower store.
     pub invalid: u64,
@@ -74,8 +74,8 @@ impl WarmReport {
             ..
         } = self;
         format!(
-            "{copied} paths copied up, with {references} references and {outputs} outputs; \
-             {present} were there"
+            "{copied} paths copied ({references} references, {outputs} outputs); \
+             {present} already present"
         )
     }
 

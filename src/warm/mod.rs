@@ -1,4 +1,4 @@
-//! Copying the metadata of closures from the lower store up into the upper database.
+//! Copying the metadata of closures from the lower store into the upper database.
 //!
 //! Nix does that by itself, one path and one transaction at a time, whenever it asks whether a
 //! path is valid. Here it is one transaction, and what is written is row for row what Nix writes

@@ -25,7 +25,7 @@ fn shows_the_main_job_and_leaves_nothing() {
             for line in [
                 "... 18 store objects in all\n",
                 "demo: as described\n",
-                "18 paths copied up",
+                "18 paths copied",
                 "-new.txt\n",
                 "lower     18 objects\nupper      1 objects\nmerged    19 objects\n",
             ] {

@@ -76,7 +76,7 @@ fn up_killed_at_any_step_is_finished_by_the_next() {
     assert!(kills + 3 > points.len(), "{kills} of {}", points.len());
 }
 
-/// From the mount on, killed while metadata is copied up: the next `up` copies it, and keeps it.
+/// From the mount on, killed while metadata is copied: the next `up` copies it, and keeps it.
 #[test]
 fn up_killed_while_it_copies_metadata_up_is_finished_by_the_next() {
     let Some(world) = World::trixie() else { return };

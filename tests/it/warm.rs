@@ -1,4 +1,4 @@
-//! What `overstore warm` copies up is what Nix copies up.
+//! What `overstore warm` copies is what Nix copies.
 
 use crate::support::{Run, Snapshot, World};
 
@@ -147,7 +147,7 @@ fn everything_is_copied_as_nix_copies_it() {
         // Once more changes nothing.
         let said = stores.warm(&["--all"]).ok();
         assert!(
-            said.contains(&format!("{} were there", paths.len())),
+            said.contains(&format!("{} already present", paths.len())),
             "{said}"
         );
         stores.assert_same();
@@ -466,11 +466,11 @@ fn it_is_safe_beside_nix() {
 fn up_copies_up_what_the_description_names() {
     for world in World::each() {
         let example = world.example("[warm]\nall = true\nkeep = true");
-        let last = "- copy metadata up from the lower store\nexample: 9 steps\n";
+        let last = "- copy metadata from the lower store\nexample: 9 steps\n";
         assert!(example.command("plan").ok().ends_with(last));
         let up = example.up();
-        let line = "+ copy metadata up from the lower store: 18 paths copied up, with 20 references \
-                    and 8 outputs; 0 were there\nexample: is up\n";
+        let line = "+ copy metadata from the lower store: 18 paths copied (20 references, \
+                    8 outputs); 0 already present\nexample: is up\n";
         assert!(up.ends_with(line), "{up}");
         // Nix finds the rows, and its collector leaves them.
         example.nix(&["nix-store", "--gc"]).ok();
@@ -481,7 +481,7 @@ fn up_copies_up_what_the_description_names() {
         assert_eq!(example.up(), "example: is up, nothing changed\n");
         example.command("down").ok();
         let again = example.up();
-        assert!(again.contains(": 0 paths copied up"), "{again}");
+        assert!(again.contains(": 0 paths copied"), "{again}");
     }
 }
 
@@ -513,7 +513,7 @@ fn up_is_up_when_warming_fails() {
     assert!(
         example
             .up()
-            .starts_with("+ copy metadata up from the lower store: ")
+            .starts_with("+ copy metadata from the lower store: ")
     );
     assert_eq!(example.up(), "example: is up, nothing changed\n");
     // The command that it names says the same.
