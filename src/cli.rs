@@ -345,6 +345,19 @@ pub struct Optimise {
     pub trust_databases: bool,
 }
 
+impl Gc {
+    /// An option that was given and that only root can have.
+    pub fn needs_root(&self) -> Option<&'static str> {
+        [
+            ("--delete-generations", self.delete_generations.is_some()),
+            ("--metadata", self.metadata),
+            ("--leftovers", self.leftovers),
+        ]
+        .into_iter()
+        .find_map(|(option, given)| given.then_some(option))
+    }
+}
+
 /// Which generations of profiles are deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Generations(pub String);

@@ -23,6 +23,9 @@ pub(crate) struct Limits {
     pub before: Option<i64>,
     /// Rows of lower objects that nothing above needs go too.
     pub metadata: bool,
+    /// No row of a lower object goes, and nothing that Nix would not delete without it. With its cache
+    /// of path infos on, as a daemon has it, Nix takes such a row for valid after it has deleted it.
+    pub only_above: bool,
 }
 
 /// An object that goes.
@@ -215,6 +218,10 @@ impl Work<'_> {
             for &node in &dead {
                 if self.places[node as usize] == Place::Unknown {
                     self.look(node)?;
+                    if self.places[node as usize] == Place::Lower && self.chooser.limits.only_above
+                    {
+                        stays.push(node);
+                    }
                     if self.places[node as usize] == Place::Both {
                         // What it refers to stays with it.
                         stays.push(node);
@@ -325,7 +332,7 @@ impl Work<'_> {
             if expected_deriver.is_some() && info.deriver != expected_deriver {
                 continue;
             }
-            if self.alive_below.contains(&path) {
+            if self.chooser.limits.only_above || self.alive_below.contains(&path) {
                 stays.push(node);
             } else {
                 self.visited_below.entry(path).or_default().insert(node);

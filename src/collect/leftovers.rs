@@ -83,6 +83,17 @@ pub(crate) struct Removed {
     pub whiteouts: u64,
 }
 
+impl Removed {
+    /// As many as there are.
+    pub(super) fn of(leftovers: &Leftovers) -> Self {
+        Self {
+            temporary: leftovers.temporary.len() as u64,
+            locks: leftovers.locks.len() as u64,
+            whiteouts: leftovers.whiteouts.len() as u64,
+        }
+    }
+}
+
 /// The merged store directory, in which leftovers are removed.
 #[derive(Debug)]
 pub(crate) struct Merged {

@@ -33,6 +33,7 @@ pub(crate) use choice::{Choice, Chooser, Garbage, Limits};
 pub(crate) use database::Keep;
 pub(crate) use error::CollectError;
 pub(crate) use generations::delete as delete_generations;
+pub(crate) use leftovers::Removed;
 pub(crate) use nix::{Programs, keep};
 pub(crate) use optimise::{Optimised, Optimiser, Step};
 pub(crate) use root::Roots;

@@ -100,7 +100,8 @@ impl HasRemedy for NixError {
 /// A running Nix that has the store open.
 #[derive(Debug)]
 pub(crate) struct Nix {
-    child: Child,
+    /// The one that was started for it; none where it is the store's daemon.
+    child: Option<Child>,
     connection: Connection,
     store: StoreDirectory,
 }
@@ -142,11 +143,7 @@ impl Nix {
         match Connection::begin(Path::new(PROGRAM), stream, OPEN_TIMEOUT) {
             Ok(mut connection) => {
                 connection.set_limits(IDLE_TIMEOUT, LONGEST, u64::MAX);
-                Ok(Self {
-                    child,
-                    connection,
-                    store: StoreDirectory::new(store.store.as_os_str().as_bytes()),
-                })
+                Ok(Self::new(Some(child), connection, store))
             }
             Err(error) => {
                 let _ = child.kill();
@@ -158,6 +155,24 @@ impl Nix {
                     _ => Err(error.into()),
                 }
             }
+        }
+    }
+
+    /// The daemon behind a socket, which has the store open with settings of its own.
+    ///
+    /// # Errors
+    /// When nobody answers there.
+    pub(crate) fn connect(socket: &Path, store: &Store) -> Result<Self, NixError> {
+        let mut connection = Connection::open(socket, OPEN_TIMEOUT)?;
+        connection.set_limits(IDLE_TIMEOUT, LONGEST, u64::MAX);
+        Ok(Self::new(None, connection, store))
+    }
+
+    fn new(child: Option<Child>, connection: Connection, store: &Store) -> Self {
+        Self {
+            child,
+            connection,
+            store: StoreDirectory::new(store.store.as_os_str().as_bytes()),
         }
     }
 
@@ -242,7 +257,9 @@ impl Drop for Nix {
     fn drop(&mut self) {
         // It ends when nobody is there any more; what it is in the middle of, it finishes.
         self.connection.hang_up();
-        let _ = self.child.wait();
+        if let Some(child) = &mut self.child {
+            let _ = child.wait();
+        }
     }
 }
 

@@ -61,3 +61,16 @@ pub(crate) struct Roots {
     /// Processes that this one may not look into.
     pub unseen_processes: u32,
 }
+
+impl Roots {
+    /// Adds what Nix found: links, or in braces what else, and what they keep.
+    pub(super) fn add(&mut self, found: Vec<(String, StorePath)>) {
+        let roots = found.into_iter().map(|(link, path)| Root {
+            path,
+            kind: RootKind::Nix(link),
+        });
+        self.roots.extend(roots);
+        self.roots.sort();
+        self.roots.dedup();
+    }
+}

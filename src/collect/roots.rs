@@ -182,6 +182,11 @@ impl Reader<'_> {
             let file = match openat(&directory, entry.file_name(), flags, Mode::empty()) {
                 Ok(file) => File::from(file),
                 Err(Errno::NOENT | Errno::LOOP) => continue,
+                // It belongs to somebody else: only Nix's daemon can read it.
+                Err(Errno::ACCESS) => {
+                    self.found.unseen_processes += 1;
+                    continue;
+                }
                 Err(error) => return Err(CollectError::roots(&here, error)),
             };
             if !file.metadata().is_ok_and(|found| found.is_file()) {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use super::aside::Aside;
 use super::database::Keep;
@@ -9,7 +10,7 @@ use super::layers::Layers;
 use super::leftovers::{Leftovers, Merged, Removed};
 use super::nix::{Deletion, Nix, Programs};
 use super::optimise::{Optimiser, remount};
-use super::root::{Root, RootKind, Roots};
+use super::root::Roots;
 use super::space::Space;
 use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
 use crate::config::Store;
@@ -62,6 +63,8 @@ pub(crate) struct Collected {
     pub unknown: Vec<StorePath>,
     /// Leftovers removed, or to be removed.
     pub removed: Removed,
+    /// Leftovers that only root can remove.
+    pub for_root: Removed,
     /// How many objects of the upper layer have rows afterwards, where that was looked at.
     pub with_row: Option<u64>,
     /// Whether nothing was done because enough is free.
@@ -141,6 +144,22 @@ pub(crate) struct Collector<'a> {
     pub roots: &'a Roots,
 }
 
+impl Collected {
+    /// Notes those objects that are gone.
+    fn note_deleted(
+        &mut self,
+        layers: &Layers,
+        objects: Vec<(StorePath, u64)>,
+    ) -> Result<(), CollectError> {
+        for (path, bytes) in objects {
+            if !layers.upper.has(path.as_str())? {
+                self.objects.push((path, bytes));
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Collector<'_> {
     /// Says what a collection would do now, and changes nothing.
     ///
@@ -158,11 +177,7 @@ impl Collector<'_> {
             return Ok(Err(why));
         }
         collected.rows = (choice.visited.len() + choice.metadata.len()) as u64;
-        collected.removed = Removed {
-            temporary: leftovers.temporary.len() as u64,
-            locks: leftovers.locks.len() as u64,
-            whiteouts: leftovers.whiteouts.len() as u64,
-        };
+        collected.removed = Removed::of(&leftovers);
         let (objects, rest) = self.enough(&layers, &choice.objects, collected.free)?;
         collected.objects = objects;
         collected.kept_by_limits = choice.young + rest;
@@ -251,18 +266,8 @@ impl Collector<'_> {
             let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));
             let remounted = remount(self.system, &self.store.real);
             collected.remount = collected.remount.or(remounted);
-            let stopped = match deletion? {
-                Deletion::Done => None,
-                Deletion::Stopped(said) => match self.named(&said, &paths) {
-                    Some(path) => Some((path, said)),
-                    None => return Err(CollectError::Refused { said }),
-                },
-            };
-            for (path, bytes) in objects {
-                if !layers.upper.has(path.as_str())? {
-                    collected.objects.push((path, bytes));
-                }
-            }
+            let stopped = self.stopped(deletion?, &paths)?;
+            collected.note_deleted(&layers, objects)?;
             let Some((path, said)) = stopped else {
                 collected.rows += rows.len() as u64;
                 break;
@@ -273,12 +278,7 @@ impl Collector<'_> {
             if rounds == ROUNDS {
                 break;
             }
-            for (link, path) in nix.find_roots()? {
-                roots.roots.push(Root {
-                    path,
-                    kind: RootKind::Nix(link),
-                });
-            }
+            roots.add(nix.find_roots()?);
         }
         drop(nix);
         let leftovers = self.leftovers(&layers)?;
@@ -286,6 +286,72 @@ impl Collector<'_> {
         collected.removed = Merged::open(&self.store.real)?.remove(&leftovers)?;
         collected.free = layers.upper.free()?;
         Ok(Ok(collected))
+    }
+
+    /// Collects through the store's daemon, what an ordinary user can: objects of the upper layer
+    /// alone. The rest is listed.
+    ///
+    /// # Errors
+    /// As for [`run`](Self::run).
+    pub(crate) fn run_through(
+        &self,
+        socket: &Path,
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<Result<Collected, Incomplete>, CollectError> {
+        let layers = Layers::open(self.store)?;
+        let mut collected = self.begin(&layers)?;
+        if collected.enough_free {
+            return Ok(Ok(collected));
+        }
+        tell(Progress::Choosing);
+        let mut nix = Nix::connect(socket, self.store)?;
+        let mut roots = self.roots.clone();
+        let mut stays: Vec<StorePath> = Vec::new();
+        for round in 0..ROUNDS {
+            // What this user may not see, Nix does.
+            roots.add(nix.find_roots()?);
+            collected.roots = roots.roots.len() as u64;
+            let leftovers = self.leftovers(&layers)?;
+            let choice = self.choose(&layers, &roots, &stays)?;
+            if round == 0
+                && let Some(why) = self.incomplete(&leftovers, &choice)
+            {
+                return Ok(Err(why));
+            }
+            collected.for_root = Removed::of(&leftovers);
+            let (objects, rest) = self.enough(&layers, &choice.objects, layers.upper.free()?)?;
+            collected.kept_by_limits = choice.young + rest;
+            collected.both = choice.both;
+            collected.unknown = self.unknown(leftovers, &roots);
+            if objects.is_empty() {
+                break;
+            }
+            let paths: BTreeSet<&StorePath> = objects.iter().map(|(path, _)| path).collect();
+            tell(Progress::Deleting(paths.len() as u64));
+            let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted))?;
+            let stopped = self.stopped(deletion, &paths)?;
+            collected.note_deleted(&layers, objects)?;
+            let Some((path, said)) = stopped else { break };
+            collected.left.push((path.clone(), said));
+            stays.push(path);
+        }
+        collected.free = layers.upper.free()?;
+        Ok(Ok(collected))
+    }
+
+    /// The path that Nix stopped at, with what it said.
+    fn stopped(
+        &self,
+        deletion: Deletion,
+        given: &BTreeSet<&StorePath>,
+    ) -> Result<Option<(StorePath, String)>, CollectError> {
+        match deletion {
+            Deletion::Done => Ok(None),
+            Deletion::Stopped(said) => match self.named(&said, given) {
+                Some(path) => Ok(Some((path, said))),
+                None => Err(CollectError::Refused { said }),
+            },
+        }
     }
 
     fn begin(&self, layers: &Layers) -> Result<Collected, CollectError> {

@@ -26,6 +26,7 @@ use crate::report::{
     self, GcReport, KeptReport, LeftReport, ObjectReport, Outcome, RemovedReport, WhyReport,
 };
 use crate::systemd::notify::ServiceManager;
+use crate::systemd::text::unit_name;
 
 pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &RootArgument::default())?;
@@ -38,11 +39,26 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     if let Some(path) = &arguments.why {
         return why(&programs, &store, &system, path, json);
     }
-    if !arguments.dry_run && !namespaces::can_mount().unwrap_or(false) {
+    let is_root = namespaces::can_mount().unwrap_or(false);
+    // Elsewhere a program can run from it that the store's daemon does not see.
+    let at_its_place = store.real.value == store.store.value;
+    let daemon = match &store.daemon {
+        Some(daemon) if !is_root && !arguments.dry_run && at_its_place => Some(&*daemon.socket),
+        _ => None,
+    };
+    if let Some(option) = arguments.needs_root().filter(|_| daemon.is_some()) {
+        return Err(Failure::not_as_described(format!(
+            "only root may collect the store {} with `{option}`",
+            store.name
+        ))
+        .remedy(format!("leave `{option}` out")));
+    }
+    if !arguments.dry_run && !is_root && daemon.is_none() {
         let remedy = format!(
-            "run `{}` as root, or have `[gc]` in its description collect it by itself; a store of \
-             `overstore exec` is collected inside of it",
-            store.command(["gc"])
+            "run `{}` as root, or have `overstore-gc@{}.timer` do it by itself, which `[gc]` in its \
+             description makes; a store of `overstore exec` is collected inside of it",
+            store.command(["gc"]),
+            unit_name(&store.name)
         );
         return Err(Failure::not_as_described(format!(
             "only root may collect the store {}",
@@ -50,13 +66,21 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         ))
         .remedy(remedy));
     }
-    let keep = collect::keep(&programs);
+    let keep = match daemon {
+        // The daemon does not tell its own settings.
+        Some(_) => Keep {
+            derivations: true,
+            outputs: true,
+        },
+        None => collect::keep(&programs),
+    };
     if let Some(generations) = &arguments.delete_generations {
         collect::delete_generations(&programs, &store, keep, &generations.0)
             .map_err(Failure::machine)?;
     }
     let roots = Roots::read(&store, &system).map_err(Failure::machine)?;
-    if !arguments.ignore_absent_roots && !roots.absent.is_empty() {
+    // What an ordinary user cannot see, the daemon does.
+    if daemon.is_none() && !arguments.ignore_absent_roots && !roots.absent.is_empty() {
         return Err(absent(&roots.absent));
     }
     let memory = Memory::read(&store);
@@ -71,12 +95,12 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
         keep,
         warmed: &warmed,
         remembered_rows: memory.upper_layer.map_or(0, |layer| layer.rows),
-        options: options(&store, arguments),
+        options: options(&store, arguments, daemon.is_some()),
         roots: &roots,
     };
     let collected = match arguments.dry_run {
         true => collector.plan(),
-        false => with_progress(&collector, &manager),
+        false => with_progress(&collector, daemon, &manager),
     };
     let collected = match collected.map_err(Failure::machine)? {
         Ok(collected) => collected,
@@ -87,7 +111,7 @@ pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> 
     }
     let rows = collected.with_row;
     let report = report(&store, arguments, keep, collected);
-    if !arguments.dry_run {
+    if !arguments.dry_run && daemon.is_none() {
         let remembered = remembered(&report);
         apply::remember_collected(&store, &system, &remembered, rows, &mut |progress| {
             super::tell(&progress, &manager);
@@ -178,7 +202,7 @@ pub(super) fn require_as_described(
     ))
 }
 
-fn options(store: &Store, arguments: &cli::Gc) -> Options {
+fn options(store: &Store, arguments: &cli::Gc, only_above: bool) -> Options {
     let before = arguments.older_than.map(|age| {
         let now = i64::try_from(clock::now()).unwrap_or(i64::MAX);
         now.saturating_sub(i64::try_from(age.seconds).unwrap_or(i64::MAX))
@@ -187,6 +211,7 @@ fn options(store: &Store, arguments: &cli::Gc) -> Options {
         limits: Limits {
             before,
             metadata: arguments.metadata,
+            only_above,
         },
         min_free: arguments.min_free.map(|size| size.bytes),
         max_free: arguments.max_free.map(|size| size.bytes),
@@ -197,10 +222,11 @@ fn options(store: &Store, arguments: &cli::Gc) -> Options {
 
 fn with_progress(
     collector: &Collector<'_>,
+    daemon: Option<&Path>,
     manager: &ServiceManager,
 ) -> Result<Result<Collected, Incomplete>, CollectError> {
     let bar = progress::objects(0);
-    let collected = collector.run(&mut |progress| match progress {
+    let mut tell = |progress| match progress {
         Progress::Choosing => manager.working("choosing what is garbage"),
         Progress::Deleting(objects) => {
             manager.working(&format!("Nix deletes {objects} objects"));
@@ -208,7 +234,11 @@ fn with_progress(
             bar.set_length(objects);
         }
         Progress::Deleted => bar.inc(1),
-    });
+    };
+    let collected = match daemon {
+        Some(socket) => collector.run_through(socket, &mut tell),
+        None => collector.run(&mut tell),
+    };
     bar.finish_and_clear();
     collected
 }
@@ -294,11 +324,8 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
             })
             .collect(),
         rows: collected.rows,
-        leftovers: RemovedReport {
-            temporary_directories: collected.removed.temporary,
-            lock_files: collected.removed.locks,
-            whiteouts: collected.removed.whiteouts,
-        },
+        leftovers: removed(collected.removed),
+        leftovers_for_root: removed(collected.for_root),
         left: collected
             .left
             .iter()
@@ -319,5 +346,13 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
         kept_by_limits: collected.kept_by_limits,
         unknown: collected.unknown.iter().map(print).collect(),
         free: collected.free,
+    }
+}
+
+fn removed(removed: collect::Removed) -> RemovedReport {
+    RemovedReport {
+        temporary_directories: removed.temporary,
+        lock_files: removed.locks,
+        whiteouts: removed.whiteouts,
     }
 }

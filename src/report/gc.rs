@@ -36,6 +36,8 @@ pub(crate) struct GcReport {
     pub rows: u64,
     /// Leftovers of interrupted work that were removed, or would be.
     pub leftovers: RemovedReport,
+    /// Leftovers that were left, since only root can remove them.
+    pub leftovers_for_root: RemovedReport,
     /// Garbage that Nix would not delete.
     pub left: Vec<LeftReport>,
     /// Garbage that is in both layers and is left there; a dry run lists what a collection first
@@ -130,17 +132,22 @@ impl GcReport {
         } else {
             "removed"
         };
-        let RemovedReport {
-            temporary_directories,
-            lock_files,
-            whiteouts,
-        } = self.leftovers;
-        if temporary_directories + lock_files + whiteouts > 0 {
-            writeln!(
-                out,
-                "{verb} leftovers: {temporary_directories} temporary directories, {lock_files} lock \
-                 files, {whiteouts} whiteouts"
-            )?;
+        for (verb, leftovers) in [
+            (verb, self.leftovers),
+            ("left for root:", self.leftovers_for_root),
+        ] {
+            let RemovedReport {
+                temporary_directories,
+                lock_files,
+                whiteouts,
+            } = leftovers;
+            if temporary_directories + lock_files + whiteouts > 0 {
+                writeln!(
+                    out,
+                    "{verb} leftovers: {temporary_directories} temporary directories, {lock_files} \
+                     lock files, {whiteouts} whiteouts"
+                )?;
+            }
         }
         if self.kept_by_limits > 0 {
             writeln!(

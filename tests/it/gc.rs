@@ -461,7 +461,9 @@ fn only_root_collects_and_only_with_nix() {
     let path = store.add("added");
     let outcome = store.gc(&[]).by_alice().fails();
     assert_eq!(outcome.code(), Some(1), "{outcome}");
-    assert!(outcome.stderr().contains("as root"), "{outcome}");
+    for part in ["as root", "overstore-gc@example.timer"] {
+        assert!(outcome.stderr().contains(part), "{part}: {outcome}");
+    }
     let outcome = world.fails([
         "env",
         "PATH=/nowhere",
@@ -472,6 +474,93 @@ fn only_root_collects_and_only_with_nix() {
     assert_eq!(outcome.code(), Some(3), "{outcome}");
     assert!(outcome.stderr().contains("install Nix"), "{outcome}");
     assert!(store.has(&path));
+}
+
+/// Through the store's daemon, whose settings and whose cache are its own.
+#[test]
+fn an_ordinary_user_collects_what_is_above_alone_through_the_daemon() {
+    const SOCKET: &str = "/run/own.socket";
+    for world in World::each() {
+        let lower = world.lower_store("/mnt/lower");
+        world.write(
+            "/etc/overstore/own.toml",
+            format!(
+                "real = \"/nix/store\"\nstate = \"/nix/var/nix\"\nlog = \"/nix/var/log/nix\"\n\
+                 lower-store = \"/mnt/lower?read-only=true\"\n\
+                 upper-layer = \"/mnt/own/up\"\nworkdir = \"/mnt/own/work\"\n\
+                 daemon.socket = \"{SOCKET}\"\n"
+            ),
+        );
+        world.overstore(["up", "own"]).ok();
+        let url = world.overstore(["url", "own"]).ok().trim().to_owned();
+        let daemon = world.nix_daemon(&url, SOCKET);
+        let add = |name: &str| {
+            let file = format!("/tmp/{name}");
+            world.write(&file, format!("the content of {name}"));
+            let remote = format!("unix://{SOCKET}");
+            let run = world.nix(["nix-store", "--add", &file, "--store", &remote]);
+            run.by_alice().ok().trim().to_owned()
+        };
+        let [garbage, result, open, of_root] = ["garbage", "result", "open", "root"].map(add);
+        // What this user cannot see, the daemon does.
+        world.mkdir("/root/secret");
+        world.ok(["ln", "-s", &of_root, "/root/secret/result"]);
+        world.ok(["chmod", "700", "/root"]);
+        world.mkdir("/home/alice/work");
+        world.ok(["ln", "-s", &result, "/home/alice/work/result"]);
+        world.mkdir("/nix/var/nix/gcroots/auto");
+        for (name, target) in [
+            ("a", "/home/alice/work/result"),
+            ("r", "/root/secret/result"),
+        ] {
+            world.ok([
+                "ln",
+                "-s",
+                target,
+                &format!("/nix/var/nix/gcroots/auto/{name}"),
+            ]);
+        }
+        let _reader = Running(world.command(["tail", "-f", &open]).spawn());
+        wait_until("it is open", || {
+            world.list("/proc").iter().any(|process| {
+                let files = world.path("/proc").join(process).join("fd");
+                let files = std::fs::read_dir(files).into_iter().flatten().flatten();
+                let mut links = files.flat_map(|file| std::fs::read_link(file.path()));
+                links.any(|link| link.ends_with(name(&open)))
+            })
+        });
+        // Of root's: leftovers.
+        world.write(format!("/nix/store/{}-x.lock", "a".repeat(32)), "");
+        let gc = |arguments: &[&str]| {
+            let run = world.overstore(["gc", "own", "--json"]).args(arguments);
+            run.by_alice().run()
+        };
+        let outcome = gc(&[]);
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        let report: Value = serde_json::from_slice(&outcome.out).expect("JSON");
+        assert_eq!(objects(&report), BTreeSet::from([garbage]), "{report}");
+        assert_eq!(report["left"], serde_json::json!([]), "{report}");
+        assert_eq!(report["leftovers-for-root"]["lock-files"], 1, "{report}");
+        assert_eq!(
+            (&report["keep-derivations"], &report["keep-outputs"]),
+            (&Value::Bool(true), &Value::Bool(true))
+        );
+        for kept in [&result, &open, &of_root] {
+            assert!(world.path(kept).exists(), "{kept}: {report}");
+        }
+        for option in ["--metadata", "--leftovers"] {
+            let outcome = gc(&[option]);
+            assert_eq!(outcome.code(), Some(1), "{outcome}");
+            assert!(outcome.stderr().contains("only root"), "{outcome}");
+        }
+        assert!(
+            world
+                .path("/mnt/lower/nix/store")
+                .join(name(&lower.path("chain-3")))
+                .exists()
+        );
+        drop(daemon);
+    }
 }
 
 #[test]
