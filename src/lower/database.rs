@@ -86,9 +86,10 @@ impl Database {
         Ok(self.snapshot.confirm()?)
     }
 
-    /// An error of reading it.
+    /// An error of reading it. Whatever went wrong may come from a change meanwhile.
     pub(crate) fn error(&self, source: rusqlite::Error) -> LowerError {
-        LowerError::sqlite(&self.path, source)
+        let error = LowerError::sqlite(&self.path, source);
+        self.confirm().err().unwrap_or(error)
     }
 
     /// Something that no database of Nix has.

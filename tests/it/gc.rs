@@ -59,10 +59,11 @@ fn garbage_goes_and_what_roots_of_every_kind_need_stays() {
                 .env("EDITOR", format!("{}/bin/vi", kept[7]))
                 .spawn(),
         );
-        // Not at /nix/store: Nix does not see this one.
+        // Of another user, and not at /nix/store: Nix does not see this one.
         let _reader = Running(
             world
                 .command(["tail", "-f", &(store.real(&kept[8]) + "/file")])
+                .by_alice()
                 .spawn(),
         );
         wait_until("the processes run", || {
@@ -670,19 +671,25 @@ fn metadata_that_nothing_needs_goes_only_when_asked_for() {
     }
 }
 
-/// With `keep-derivations`, Nix goes from a derivation to its valid outputs, wherever these are, and
-/// deletes neither alone.
-#[test]
-fn a_derivation_goes_whose_output_is_only_below() {
-    for world in World::each() {
+/// A derivation in one layer whose output is in the other, neither of which Nix deletes alone.
+struct Split<'w> {
+    store: Store<'w>,
+    /// What is above, and what is below.
+    above: String,
+    below: String,
+}
+
+impl<'w> Split<'w> {
+    fn new(world: &'w World, output_is_above: bool) -> Self {
         let expression = "derivation { name = \"x\"; system = \"x86_64-linux\"; \
                           builder = \"/bin/sh\"; }";
         world.write("/tmp/x.nix", expression);
         let lower = world.lower_store("/mnt/example/store-a");
-        let drv = world
-            .nix(["nix-instantiate", "/tmp/x.nix", "--store", "/mnt/scratch"])
-            .ok();
-        let drv = drv.trim().to_owned();
+        let instantiate = |store: &str| {
+            let run = world.nix(["nix-instantiate", "/tmp/x.nix", "--store", store]);
+            run.ok().trim().to_owned()
+        };
+        let drv = instantiate("/mnt/scratch");
         let output = world.nix([
             "nix-store",
             "--store",
@@ -692,12 +699,18 @@ fn a_derivation_goes_whose_output_is_only_below() {
             &drv,
         ]);
         let output = output.ok().trim().to_owned();
-        world.write(format!("{}/{}", Example::LOWER, name(&output)), "built");
-        let row = format!("{output}\n{:064}\n120\n{drv}\n0\n", 0);
-        world
-            .nix(["nix-store", "--load-db", "--store", &lower.root])
-            .stdin(row)
-            .ok();
+        let register = |store: &str, real: &str| {
+            world.write(format!("{real}/{}", name(&output)), "built");
+            let row = format!("{output}\n{:064}\n120\n{drv}\n0\n", 0);
+            world
+                .nix(["nix-store", "--load-db", "--store", store])
+                .stdin(row)
+                .ok();
+        };
+        match output_is_above {
+            true => drop(instantiate(&lower.root)),
+            false => register(&lower.root, Example::LOWER),
+        }
         let database = format!("{}/nix/var/nix/db/db.sqlite", lower.root);
         world.ok(["sqlite3", &database, "pragma wal_checkpoint(truncate)"]);
         world.write(
@@ -711,26 +724,70 @@ fn a_derivation_goes_whose_output_is_only_below() {
             ),
         );
         world.overstore(["up", "example"]).ok();
-        let store = Store::of(Example {
-            world: &world,
-            lower,
-        });
-        let above = store.nix(&["nix-instantiate", "/tmp/x.nix"]).ok();
-        assert_eq!(above.trim(), drv);
-        let add_root = |path: &str| store.root("root", path);
-        add_root(&output);
-        let report = store.gc_json(&[]);
+        let store = Store::of(Example { world, lower });
+        let (above, below) = match output_is_above {
+            true => {
+                register(
+                    world.overstore(["url", "example"]).ok().trim(),
+                    Example::REAL,
+                );
+                (output, drv)
+            }
+            false => {
+                let above = store.nix(&["nix-instantiate", "/tmp/x.nix"]).ok();
+                assert_eq!(above.trim(), drv);
+                (drv, output)
+            }
+        };
+        Self {
+            store,
+            above,
+            below,
+        }
+    }
+
+    /// What is above stays as long as a root leads to what is below, and no longer.
+    fn assert_collected(&self, settings: &str) {
+        let Self {
+            store,
+            above,
+            below,
+        } = self;
+        let gc = || -> Value {
+            let run = store.gc(&["--json"]).env("NIX_CONFIG", settings);
+            serde_json::from_str(&run.ok()).expect("JSON")
+        };
+        store.root("root", below);
+        let report = gc();
         assert_eq!(report["objects"], serde_json::json!([]), "{report}");
-        assert!(store.has(&drv));
-        world.ok(["rm", &format!("{}/gcroots/root", Example::STATE)]);
-        let report = store.gc_json(&[]);
-        assert_eq!(names(&objects(&report)), ["x.drv"], "{report}");
-        assert_eq!(report["left"], serde_json::json!([]), "{report}");
-        assert!(
-            world
-                .path(format!("{}/{}", Example::LOWER, name(&output)))
-                .exists()
+        assert!(store.has(above));
+        let root = format!("{}/gcroots/root", Example::STATE);
+        store.world.ok(["rm", &root]);
+        let report = gc();
+        assert_eq!(
+            objects(&report),
+            BTreeSet::from([above.clone()]),
+            "{report}"
         );
+        assert_eq!(report["left"], serde_json::json!([]), "{report}");
+        let lower = format!("{}/{}", Example::LOWER, name(below));
+        assert!(store.world.path(lower).exists());
+    }
+}
+
+/// With `keep-derivations`, Nix goes from a derivation to its valid outputs, wherever these are.
+#[test]
+fn a_derivation_goes_whose_output_is_only_below() {
+    for world in World::each() {
+        Split::new(&world, false).assert_collected("keep-derivations = true");
+    }
+}
+
+/// With `keep-outputs`, Nix goes from an output to its deriver, wherever that is.
+#[test]
+fn an_output_goes_whose_derivation_is_only_below() {
+    for world in World::each() {
+        Split::new(&world, true).assert_collected("keep-outputs = true");
     }
 }
 

@@ -199,6 +199,47 @@ fn nix_accepts_every_path() {
     before.assert_unchanged(world.path("/mnt/lower"));
 }
 
+/// Over such stores Nix's collector fails and frees nothing, and overstore's does not: should this fail,
+/// Nix has been fixed.
+#[test]
+fn nix_cannot_collect_over_such_stores() {
+    for world in World::each() {
+        for seed in 1..=3 {
+            let lower = format!("/mnt/lower-{seed}");
+            let made = make(&Recipe {
+                seed,
+                paths: 300,
+                ..Recipe::default()
+            });
+            copy(made.path(), &world.path(&lower));
+            let at = |name: &str| format!("/mnt/{name}-{seed}");
+            world.write(
+                format!("/etc/overstore/s{seed}.toml"),
+                format!(
+                    "root = \"{}\"\nlower-store = \"{lower}?read-only=true\"\n\
+                     upper-layer = \"{}\"\nworkdir = \"{}\"\n",
+                    at("merged"),
+                    at("upper"),
+                    at("work")
+                ),
+            );
+            let store = format!("s{seed}");
+            world.overstore(["up", &store]).ok();
+            let url = world.overstore(["url", &store]).ok().trim().to_owned();
+            world.write("/tmp/garbage", &store);
+            let nix = |words: &[&str]| world.nix(words).args(["--store", &url]);
+            let garbage = nix(&["nix-store", "--add", "/tmp/garbage"]).ok();
+            let name = garbage.trim().rsplit('/').next().expect("a path");
+            let is_there = || world.path(at("upper")).join(name).exists();
+            let failed = nix(&["nix-store", "--gc"]).fails();
+            assert!(failed.stderr().contains("is not valid"), "{failed}");
+            assert!(is_there(), "{failed}");
+            world.overstore(["gc", &store]).ok();
+            assert!(!is_there());
+        }
+    }
+}
+
 #[test]
 fn the_cache_makes_a_store_once() {
     let recipe = Recipe {
