@@ -3,7 +3,8 @@
 use std::path::Path;
 use std::process::Command;
 
-use crate::support::World;
+use crate::own_store::with_system_store;
+use crate::support::{Run, World};
 use overstore::testing::config;
 use overstore::testing::config::{Environment, KEYS};
 
@@ -221,6 +222,11 @@ fn every_command_is_in_the_table() {
 
 /// Runs what the `console` blocks of a page show, line by line, and compares what it prints.
 fn try_out(world: &World, name: &str) {
+    try_out_by(name, |script| world.command(["sh", "-c", script]));
+}
+
+/// The same by whoever `run` runs a script as.
+fn try_out_by<'w>(name: &str, run: impl Fn(&str) -> Run<'w>) {
     let page = page(name);
     let blocks = blocks("console", &page);
     assert!(!blocks.is_empty());
@@ -228,7 +234,7 @@ fn try_out(world: &World, name: &str) {
         let block = block.replace("\\\n", "");
         for shown in format!("\n{block}").split("\n$ ").skip(1) {
             let (command, expected) = shown.split_once('\n').unwrap_or((shown, ""));
-            let outcome = world.run(["sh", "-c", &format!("{{ {command}; }} 2>&1")]);
+            let outcome = run(&format!("{{ {command}; }} 2>&1")).run();
             assert_eq!(
                 outcome.stdout().trim_end(),
                 expected.trim_end(),
@@ -286,4 +292,17 @@ fn the_worked_example_works() {
     try_out(&world, "README.md");
     world.overstore(["up", "example"]).ok();
     try_out(&world, "docs/manual.md");
+}
+
+#[test]
+fn the_tutorial_without_root_works() {
+    let Some(world) = World::trixie() else { return };
+    let (_daemon, _) = with_system_store(&world);
+    // /home is on an overlay here, which cannot be an upper layer.
+    world.ok(["mount", "-t", "tmpfs", "none", "/home/alice"]);
+    world.ok(["chown", "alice:", "/home/alice"]);
+    try_out_by("docs/own-store.md", |script| {
+        let run = world.command(["sh", "-c", script]).by_alice();
+        run.current_dir("/home/alice")
+    });
 }

@@ -17,7 +17,7 @@ const SCRIPT: &str = r#"set -e
     }'; pwd"#;
 
 /// The store that everybody on the machine has, with its daemon, and a shell in it.
-fn with_system_store(world: &World) -> (Daemon, String) {
+pub fn with_system_store(world: &World) -> (Daemon, String) {
     let lower = world.lower_store("/mnt/lower");
     let shell = lower.path("mksh-static");
     world.mkdir("/nix/var/nix/daemon-socket");
