@@ -203,6 +203,10 @@ pub struct Down {
     /// Detach the mount although it is in use: it goes when its last user does.
     #[arg(long)]
     pub lazy: bool,
+    /// Unmount the overlay also where no record in /run/overstore says that `overstore up` mounted
+    /// it, if it is one of exactly the directories described.
+    #[arg(long)]
+    pub unrecorded: bool,
 }
 
 /// Arguments of `plan`.

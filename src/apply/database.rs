@@ -9,13 +9,14 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rusqlite::Connection;
-use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags, flock, openat};
+use rustix::fs::{FallocateFlags, FileType, FlockOperation, Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::error::{Doing, Error, walked};
+use crate::linux::locks::{self, LIMIT, attempt};
 use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::layout::{self, DATABASE_FILE, RESERVED_SIZE};
 use crate::nix::schema;
@@ -23,14 +24,8 @@ use crate::records::atomic_file;
 use crate::sqlite::header;
 use crate::sqlite::open::{self, OpenError};
 
-/// How long to wait for `big-lock` before saying so.
-const PATIENCE: Duration = Duration::from_secs(1);
-
 /// How long a Nix that has the database open may keep it locked.
 const BUSY: Duration = Duration::from_secs(60);
-
-/// How long to wait between attempts.
-const PAUSE: Duration = Duration::from_millis(10);
 
 /// Makes the upper database in `${state}/db`, which exists, or finishes one whose making was
 /// interrupted. `waiting` is called once if another process holds Nix's lock for more than a second.
@@ -68,22 +63,23 @@ impl Making {
     fn lock(&self, waiting: &mut dyn FnMut(&str)) -> Result<Option<OwnedFd>, Error> {
         let path = self.path.join("big-lock");
         let file = self.own_file("big-lock", OFlags::RDWR)?;
-        let start = Instant::now();
-        let mut told = false;
-        loop {
-            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-                Ok(()) => break,
-                Err(Errno::WOULDBLOCK) => {}
-                Err(errno) => return Err(errno).doing("lock", &path),
+        let mut told = || waiting("Nix, which has the upper database open");
+        let locked = locks::wait(LIMIT, &mut told, || -> Result<_, Error> {
+            let exclusive = FlockOperation::NonBlockingLockExclusive;
+            match attempt(&file, exclusive).doing("lock", &path)? {
+                Some(()) => Ok(Some(true)),
+                None => Ok(self.is_made()?.then_some(false)),
             }
-            if self.is_made()? {
-                return Ok(None);
+        })?;
+        match locked {
+            Some(true) => {}
+            Some(false) => return Ok(None),
+            None => {
+                return Err(Error::DatabaseInUse {
+                    path: self.path.clone(),
+                    minutes: LIMIT.as_secs() / 60,
+                });
             }
-            if !told && start.elapsed() > PATIENCE {
-                waiting("Nix, which has the upper database open");
-                told = true;
-            }
-            std::thread::sleep(PAUSE);
         }
         Ok((!self.is_made()?).then_some(file))
     }

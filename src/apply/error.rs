@@ -96,6 +96,31 @@ pub(crate) enum Error {
         /// Who, in words.
         holder: String,
     },
+    /// Another process has locked a directory and does not let go of it.
+    #[error(
+        "{} is still locked by {holder} after {minutes} minutes: another command of overstore is at \
+         work on this store",
+        show_path(path)
+    )]
+    NotReleased {
+        /// The directory.
+        path: PathBuf,
+        /// Who, in words.
+        holder: String,
+        /// How long it was waited for.
+        minutes: u64,
+    },
+    /// Nix does not let go of the upper database.
+    #[error(
+        "Nix still has the upper database in {} open after {minutes} minutes, so it cannot be made",
+        show_path(path)
+    )]
+    DatabaseInUse {
+        /// The directory of the database.
+        path: PathBuf,
+        /// How long it was waited for.
+        minutes: u64,
+    },
     /// The kernel refused to mount.
     #[error(transparent)]
     Mount(#[from] Box<MountFailure>),
@@ -138,6 +163,12 @@ impl HasRemedy for Error {
                 .run(command!["chmod", "0755", path]),
             Error::UpperLocked { .. } => {
                 Remedy::say("wait for it to end").or("give each store an upper layer of its own")
+            }
+            Error::NotReleased { .. } => {
+                Remedy::say("see what it does, end it if it hangs, then run this again")
+            }
+            Error::DatabaseInUse { .. } => {
+                Remedy::say("end what uses the store, then run this again")
             }
             Error::Mount(failure) => failure.remedy(),
             Error::Rows { source, .. } => source.remedy(),

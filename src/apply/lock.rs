@@ -3,39 +3,35 @@
 //! The work directory belongs to one store: an exclusive lock on it lets one set-up of that store
 //! run at a time. The upper layer could be named by two stores: whoever mounts it holds an exclusive
 //! lock on it meanwhile, and `overstore exec` does for as long as its command runs. Both are released
-//! by the kernel when their holder ends, however it ends.
+//! by the kernel when their holder ends, however it ends. What is locked is a [`LockFile`].
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::time::{Duration, Instant};
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::time::Duration;
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::FlockOperation;
 use rustix::io::{Errno, FdFlags, fcntl_setfd};
 
 use super::error::{Doing, Error};
-use crate::linux::locks::holder_in_words;
+use crate::linux::locks::{self, LIMIT, attempt, holder_in_words};
 use crate::linux::root::System;
 use crate::linux::safe_path::Reached;
-
-/// How long to wait for a lock before saying so.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-/// How long somebody may hold the upper layer's lock who only looks whether it is locked.
-const GLANCE: Duration = Duration::from_millis(300);
-
-/// How long to wait between attempts.
-const PAUSE: Duration = Duration::from_millis(5);
+use crate::records::LockFile;
 
 /// A lock held on a directory until it is dropped.
 #[derive(Debug)]
 #[must_use]
 pub(crate) struct DirectoryLock {
-    directory: OwnedFd,
+    /// `None` once it is left to others.
+    held: Option<LockFile>,
 }
 
 impl From<OwnedFd> for DirectoryLock {
     /// A lock that another process has taken, and that this one shares.
-    fn from(directory: OwnedFd) -> DirectoryLock {
-        DirectoryLock { directory }
+    fn from(file: OwnedFd) -> DirectoryLock {
+        DirectoryLock {
+            held: Some(file.into()),
+        }
     }
 }
 
@@ -43,19 +39,43 @@ impl DirectoryLock {
     /// Waits for the lock on a directory. `waiting` is called once, if it takes longer than a second.
     ///
     /// # Errors
-    /// When the directory cannot be opened or locked.
+    /// When the directory cannot be opened or locked, or is not free after five minutes.
     pub(crate) fn wait(
         directory: &Reached,
         system: &System,
         waiting: &mut dyn FnMut(&str),
     ) -> Result<DirectoryLock, Error> {
+        DirectoryLock::wait_for(LIMIT, directory, system, waiting)
+    }
+
+    fn wait_for(
+        limit: Duration,
+        directory: &Reached,
+        system: &System,
+        waiting: &mut dyn FnMut(&str),
+    ) -> Result<DirectoryLock, Error> {
         let path = directory.path();
-        let file = directory.open().doing("open", path)?;
-        if !attempt(&file, PATIENCE).doing("lock", path)? {
-            waiting(&holder_in_words(system, directory.status()));
-            flock(&file, FlockOperation::LockExclusive).doing("lock", path)?;
+        let mut file = open(directory, system, path)?;
+        let mut told = || waiting(&holder(directory, system));
+        let lock = FlockOperation::NonBlockingLockExclusive;
+        let locked = locks::wait(limit, &mut told, || -> Result<_, Error> {
+            if attempt(&file, lock).doing("lock", path)?.is_none() {
+                return Ok(None);
+            }
+            if file.is_current() {
+                return Ok(Some(()));
+            }
+            file = open(directory, system, path)?;
+            Ok(None)
+        })?;
+        match locked {
+            Some(()) => Ok(DirectoryLock { held: Some(file) }),
+            None => Err(Error::NotReleased {
+                path: path.to_owned(),
+                holder: holder(directory, system),
+                minutes: LIMIT.as_secs() / 60,
+            }),
         }
-        Ok(DirectoryLock { directory: file })
     }
 
     /// Takes the lock on an upper layer, or fails if somebody holds it.
@@ -67,14 +87,32 @@ impl DirectoryLock {
         system: &System,
     ) -> Result<DirectoryLock, Error> {
         let path = directory.path();
-        let file = directory.open().doing("open", path)?;
-        if !attempt(&file, GLANCE).doing("lock", path)? {
-            return Err(Error::UpperLocked {
-                path: path.to_owned(),
-                holder: holder_in_words(system, directory.status()),
-            });
+        let mut file = open(directory, system, path)?;
+        let refused = || Error::UpperLocked {
+            path: path.to_owned(),
+            holder: holder(directory, system),
+        };
+        let locked = locks::wait(LIMIT, &mut || (), || {
+            let exclusive = FlockOperation::NonBlockingLockExclusive;
+            if attempt(&file, exclusive).doing("lock", path)?.is_some() {
+                if file.is_current() {
+                    return Ok(Some(()));
+                }
+                file = open(directory, system, path)?;
+                return Ok(None);
+            }
+            // Who only looks whether it is locked shares it, for a moment.
+            let shared = FlockOperation::NonBlockingLockShared;
+            if attempt(&file, shared).doing("lock", path)?.is_none() {
+                return Err(refused());
+            }
+            attempt(&file, FlockOperation::Unlock).doing("unlock", path)?;
+            Ok(None)
+        })?;
+        match locked {
+            Some(()) => Ok(DirectoryLock { held: Some(file) }),
+            None => Err(refused()),
         }
-        Ok(DirectoryLock { directory: file })
     }
 
     /// Leaves the lock to this process for as long as it lives, and to those that descend from it:
@@ -82,23 +120,78 @@ impl DirectoryLock {
     ///
     /// # Errors
     /// Those of fcntl(2).
-    pub(crate) fn leave_to_descendants(self) -> Result<(), Errno> {
-        fcntl_setfd(&self.directory, FdFlags::empty())?;
-        std::mem::forget(self.directory);
+    pub(crate) fn leave_to_descendants(mut self) -> Result<(), Errno> {
+        if let Some(held) = &self.held {
+            fcntl_setfd(held, FdFlags::empty())?;
+        }
+        std::mem::forget(self.held.take());
         Ok(())
     }
 }
 
-/// Tries to lock for some time; tells whether it worked.
-fn attempt(file: impl AsFd, patience: Duration) -> Result<bool, Errno> {
-    let start = Instant::now();
-    loop {
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => return Ok(true),
-            Err(Errno::WOULDBLOCK) if start.elapsed() < patience => std::thread::sleep(PAUSE),
-            Err(Errno::WOULDBLOCK) => return Ok(false),
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
+impl Drop for DirectoryLock {
+    fn drop(&mut self) {
+        if let Some(held) = &self.held {
+            held.remove();
         }
+    }
+}
+
+fn open(directory: &Reached, system: &System, path: &Path) -> Result<LockFile, Error> {
+    LockFile::open(directory, system).doing("open", path)
+}
+
+/// Who has a directory locked, in words.
+fn holder(directory: &Reached, system: &System) -> String {
+    let file = LockFile::find(directory, system).ok().flatten();
+    match file.and_then(|file| file.status().ok()) {
+        Some(status) => holder_in_words(system, &status),
+        None => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::safe_path::{self, Symlinks};
+
+    /// A directory in a scratch one, and a machine with a `/run` of its own.
+    fn scratch() -> (tempfile::TempDir, Reached, System) {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().canonicalize().unwrap();
+        std::fs::create_dir(path.join("run")).unwrap();
+        std::fs::create_dir(path.join("directory")).unwrap();
+        let system = System::with_run(&path.join("run")).unwrap();
+        let reached = safe_path::directory(&path.join("directory"), Symlinks::Refuse).unwrap();
+        (root, reached, system)
+    }
+
+    #[test]
+    fn who_is_waited_for_is_told_and_waiting_has_an_end() {
+        let (_root, directory, system) = scratch();
+        let wait = |limit| DirectoryLock::wait_for(limit, &directory, &system, &mut |_| ());
+        let held = wait(LIMIT).unwrap();
+        let error = wait(Duration::ZERO).unwrap_err().to_string();
+        let holder = format!("process {}", std::process::id());
+        assert!(error.contains(&holder), "{error}");
+        assert!(error.contains("5 minutes"), "{error}");
+        drop(held);
+        drop(wait(Duration::ZERO).unwrap());
+    }
+
+    #[test]
+    fn who_only_looks_is_no_holder() {
+        let (_root, directory, system) = scratch();
+        let look = LockFile::open(&directory, &system).unwrap();
+        attempt(&look, FlockOperation::NonBlockingLockShared).unwrap();
+        std::thread::scope(|scope| {
+            let lock = scope.spawn(|| DirectoryLock::upper_layer(&directory, &system));
+            attempt(&look, FlockOperation::Unlock).unwrap();
+            let held = lock.join().unwrap().unwrap();
+            let refused = DirectoryLock::upper_layer(&directory, &system).unwrap_err();
+            assert!(matches!(refused, Error::UpperLocked { .. }), "{refused}");
+            drop(held);
+        });
+        drop(DirectoryLock::upper_layer(&directory, &system).unwrap());
     }
 }

@@ -43,7 +43,9 @@ pub(super) fn mount(
     let identity = MountIdentity::of(&mount).doing("look at", &overlay.real)?;
     let record = || match record_for {
         Some(store) => {
-            Record::new(store, identity, lower, clock::now()).write(system, &overlay.real)
+            let writes_to = [&layers.upper_layer, &layers.workdir].map(|it| it.status().identity);
+            Record::new(store, identity, lower, writes_to, clock::now())
+                .write(system, &overlay.real)
         }
         None => Ok(()),
     };
@@ -58,19 +60,20 @@ pub(super) fn mount(
         }
     })?;
     if let Err(error) = recorded.unwrap_or_else(record) {
-        tell(Progress::Warning(&unrecorded(&overlay.real, &error)));
+        let store = record_for.unwrap_or_default();
+        tell(Progress::Warning(&unrecorded(&overlay.real, store, &error)));
     }
     Ok(())
 }
 
 /// What is lost with the record of a mount.
-fn unrecorded(real: &Path, error: &std::io::Error) -> Fault {
+fn unrecorded(real: &Path, store: &str, error: &std::io::Error) -> Fault {
     Fault::new(format!(
         "the mount at {} cannot be recorded in /run/overstore, so `overstore down` will not know it \
          for overstore's own: {error}",
         show_path(real),
     ))
-    .remedy(Remedy::say("to take it away").run(command!["umount", real]))
+    .remedy(Remedy::say("to take it away").run(command!["overstore", "down", "--unrecorded", store]))
 }
 
 /// The directories of an overlay, held open.

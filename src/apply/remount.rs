@@ -1,18 +1,17 @@
 //! Remounting the merged store: how the kernel is made to forget what it cached of the layers.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use super::separate;
 use crate::escape::{show, show_path};
 use crate::linux::root::System;
-use crate::linux::safe_path::Status;
+use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::linux::users;
 use crate::overlayfs::mountinfo::MountInfo;
 use crate::overlayfs::options::SuperOptions;
 use crate::remedy::{HasRemedy, Remedy};
-use rustix::fs::{Mode, OFlags};
 use rustix::mount::{MountFlags, mount_remount};
 
 /// Why a merged store was not remounted.
@@ -85,11 +84,12 @@ impl HasRemedy for RemountError {
 /// See [`RemountError`].
 pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
     users::unshare_mounts().map_err(RemountError::Namespace)?;
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let opened =
-        rustix::fs::open(directory, flags, Mode::empty()).map_err(|error| RemountError::Open {
+    // Walked in the new namespace: only its own mounts can be remounted.
+    let opened = std::path::absolute(directory)
+        .and_then(|path| Ok(safe_path::directory(&path, Symlinks::Refuse)?))
+        .map_err(|error| RemountError::Open {
             path: directory.to_owned(),
-            error: error.into(),
+            error,
         })?;
     let mount = mount_of(system, &opened)?;
     if mount.fs_type != "overlay" {
@@ -105,7 +105,7 @@ pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountEr
         error: error.into(),
     })?;
     // By descriptor, so that it is the mount that was looked at.
-    let target = PathBuf::from(format!("/proc/self/fd/{}", opened.as_raw_fd()));
+    let target = PathBuf::from(format!("/proc/self/fd/{}", opened.as_fd().as_raw_fd()));
     mount_remount(&target, superblock_flags(&mount), c"").map_err(|error| RemountError::Refused {
         path: directory.to_owned(),
         error: error.into(),
@@ -113,8 +113,8 @@ pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountEr
 }
 
 /// The mount that an open directory is on.
-fn mount_of(system: &System, directory: &OwnedFd) -> io::Result<MountInfo> {
-    let number = Status::of(directory).map_err(io::Error::from)?.mount_id;
+fn mount_of(system: &System, directory: &Reached) -> io::Result<MountInfo> {
+    let number = directory.status().mount_id;
     // Of this thread: others may be in another mount namespace, where mounts have other numbers.
     MountInfo::parse_all(&system.read_proc("thread-self/mountinfo")?)
         .map_err(io::Error::other)?

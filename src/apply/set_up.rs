@@ -7,7 +7,7 @@ use super::error::Error;
 use super::lock::DirectoryLock;
 use super::progress::{Progress, Tell};
 use super::work::{SetUp, Work};
-use crate::check::Finding;
+use crate::check::{Code, Finding};
 use crate::compare::Objects;
 use crate::observe::{self, Depth, Observed, Rows};
 use crate::plan::{Step, StepReport, plan};
@@ -81,7 +81,9 @@ impl SetUp<'_> {
         // locks, what is locked has to be there.
         let first = match planned {
             Ok(plan) => plan.steps,
-            Err(_) if are_there(&observed) => Vec::new(),
+            Err(findings) if are_there(&observed) && !findings.iter().any(is_of_parts) => {
+                Vec::new()
+            }
             Err(findings) => return Err(Stop::Refused(findings, is_mounted(&observed))),
         };
         let _turn = self.lock(&first, work, upper_lock)?;
@@ -125,6 +127,12 @@ impl SetUp<'_> {
     fn observe(&self, depth: Depth) -> Result<Observed, Error> {
         observe::observe(self.system, self.store, depth).map_err(Error::Observe)
     }
+}
+
+/// Whether a finding says that a part is not this store's own. No other set-up at work is why, and two
+/// parts that are one directory cannot both be locked.
+fn is_of_parts(finding: &Finding) -> bool {
+    matches!(finding.code, Code::PartsOverlap | Code::PartOfAnotherStore)
 }
 
 /// Whether the directories are there that are locked.

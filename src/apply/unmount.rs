@@ -15,7 +15,9 @@ use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
+use crate::observe;
 use crate::overlayfs::mountinfo::{MountInfo, stack_at};
+use crate::overlayfs::options::SuperOptions;
 use crate::plan::{StepKind, StepReport};
 use crate::records::Memory;
 use crate::records::mount_record::{MountIdentity, Record};
@@ -30,6 +32,8 @@ pub(crate) struct TakeDown<'a> {
     pub system: &'a System,
     /// Whether to detach a mount that is in use.
     pub lazy: bool,
+    /// Whether to unmount an overlay without a record, if it is one of the directories described.
+    pub unrecorded: bool,
 }
 
 /// How it ended.
@@ -46,7 +50,7 @@ pub(crate) enum TakenDown {
         /// The processes that use it.
         holders: Vec<Holder>,
     },
-    /// What is mounted there was not mounted by `up`: what it is, and what to do.
+    /// What is mounted there was not mounted by `up`, as far as is known: what it is, and what to do.
     NotOurs(Fault),
 }
 
@@ -72,8 +76,8 @@ impl TakeDown<'_> {
             self.forget(tell);
             return Ok(TakenDown::NotMounted);
         };
-        if let Some(why) = self.why_not_ours(&stack, top)? {
-            return Ok(TakenDown::NotOurs(why));
+        if let Some(fault) = self.why_not_ours(&stack, top)? {
+            return Ok(TakenDown::NotOurs(fault));
         }
         let mut flags = UnmountFlags::NOFOLLOW;
         if self.lazy {
@@ -124,18 +128,40 @@ impl TakeDown<'_> {
             let again = self.store.command(["down"]);
             return Ok(Some(Fault::new(fault).remedy(unmount.run(again))));
         }
-        let record = Record::read(self.system, real).doing("read the record of", real)?;
+        let (record, unread) = match Record::read(self.system, real) {
+            Ok(record) => (record, None),
+            Err(error) => (None, Some(error)),
+        };
         // Dropped before unmounting: a descriptor keeps the mount busy.
         let merged = walked(real, safe_path::directory(real, Symlinks::Refuse))?;
         let identity = MountIdentity::of(&merged).doing("look at", real)?;
-        let ours = record
-            .is_some_and(|record| record.overlay.is_some_and(|overlay| overlay.is(&identity)));
-        Ok((!ours).then(|| {
-            let fault = format!(
+        let options = SuperOptions::parse(&top.super_options);
+        if record.is_some_and(|record| record.is_of(&identity, &options)) {
+            return Ok(None);
+        }
+        let fault = match unread {
+            None => format!(
                 "the overlay at {shown} was not mounted by `overstore up`, or its record in \
                  /run/overstore is gone"
-            );
-            Fault::new(fault).remedy(unmount)
+            ),
+            Some(error) => format!(
+                "whether `overstore up` mounted the overlay at {shown} is not known, since its record \
+                 in /run/overstore cannot be read: {error}"
+            ),
+        };
+        if !self.unrecorded {
+            let remedy =
+                Remedy::say("unmount it if it is one of exactly the directories described")
+                    .run(self.store.command(["down", "--unrecorded"]))
+                    .or(unmount);
+            return Ok(Some(Fault::new(fault).remedy(remedy)));
+        }
+        let differs = observe::differs(self.system, self.store).map_err(Error::Observe)?;
+        Ok(differs.map(|how| {
+            Fault::new(format!(
+                "{fault}, and it is not one of exactly the directories described: {how}"
+            ))
+            .remedy(unmount)
         }))
     }
 

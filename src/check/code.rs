@@ -129,6 +129,13 @@ codes! {
     WorkdirElsewhere("workdir-elsewhere", [Error], [WorkDirectory], Always);
     /// A path can be replaced by somebody else, or leads through a symbolic link.
     PathUnsafe("path-unsafe", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
+    /// Two parts of the store are one directory, or one is inside the other, by way of a mount or a
+    /// link.
+    PartsOverlap("parts-overlap", [Error], [State, LowerStore, UpperLayer, WorkDirectory, Mount], Always);
+    /// A part of the store is another store's.
+    PartOfAnotherStore("part-of-another-store", [Error], [State, UpperLayer, WorkDirectory, Mount], Always);
+    /// The description of another store cannot be read.
+    DescriptionUnreadable("description-unreadable", [Warning], [State], Never);
     /// A directory that should be there cannot be reached.
     PathUnreachable("path-unreachable", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
     /// The store was never set up: nothing of it exists.

@@ -116,6 +116,7 @@ pub(crate) fn observed(store: &Store) -> Observed {
             unsafe_because: None,
             program: Some("/usr/bin/overstore".into()),
         }),
+        parts: PartFacts::default(),
     }
 }
 

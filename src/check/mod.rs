@@ -14,6 +14,7 @@ mod lower;
 mod mount;
 pub(crate) mod nix;
 mod pairing;
+pub(crate) mod parts;
 mod path;
 mod state;
 #[cfg(test)]
@@ -34,6 +35,7 @@ use crate::remedy::{CommandLine, Remedy, command};
 /// Everything that is not as it should be, as far as it was looked at.
 pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = description::findings(store);
+    findings.extend(parts::findings(observed));
     findings.extend(lower::findings(store, observed));
     findings.extend(layers::findings(store, observed));
     findings.extend(mount::findings(store, observed));

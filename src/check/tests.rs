@@ -10,6 +10,7 @@ use super::fixture::{
 use super::{Finding, Severity, StopsUp, check};
 use crate::compare::Objects;
 use crate::config::Store;
+use crate::config::parts::{Relation, Role, parts};
 use crate::linux::safe_path::Danger;
 use crate::lower::sqlite::OfOthers;
 use crate::nix::mount_check::Verdict;
@@ -272,6 +273,35 @@ rules! {
     stacked_once = [], |_, observed| observed.overlays_below = 1;
 
     // Paths.
+    parts_in_the_lower_store = ["parts-overlap", "parts-overlap"], |store, observed| {
+        let overlap = |one: Role, relation, other: Role| {
+            let part = |role| parts(store).into_iter().find(|part| part.role == role).unwrap();
+            Overlap { part: part(one), relation, other: part(other) }
+        };
+        observed.parts.overlaps = vec![
+            overlap(Role::UpperLayer, Relation::Inside, Role::LowerDirectory),
+            overlap(Role::State, Relation::Same, Role::LowerState),
+            // What follows from that, and what may be.
+            overlap(Role::StateContent, Relation::Inside, Role::LowerState),
+            overlap(Role::Merged, Relation::Same, Role::LowerDirectory),
+            overlap(Role::UpperLayer, Relation::Inside, Role::State),
+        ];
+    };
+    parts_of_another_store = ["part-of-another-store", "part-of-another-store", "description-unreadable"], |store, observed| {
+        let claim = |role: Role, relation, whose: &str| {
+            let part = parts(store).into_iter().find(|part| part.role == role).unwrap();
+            Claim { part, relation, whose: whose.to_owned() }
+        };
+        let overlay = "the work directory of the overlay at /mnt/other, /mnt/other-work";
+        observed.parts.claims = vec![
+            claim(Role::WorkDirectory, Some(Relation::Same), overlay),
+            claim(Role::UpperLayer, None, overlay),
+        ];
+        observed.parts.unread = vec![Unread {
+            file: "/etc/overstore/other.toml".into(),
+            why: "expected a regular file, found a pipe".to_owned(),
+        }];
+    };
     path_through_a_link = ["path-unsafe"], |_, observed| {
         observed.workdir.place.found = Found::Symlink { component: "/mnt/example".into(), resolved: Some("/srv/workdir".into()) };
     };

@@ -9,8 +9,10 @@ use crate::cli::{RootArgument, StoreArgument};
 use crate::commands::Failure;
 use crate::config::{self, Environment, Publication, Store};
 use crate::escape::show_path;
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::root::System;
+use crate::linux::safe_path::Status;
 use crate::observe;
 
 /// Where the descriptions of stores are that have a name.
@@ -97,13 +99,10 @@ fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failu
 /// # Errors
 /// When it cannot be read, or is wrong.
 pub(super) fn read_file(file: &Path, environment: &Environment) -> Result<Store, Failure> {
-    let text = contents(file, "overstore new")?;
-    Ok(config::parse(
-        &name(file),
-        &show_path(file),
-        &text,
-        environment,
-    )?)
+    let (text, identity) = contents(file, "overstore new")?;
+    let mut store = config::parse(&name(file), &show_path(file), &text, environment)?;
+    store.file = Some(identity);
+    Ok(store)
 }
 
 /// Reads the description of a publication.
@@ -119,7 +118,7 @@ pub(super) fn publication(argument: &OsStr) -> Result<Publication, Failure> {
 /// # Errors
 /// When it cannot be read, or is wrong.
 pub(super) fn read_publication(file: &Path) -> Result<Publication, Failure> {
-    let text = contents(file, "overstore new --publication")?;
+    let (text, _) = contents(file, "overstore new --publication")?;
     Ok(config::parse_publication(
         &name(file),
         &show_path(file),
@@ -158,12 +157,17 @@ fn file(argument: &OsStr, directory: &str, named: &str) -> Result<PathBuf, Failu
     Ok(Path::new(directory).join(name))
 }
 
-/// The text of a file, of which `starter` prints one to start from.
-fn contents(file: &Path, starter: &str) -> Result<String, Failure> {
-    let content = regular_file::read(file, config::MAX_SIZE)
-        .map_err(|error| unreadable(file, starter, error))?;
-    config::text(&show_path(file), content)
-        .map_err(|wrong| Failure::refused(wrong).remedy(config::SAVE_AS_UTF8))
+/// The text of a file, of which `starter` prints one to start from, and which file it is.
+fn contents(file: &Path, starter: &str) -> Result<(String, FileIdentity), Failure> {
+    let read = || {
+        let opened = regular_file::open(file)?;
+        let status = Status::of(&opened)?;
+        Ok((regular_file::read_to_end(opened, config::MAX_SIZE)?, status))
+    };
+    let (content, status) = read().map_err(|error| unreadable(file, starter, error))?;
+    let text = config::text(&show_path(file), content)
+        .map_err(|wrong| Failure::refused(wrong).remedy(config::SAVE_AS_UTF8))?;
+    Ok((text, status.identity))
 }
 
 /// Why a description cannot be read, and what to do.

@@ -20,6 +20,7 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
         store: &loaded.store,
         system: &loaded.system,
         lazy: arguments.lazy,
+        unrecorded: arguments.unrecorded,
     };
     let mut report = Report::new(report::Command::Down, &loaded.store.name);
     match take_down.run(&mut |progress| tell(&progress, &manager)) {

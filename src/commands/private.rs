@@ -17,6 +17,7 @@ use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::{mount_points, namespaces, processes};
 use crate::observe::{self, Member};
 use crate::plan::Allowed;
+use crate::records::LockFile;
 use crate::remedy::{Fault, Remedy};
 use crate::report;
 use crate::systemd::notify::ServiceManager;
@@ -155,7 +156,9 @@ fn join(system: &System, store: &Store, member: &Member) -> Result<(), Fault> {
     let directory = std::env::current_dir();
     let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
         .map_err(|error| failed(&error))?;
-    let lock = member.share_lock(system, upper.status().identity.ino);
+    let lock = LockFile::find(&upper, system).map_err(|error| failed(&error))?;
+    let locked = lock.and_then(|lock| lock.status().ok());
+    let lock = locked.and_then(|locked| member.share_lock(system, locked.identity.ino));
     namespaces::join(&member.descriptor, member.users).map_err(|error| failed(&error))?;
     let directory = directory.map_err(|error| failed(&error))?;
     std::env::set_current_dir(&directory).map_err(|error| {

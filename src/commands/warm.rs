@@ -7,6 +7,7 @@ use std::process::ExitCode;
 
 use super::{Failure, Loaded, load, private};
 use crate::apply::{self, Progress, Tell};
+use crate::check;
 use crate::cli::{self, RootArgument};
 use crate::config::{Store, WarmAtUp};
 use crate::escape::show_path;
@@ -15,13 +16,16 @@ use crate::nix::layout;
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
-use crate::report::WarmReport;
+use crate::observe;
+use crate::remedy::Remedy;
+use crate::report::{self, WarmReport};
 use crate::systemd::notify::ServiceManager;
 use crate::warm::{self, Roots, Wanted, Warm, WarmError};
 
 pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &RootArgument::default())?;
     let Loaded { store, system } = private::inside(loaded)?;
+    parts_are_its_own(&store, &system)?;
     let mut report = WarmReport::new(&store.name);
     if arguments.forget {
         report.forgets = true;
@@ -40,6 +44,23 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
     copy(&store, &system, &wanted, &mut report, None, &mut tell)?;
     report.print(json)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Refuses a store whose state directory, or another part, is the lower store's or another store's.
+fn parts_are_its_own(store: &Store, system: &System) -> Result<(), Failure> {
+    let facts = observe::part_facts(system, store).map_err(Failure::observing)?;
+    let mistaken = check::parts::mistaken(&facts);
+    if mistaken.is_empty() {
+        return Ok(());
+    }
+    report::warn(&mistaken);
+    Err(Failure::not_as_described(format!(
+        "a part of the store {} is not its own, so nothing was written",
+        store.name
+    ))
+    .remedy(
+        Remedy::say("follow what is printed above; see more of it").run(store.command(["check"])),
+    ))
 }
 
 /// Copies what is wanted, and makes roots of it where that is wanted too. `after_mount` is the time

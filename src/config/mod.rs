@@ -10,7 +10,7 @@ mod mount_options;
 pub(crate) mod names;
 mod own;
 mod parameters;
-mod parts;
+pub(crate) mod parts;
 mod path;
 mod problem;
 mod publication;

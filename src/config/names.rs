@@ -12,3 +12,8 @@ pub const GENERATOR: &str = "overstore-generator";
 pub(crate) const STORE_VARIABLE: &str = "OVERSTORE_STORE";
 /// The variable with the URL of a store.
 pub(crate) const URL_VARIABLE: &str = "OVERSTORE_URL";
+
+/// Where descriptions are that have a name, from the directory that counts most; the usual places
+/// (systemd.unit(5)).
+pub(crate) const DESCRIPTION_DIRECTORIES: [&str; 3] =
+    ["/etc/overstore", "/run/overstore", "/usr/lib/overstore"];

@@ -9,7 +9,7 @@ use crate::nix::layout;
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub enum Role {
     /// The merged store directory.
     Merged,
     /// The upper layer.
@@ -32,24 +32,37 @@ enum Role {
     LowerSocket,
 }
 
-/// A path of the description.
-struct Part {
-    role: Role,
+/// A path of the description, and what is there for it alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Part {
+    /// What it is for.
+    pub role: Role,
     /// Its name in messages.
-    name: String,
-    path: PathBuf,
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
     /// Where the file says so, if it does.
     span: Option<Span>,
 }
 
+/// How two parts lie to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Relation {
+    /// They are one.
+    Same,
+    /// The first is inside the second.
+    Inside,
+}
+
 /// Where the file gives the parts.
+#[derive(Default)]
 pub(super) struct Places {
     pub(super) real: Option<Span>,
     pub(super) state: Option<Span>,
     pub(super) log: Option<Span>,
-    pub(super) upper_layer: Span,
-    pub(super) workdir: Span,
-    pub(super) lower_store: Span,
+    pub(super) upper_layer: Option<Span>,
+    pub(super) workdir: Option<Span>,
+    pub(super) lower_store: Option<Span>,
     pub(super) lower_real: Option<Span>,
     pub(super) lower_state: Option<Span>,
     pub(super) socket: Option<Span>,
@@ -57,7 +70,7 @@ pub(super) struct Places {
 
 /// Finds parts that are on the same path, or inside one another where that is wrong.
 pub(super) fn check(store: &Store, places: &Places, problems: &mut Vec<Problem>) {
-    let parts = parts(store, places);
+    let parts = of(store, places);
     for (index, one) in parts.iter().enumerate() {
         for other in &parts[index + 1..] {
             let problem = if one.path == other.path {
@@ -74,7 +87,12 @@ pub(super) fn check(store: &Store, places: &Places, problems: &mut Vec<Problem>)
     }
 }
 
-fn parts(store: &Store, places: &Places) -> Vec<Part> {
+/// The parts of a store: those of its lower store too, of which nothing is ever written to.
+pub(crate) fn parts(store: &Store) -> Vec<Part> {
+    of(store, &Places::default())
+}
+
+fn of(store: &Store, places: &Places) -> Vec<Part> {
     let part = |role, name: &str, path: &Path, span: Option<&Span>| Part {
         role,
         name: name.to_owned(),
@@ -86,13 +104,13 @@ fn parts(store: &Store, places: &Places) -> Vec<Part> {
             Role::UpperLayer,
             "the upper layer",
             &store.upper_layer,
-            Some(&places.upper_layer),
+            places.upper_layer.as_ref(),
         ),
         part(
             Role::WorkDirectory,
             "the work directory",
             &store.workdir,
-            Some(&places.workdir),
+            places.workdir.as_ref(),
         ),
         part(
             Role::Merged,
@@ -125,13 +143,13 @@ fn parts(store: &Store, places: &Places) -> Vec<Part> {
         )
     }));
     if let Some(daemon) = &store.daemon
-        && let Some(span) = &places.socket
+        && !daemon.system
     {
         parts.push(part(
             Role::Socket,
             "the daemon's socket",
             &daemon.socket,
-            Some(span),
+            places.socket.as_ref(),
         ));
     }
     lower_parts(&store.lower, "the lower store", places, &mut parts);
@@ -145,7 +163,10 @@ fn lower_parts(lower: &Lower, whose: &str, places: &Places, parts: &mut Vec<Part
             "directory" => format!("{whose} directory"),
             _ => format!("{whose}'s {what}"),
         };
-        let span = Some(span.filter(|_| top).unwrap_or(&places.lower_store).clone());
+        let span = span
+            .filter(|_| top)
+            .or(places.lower_store.as_ref())
+            .cloned();
         parts.push(Part {
             role,
             name,
@@ -190,7 +211,7 @@ fn lower_parts(lower: &Lower, whose: &str, places: &Places, parts: &mut Vec<Part
 
 impl Role {
     /// Whether it belongs to the lower store.
-    fn is_lower(self) -> bool {
+    pub(crate) fn is_lower(self) -> bool {
         matches!(
             self,
             Role::LowerDirectory | Role::LowerState | Role::LowerSocket
@@ -200,24 +221,12 @@ impl Role {
 
 /// Two parts on one path.
 fn same(one: &Part, other: &Part) -> Option<Problem> {
-    // What the lower store shares with itself is its own affair, and `db` is in the state directory.
-    if one.role.is_lower() && other.role.is_lower() {
-        return None;
-    }
-    // That a daemon would be its own lower store is said elsewhere, in words of its own.
-    if (one.role, other.role) == (Role::Socket, Role::LowerSocket) {
-        return None;
-    }
     let why = match (one.role, other.role) {
-        (Role::State, Role::LowerState) => {
-            "the two stores would share one database, and garbage collection in one would delete \
-             what the other uses: give this store a `state` of its own, or a `root`"
-        }
         (Role::Merged, Role::LowerDirectory) => {
             "the mount would hide the lower store from itself: give this store a `root` or a `real` \
              of its own"
         }
-        _ => "each part of a store needs a path of its own",
+        (one, other) => why_not_same(one, other)?,
     };
     let title = format!("{} and {} are on the same path", one.name, other.name);
     Some(point(title, one, other).help(why))
@@ -244,6 +253,42 @@ fn point(title: String, one: &Part, other: &Part) -> Problem {
         problem = problem.note(format!("{text} unless the file says otherwise"));
     }
     problem
+}
+
+impl Part {
+    /// Why this part may not lie so to another one, if that is so, whatever their paths are.
+    pub(crate) fn why_not(&self, relation: Relation, other: &Part) -> Option<&'static str> {
+        let (one, other) = (self.role, other.role);
+        match relation {
+            Relation::Same => why_not_same(one, other),
+            // What is in a state directory can be elsewhere all the same.
+            Relation::Inside => why_not_inside(one, other).or_else(|| match (one, other) {
+                (Role::StateContent, Role::State | Role::StateContent) => None,
+                (Role::StateContent, _) => why_not_inside(Role::State, other),
+                _ => None,
+            }),
+        }
+    }
+}
+
+/// Why something of these two kinds may not be one directory, if that is so.
+fn why_not_same(one: Role, other: Role) -> Option<&'static str> {
+    use Role::*;
+    match (one, other) {
+        // What the lower store shares with itself is its own affair, and `db` is in the state
+        // directory.
+        _ if one.is_lower() && other.is_lower() => None,
+        // That a daemon would be its own lower store is said elsewhere, in words of its own.
+        (Socket, LowerSocket) => None,
+        // The mount point may be the directory that the mount covers, if the lower store directory
+        // is there on another path too.
+        (Merged, LowerDirectory) => None,
+        (State, LowerState) => Some(
+            "the two stores would share one database, and garbage collection in one would delete \
+             what the other uses: give this store a `state` of its own, or a `root`",
+        ),
+        _ => Some("each part of a store needs a path of its own"),
+    }
 }
 
 /// Why nothing of the first kind may be inside something of the second, if that is so.
@@ -275,6 +320,10 @@ fn why_not_inside(inner: Role, outer: Role) -> Option<&'static str> {
         (Merged | UpperLayer | WorkDirectory | State | Log, LowerState) => {
             Some("nothing is ever written to the lower store's state: choose a path outside of it")
         }
+        (LowerDirectory | LowerState, State | Log) => Some(
+            "nothing of the lower store is ever written to: choose a path that the lower store is not \
+             inside of",
+        ),
         (Merged | UpperLayer | WorkDirectory | LowerDirectory, StateContent) => {
             Some("Nix and overstore keep their own things there: choose a path outside of it")
         }

@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::names::REMOUNT_HOOK;
+use crate::linux::file_identity::FileIdentity;
 use crate::nix::layout;
 use crate::nix::mount_check::{self, CheckedPath, Unmatchable};
 use crate::nix::url::StoreReference;
@@ -27,6 +28,8 @@ pub struct Store {
     /// What to write after a command of overstore for this store: the STORE argument as it was
     /// given, after `--root` if that was. The name unless somebody sets it.
     pub arguments: Vec<OsString>,
+    /// The file that describes it, if that is known.
+    pub file: Option<FileIdentity>,
     /// `root`: the directory that holds the merged store and its state, if one was given.
     pub root: Option<PathBuf>,
     /// The merged store directory: where OverlayFS is mounted. Default `${root}/nix/store`.

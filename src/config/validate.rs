@@ -93,6 +93,7 @@ impl Reading<'_> {
             name: name.to_owned(),
             program: PROGRAM.into(),
             arguments: vec![name.into()],
+            file: None,
             root: given.root,
             real,
             state,
@@ -164,10 +165,11 @@ impl Reading<'_> {
 
     /// What is wrong between the parts. `None` where a part is not given.
     fn parts_fit(&mut self, store: &Store, raw: &RawStore) -> Option<()> {
-        let places = places(raw)?;
+        let places = places(raw);
         parts::check(store, &places, self.problems);
-        self.stacking(store, &places.lower_store);
-        self.own_daemon(store, raw, &places.lower_store);
+        let lower_store = places.lower_store?;
+        self.stacking(store, &lower_store);
+        self.own_daemon(store, raw, &lower_store);
         Some(())
     }
 }
@@ -254,26 +256,26 @@ impl Reading<'_> {
     }
 }
 
-fn places(raw: &RawStore) -> Option<Places> {
+fn places(raw: &RawStore) -> Places {
     let span = |given: &Option<At<String>>| given.as_ref().map(|given| given.span.clone());
     let root = span(&raw.root);
     let lower = raw.lower.as_ref().map(|table| &table.value);
     let in_lower =
         |key: fn(&RawLower) -> &Option<At<String>>| lower.and_then(|table| span(key(table)));
-    Some(Places {
+    Places {
         real: span(&raw.real).or(root.clone()).or(span(&raw.store)),
         state: span(&raw.state).or(root.clone()),
         log: span(&raw.log).or(root),
-        upper_layer: span(&raw.upper_layer)?,
-        workdir: span(&raw.workdir)?,
-        lower_store: span(&raw.lower_store)?,
+        upper_layer: span(&raw.upper_layer),
+        workdir: span(&raw.workdir),
+        lower_store: span(&raw.lower_store),
         lower_real: in_lower(|table| &table.real),
         lower_state: in_lower(|table| &table.state),
         socket: raw
             .daemon
             .as_ref()
             .and_then(|table| span(&table.value.socket)),
-    })
+    }
 }
 
 impl Reading<'_> {

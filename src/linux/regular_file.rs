@@ -126,6 +126,12 @@ pub(crate) fn read(path: &Path, limit: u64) -> Result<Vec<u8>, ReadError> {
     read_to_end(open(path)?, limit)
 }
 
+/// Whether something is the null device: its major and minor number are 1 and 3 (null(4)).
+pub(crate) fn is_null(stat: &rustix::fs::Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
+        && stat.st_rdev == rustix::fs::makedev(1, 3)
+}
+
 /// [`read`], of a file in a directory.
 ///
 /// # Errors

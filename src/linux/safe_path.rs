@@ -50,6 +50,8 @@ pub(crate) struct Reached {
     fd: OwnedFd,
     path: PathBuf,
     status: Status,
+    /// What the walk led through, from the root directory on, and this at the end.
+    way: Vec<Status>,
     /// By which rules the walk goes on from here.
     symlinks: Symlinks,
 }
@@ -354,6 +356,7 @@ impl Reached {
                 fd,
                 path: path.clone(),
                 status,
+                way: vec![status],
                 symlinks,
             })
             .map_err(|errno| Obstacle::Unreachable {
@@ -403,6 +406,7 @@ impl Reached {
             None => Ok(Reached {
                 fd,
                 path,
+                way: self.way_to(&status),
                 status,
                 symlinks: self.symlinks,
             }),
@@ -430,6 +434,7 @@ impl Reached {
             Ok((status, fd)) => Ok(Reached {
                 fd,
                 path,
+                way: self.way_to(&status),
                 status,
                 symlinks: self.symlinks,
             }),
@@ -478,6 +483,7 @@ impl Reached {
             fd,
             path: self.path.clone(),
             status: self.status,
+            way: self.way.clone(),
             symlinks: self.symlinks,
         })
     }
@@ -487,6 +493,18 @@ impl Reached {
             component: self.path,
             errno: errno.raw_os_error(),
         }
+    }
+
+    /// The way on to an entry.
+    fn way_to(&self, entry: &Status) -> Vec<Status> {
+        let on = std::iter::once(*entry);
+        self.way.iter().copied().chain(on).collect()
+    }
+
+    /// What the walk led through, links apart, from the root directory to this: one for each
+    /// component of [`path`](Self::path).
+    pub(crate) fn way(&self) -> &[Status] {
+        &self.way
     }
 
     /// Where the walk led: the path without symbolic links.
@@ -580,7 +598,7 @@ impl Status {
 
 /// Whether this process has root's rights over the machine, and not only those of a user in a user
 /// namespace of that user's.
-fn is_root() -> bool {
+pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root() && !in_namespace_of_a_user()
 }
 

@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use crate::compare::Objects;
+use crate::config::parts::{Part, Relation};
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::safe_path::Danger;
 use crate::nix::mount_check;
@@ -35,6 +36,8 @@ pub struct Observed {
     /// How many overlays are stacked below the one described, as far as can be told. The kernel takes
     /// one.
     pub overlays_below: u32,
+    /// Where the parts are, whatever their paths.
+    pub parts: PartFacts,
     /// The remount hook, if the description has one.
     pub hook: Option<HookFacts>,
 }
@@ -51,6 +54,48 @@ pub struct HookFacts {
     pub unsafe_because: Option<(PathBuf, String)>,
     /// The running program, unless it was deleted or replaced meanwhile.
     pub program: Option<PathBuf>,
+}
+
+/// Where the parts of a store are, whatever their paths.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PartFacts {
+    /// Which are one, or inside one another.
+    pub overlaps: Vec<Overlap>,
+    /// Which another store has.
+    pub claims: Vec<Claim>,
+    /// Descriptions of other stores that cannot be read.
+    pub unread: Vec<Unread>,
+}
+
+/// Two parts of a store that are one, or of which one is inside the other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Overlap {
+    /// A part.
+    pub part: Part,
+    /// How it lies to the other.
+    pub relation: Relation,
+    /// The other.
+    pub other: Part,
+}
+
+/// A part of a store that another store has, too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim {
+    /// The part.
+    pub part: Part,
+    /// How it lies to what the other store has. `None` if that is inside the part.
+    pub relation: Option<Relation>,
+    /// What the other store has, in words.
+    pub whose: String,
+}
+
+/// A description of another store that cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The file.
+    pub file: PathBuf,
+    /// Why.
+    pub why: String,
 }
 
 /// Who is asking, and on which kernel.

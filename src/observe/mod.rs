@@ -10,11 +10,13 @@ mod mount_table;
 mod names;
 mod overlay;
 mod pairing;
+mod parts;
 mod path;
 mod set_up;
 mod shows;
 mod upper_database;
 mod upper_usage;
+mod whereabouts;
 
 use std::io;
 use std::path::Path;
@@ -101,6 +103,11 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         names.retain(|name| !markers::is_whiteout(upper, name).unwrap_or(false));
     }
     let database = upper_database::observe(&state.db, store.use_sqlite_wal, depth);
+    let visited: Vec<&Visited> = [&lower, &upper, &workdir, &real]
+        .into_iter()
+        .chain(state.all())
+        .collect();
+    let parts = parts::observe(system, store, &mounts, &visited);
     let pairing = pairing::observe(store, &upper, &lower, &database, rows);
     exhaustion::expect_none()?;
     Ok(Observed {
@@ -112,6 +119,7 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         pairing,
         state: state.into_places(),
         overlays_below: overlays_below.unwrap_or(0),
+        parts,
         hook: store.remount_hook.as_deref().map(hook::observe),
         machine,
     })
@@ -125,6 +133,10 @@ struct State {
 }
 
 impl State {
+    fn all(&self) -> impl Iterator<Item = &Visited> {
+        [&self.top, &self.db].into_iter().chain(&self.others)
+    }
+
     fn into_places(self) -> Vec<Place> {
         [self.top, self.db]
             .into_iter()
@@ -184,4 +196,52 @@ fn upper_usage(
                 Depth::Check { .. } => mounts.other_writer_elsewhere(system, directory, ours),
             })
     })
+}
+
+/// Looks at where the parts of a store are, and at nothing else.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn part_facts(system: &System, store: &Store) -> io::Result<PartFacts> {
+    Ok(parts::observe(
+        system,
+        store,
+        &MountTable::read(system)?,
+        &[],
+    ))
+}
+
+/// How the overlay at the merged store directory differs from one of exactly the directories
+/// described, if it does, as far as can be told.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn differs(system: &System, store: &Store) -> io::Result<Option<String>> {
+    let mounts = MountTable::read(system)?;
+    let expected = Expected {
+        real: &path::visit(&store.real, Symlinks::Refuse, &mounts),
+        lower: &lower::visit(&store.lower, &mounts),
+        upper_layer: &layer::visit(&store.upper_layer, &mounts),
+        workdir: Some(&layer::visit(&store.workdir, &mounts)),
+    };
+    let depth = Depth::Check { lower_names: false };
+    let facts = overlay::observe(system, &mounts, &expected, depth);
+    let Some(overlay) = facts.overlay else {
+        return Ok(Some("no overlay is in effect there".to_owned()));
+    };
+    // An empty lower store directory has nothing to compare but its path.
+    let is_empty = expected.lower.reached.is_some() && overlay.lower == Identity::Unknown;
+    let compared = [
+        ("the lower store directory", &overlay.lower, is_empty),
+        ("the upper layer", &overlay.upper, false),
+        ("the work directory", &overlay.workdir, false),
+    ];
+    Ok(compared
+        .into_iter()
+        .find_map(|(what, identity, known)| match identity {
+            Identity::Same => None,
+            Identity::Unknown if known => None,
+            Identity::Unknown => Some(format!("whether it has {what} cannot be told")),
+            Identity::Different(how) => Some(format!("{what}: {how}")),
+        }))
 }

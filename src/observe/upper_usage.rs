@@ -16,13 +16,15 @@ use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::linux::{locks, namespaces};
 use crate::observe::Usage;
+use crate::records::LockFile;
 
 /// Whether another process holds overstore's lock on a directory. Tries the lock for an instant.
 pub(super) fn locked(system: &System, directory: &Reached) -> Option<Vec<u32>> {
-    let opened = directory.open().ok()?;
-    match rustix::fs::flock(&opened, FlockOperation::NonBlockingLockShared) {
-        Err(Errno::WOULDBLOCK) => {
-            let mut holders = locks::holders(system, directory.status()).unwrap_or_default();
+    let file = LockFile::find(directory, system).ok()??;
+    match locks::attempt(&file, FlockOperation::NonBlockingLockShared) {
+        Ok(None) => {
+            let status = file.status().ok()?;
+            let mut holders = locks::holders(system, &status).unwrap_or_default();
             let ours = std::process::id();
             let ours_only = holders.contains(&ours);
             holders.retain(|pid| *pid != ours);
@@ -116,7 +118,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let system = System::with_run(run.path()).unwrap();
         assert_eq!(locked(&system, &reached), None);
-        let ours = reached.open().unwrap();
+        let ours = LockFile::open(&reached, &system).unwrap();
         rustix::fs::flock(&ours, FlockOperation::NonBlockingLockExclusive).unwrap();
         assert_eq!(locked(&system, &reached), None);
     }

@@ -9,7 +9,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
@@ -20,6 +20,7 @@ use super::atomic_file;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::root::System;
 use crate::linux::safe_path::Status;
+use crate::overlayfs::options::SuperOptions;
 
 /// The version of the format that this program reads and writes.
 const VERSION: u32 = 1;
@@ -44,6 +45,10 @@ pub(crate) struct Record {
     pub overlay: Option<MountIdentity>,
     /// The lower store directory that it was mounted over.
     pub lower: DirectoryIdentity,
+    /// The upper layer and the work directory that it was mounted with. `None` in a record of an older
+    /// version.
+    #[serde(default)]
+    pub writes_to: Option<[FileIdentity; 2]>,
     /// When, in seconds since 1970.
     #[serde(default)]
     pub time: Option<u64>,
@@ -142,6 +147,7 @@ impl Record {
         store: &str,
         overlay: MountIdentity,
         lower: DirectoryIdentity,
+        writes_to: [FileIdentity; 2],
         time: u64,
     ) -> Record {
         Record {
@@ -149,8 +155,36 @@ impl Record {
             store: store.to_owned(),
             overlay: Some(overlay),
             lower,
+            writes_to: Some(writes_to),
             time: Some(time),
         }
+    }
+
+    /// Whether this is proof that an overlay, which its identity and the paths in its options tell, is
+    /// the one recorded. Before Linux 6.8 the kernel gives the numbers of a mount to others after it,
+    /// so there the directories have to be the same too.
+    pub(crate) fn is_of(&self, mount: &MountIdentity, options: &SuperOptions) -> bool {
+        let Some(overlay) = self.overlay.filter(|overlay| overlay.is(mount)) else {
+            return false;
+        };
+        if overlay.is_never_given_again() && mount.is_never_given_again() {
+            return true;
+        }
+        let identity = |path: &PathBuf| {
+            rustix::fs::stat(path)
+                .ok()
+                .map(|it| FileIdentity::from(&it))
+        };
+        let now = [
+            options.lower.first(),
+            options.upper.as_ref(),
+            options.work.as_ref(),
+        ]
+        .map(|path| path.and_then(identity));
+        let then = self
+            .writes_to
+            .map(|[upper, work]| [self.lower.file, upper, work].map(Some));
+        options.lower.len() == 1 && Some(now) == then
     }
 
     /// Reads the record about the mount at a merged store directory. `None` if there is none, or
@@ -185,11 +219,7 @@ impl Record {
     /// # Errors
     /// When it cannot be written, or its directory is somebody else's.
     pub(crate) fn write(&self, system: &System, real: &Path) -> io::Result<()> {
-        match rustix::fs::mkdirat(system.run(), DIRECTORY, Mode::from_raw_mode(0o755)) {
-            Ok(()) | Err(Errno::EXIST) => {}
-            Err(errno) => return Err(errno.into()),
-        }
-        let directory = open_directory(system)?.ok_or(io::ErrorKind::NotFound)?;
+        let directory = make_directory(system)?;
         let mut text = serde_json::to_vec_pretty(self)?;
         text.push(b'\n');
         atomic_file::replace(&directory, &file_name(real), |file| file.write_all(&text))
@@ -224,8 +254,17 @@ fn file_name(real: &Path) -> String {
     name
 }
 
+/// Opens the directory of the records, made where it is missing.
+pub(super) fn make_directory(system: &System) -> io::Result<OwnedFd> {
+    match rustix::fs::mkdirat(system.run(), DIRECTORY, Mode::from_raw_mode(0o755)) {
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(errno) => return Err(errno.into()),
+    }
+    Ok(open_directory(system)?.ok_or(io::ErrorKind::NotFound)?)
+}
+
 /// Opens the directory of the records, if there is one.
-fn open_directory(system: &System) -> io::Result<Option<OwnedFd>> {
+pub(super) fn open_directory(system: &System) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     match rustix::fs::openat(system.run(), DIRECTORY, flags, Mode::empty()) {
         Ok(directory) => {
@@ -265,7 +304,8 @@ mod tests {
             file: FileIdentity { dev: 4, ino: 5 },
             fsid: u64::MAX,
         };
-        Record::new("example", overlay, lower, 1_700_000_000)
+        let writes_to = [6, 7].map(|ino| FileIdentity { dev: 4, ino });
+        Record::new("example", overlay, lower, writes_to, 1_700_000_000)
     }
 
     fn scratch() -> (tempfile::TempDir, System) {

@@ -9,23 +9,19 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustix::fs::FileType;
-
 use super::output::{Output, OutputError};
 use super::publications::{DescribedPublication, publication_units};
 use super::text::unit_name;
 use super::units::{Described, Places, units};
 use crate::config;
+use crate::config::names::DESCRIPTION_DIRECTORIES;
 use crate::escape::show_path;
 use crate::linux::regular_file;
 use crate::observe;
 use crate::records::atomic_file::DRAFT;
 use crate::remedy::Fault;
 
-/// Where descriptions are, from the one that counts most; the usual places (systemd.unit(5)).
-const DIRECTORIES: [&str; 3] = ["etc/overstore", "run/overstore", "usr/lib/overstore"];
-
-/// Where those of publications are, in each of these.
+/// Where those of publications are, in each directory of descriptions.
 const PUBLICATIONS: &str = "publications";
 
 /// Where the service manager has its system generators write (systemd.generator(7)), so where units
@@ -147,14 +143,15 @@ pub fn generate(
 /// paths are those of the system.
 fn descriptions(root: &Path, below: &str) -> BTreeMap<OsString, PathBuf> {
     let mut found = BTreeMap::new();
-    for directory in DIRECTORIES {
+    for directory in DESCRIPTION_DIRECTORIES {
         // A directory that is not there, or not readable, has none.
         let directory = Path::new(directory).join(below);
-        let Ok(entries) = fs::read_dir(root.join(&directory)) else {
+        let there = directory.strip_prefix("/").unwrap_or(&directory);
+        let Ok(entries) = fs::read_dir(root.join(there)) else {
             continue;
         };
         for entry in entries.filter_map(Result::ok) {
-            let file = Path::new("/").join(&directory).join(entry.file_name());
+            let file = directory.join(entry.file_name());
             if file.extension() == Some(OsStr::new("toml"))
                 && let Some(name) = file.file_stem()
             {
@@ -174,7 +171,7 @@ fn read<T>(
     parse: impl FnOnce(&str, &str, &str) -> Result<T, config::Errors>,
 ) -> Result<Option<T>, Fault> {
     let there = root.join(file.strip_prefix("/").unwrap_or(file));
-    if is_null(&there) {
+    if rustix::fs::stat(&there).is_ok_and(|stat| regular_file::is_null(&stat)) {
         return Ok(None);
     }
     let content = regular_file::read(&there, config::MAX_SIZE)
@@ -187,14 +184,6 @@ fn read<T>(
     let name = show_path(Path::new(name));
     let parsed = parse(&name, &show_path(file), &text);
     parsed.map(Some).map_err(|errors| Fault::of(&errors))
-}
-
-/// Whether a path leads to the null device: its major and minor number are 1 and 3 (null(4)).
-fn is_null(path: &Path) -> bool {
-    rustix::fs::stat(path).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice
-            && stat.st_rdev == rustix::fs::makedev(1, 3)
-    })
 }
 
 /// Why no units can be made of a store, by itself or beside those before it.

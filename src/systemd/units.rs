@@ -195,7 +195,11 @@ impl Unit<'_> {
             "ExecStart",
             &format!("{program} up --unit {file}"),
         );
-        line(&mut text, "ExecStop", &format!("{program} down {file}"));
+        line(
+            &mut text,
+            "ExecStop",
+            &format!("{program} down --unrecorded {file}"),
+        );
         // No `ExecReload=`: the kernel changes no option of a mounted overlay.
         text += "TimeoutStartSec=5min\n";
         let field = format!("{STORE_VARIABLE}={}", store.name);

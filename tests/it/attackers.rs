@@ -1,6 +1,6 @@
 //! Ordinary users who would have root do what it should not.
 
-use crate::support::{Example, Outcome, Snapshot, World};
+use crate::support::{Example, Outcome, Snapshot, World, wait_until};
 
 /// The worked example with every part of it below a directory of its own, and a `victim` of root's.
 /// `own` makes `/mnt/way` what the attacker may change.
@@ -208,4 +208,47 @@ fn a_kill_leaves_no_directory_half_made() {
         }
     }
     assert!(kills >= 10, "{kills}");
+}
+
+/// F3, V1: whoever can open a directory can lock it, and nothing of root's waits for that.
+#[test]
+fn no_lock_of_a_user_keeps_root_waiting() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    example.command("down").ok();
+    let holders = [Example::UPPER, Example::WORKDIR].map(|directory| {
+        let held = format!("/tmp/held{}", directory.replace('/', "-"));
+        let script = format!("touch {held}; exec sleep infinity");
+        let holder = world
+            .command(["flock", "--no-fork", directory, "sh", "-c", &script])
+            .by_alice()
+            .spawn();
+        wait_until("alice has it locked", || world.path(&held).exists());
+        holder
+    });
+    for command in [
+        &["up", "example"][..],
+        &["check", "example"],
+        &["warm", "--all", "--keep", "example"],
+        &["down", "example"],
+        &["exec", "example", "--", "true"],
+    ] {
+        let outcome = world.overstore(command.iter().copied()).run();
+        assert_eq!(outcome.code(), Some(0), "{command:?}: {outcome}");
+        assert!(
+            !outcome.stderr().contains("waiting"),
+            "{command:?}: {outcome}"
+        );
+    }
+    // Where root's locks are, she cannot even look.
+    let look = world
+        .command(["ls", "/run/overstore/locks"])
+        .by_alice()
+        .run();
+    assert_ne!(look.code(), Some(0), "{look}");
+    for mut holder in holders {
+        holder.kill().expect("a child of this test");
+        holder.wait().expect("a child of this test");
+    }
 }

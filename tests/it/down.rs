@@ -21,7 +21,7 @@ fn down_unmounts_and_keeps_everything_else() {
     assert_eq!(example.mounts("TARGET"), before);
     upper.assert_unchanged(world.path(Example::UPPER));
     database.assert_unchanged(world.path(format!("{}/db", Example::STATE)));
-    assert!(world.list("/run/overstore").is_empty());
+    assert!(world.records().is_empty());
 
     let all = Snapshot::of(world.path("/mnt"));
     assert!(
@@ -235,6 +235,116 @@ fn what_up_did_not_mount_stays() {
         "was not mounted by `overstore up`",
     );
     umount();
+}
+
+/// The overlay of the directories described, mounted by hand: only the flag unmounts it.
+#[test]
+fn an_overlay_without_a_record_goes_with_the_flag() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    example.command("down").ok();
+    let mount = |options: &str| {
+        let mount = ["mount", "-t", "overlay", "overlay", "-o", options];
+        world.command(mount).args([Example::REAL]).ok();
+    };
+    let options = |lower: &str, upper: &str, work: &str| {
+        format!("lowerdir={lower},upperdir={upper},workdir={work}")
+    };
+    let described = options(Example::LOWER, Example::UPPER, Example::WORKDIR);
+    mount(&described);
+    let outcome = example.run("down");
+    assert_eq!(outcome.code(), Some(3), "{outcome}");
+    let remedy = "overstore down --unrecorded example";
+    assert!(outcome.stderr().contains(remedy), "{outcome}");
+    assert_eq!(example.mounts("FSTYPE"), ["overlay"]);
+    example.command("down").args(["--unrecorded"]).ok();
+    assert_eq!(example.mounts("FSTYPE"), [""; 0]);
+
+    // By other names, it is the same.
+    world.ok([
+        "sh",
+        "-ec",
+        "mkdir /mnt/e; mount --bind /mnt/example /mnt/e",
+    ]);
+    let again = |path: &str| path.replace("/mnt/example", "/mnt/e");
+    mount(&options(
+        &again(Example::LOWER),
+        &again(Example::UPPER),
+        &again(Example::WORKDIR),
+    ));
+    example.command("down").args(["--unrecorded"]).ok();
+
+    // Other directories are not, each of them, whatever the text says.
+    world.ok([
+        "sh",
+        "-ec",
+        "mkdir -p /mnt/other/upper /mnt/other/work; cp -a /mnt/example/store-a/nix/store /mnt/other/lower",
+    ]);
+    for (lower, upper, work) in [
+        ("/mnt/other/lower", Example::UPPER, Example::WORKDIR),
+        (Example::LOWER, "/mnt/other/upper", "/mnt/other/work"),
+    ] {
+        mount(&options(lower, upper, work));
+        let outcome = example.command("down").args(["--unrecorded"]).run();
+        assert_eq!(outcome.code(), Some(3), "{outcome}");
+        assert!(outcome.stderr().contains("not one of exactly"), "{outcome}");
+        world.ok(["umount", Example::REAL]);
+    }
+    mount(&described);
+    world.ok(["mount", "-t", "tmpfs", "other", Example::REAL]);
+    let outcome = example.command("down").args(["--unrecorded"]).run();
+    assert_eq!(outcome.code(), Some(3), "{outcome}");
+    world.ok(["umount", Example::REAL]);
+    world.ok(["umount", Example::REAL]);
+}
+
+/// D1: a record proves nothing of an overlay that was mounted later, also where the kernel gave it the
+/// same numbers, as it does before Linux 6.8.
+#[test]
+fn a_record_is_no_proof_of_a_later_overlay() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let record = format!("/run/overstore/{}", world.records()[0].display());
+    let ours = world.read(&record);
+    world.ok(["umount", Example::REAL]);
+    world.ok(["mkdir", "-p", "/mnt/other/upper", "/mnt/other/work"]);
+    let options = format!(
+        "lowerdir={},upperdir=/mnt/other/upper,workdir=/mnt/other/work",
+        Example::LOWER
+    );
+    let mount = ["mount", "-t", "overlay", "overlay", "-o", &options];
+    world.command(mount).args([Example::REAL]).ok();
+    let refused = || {
+        let outcome = example.run("down");
+        assert_eq!(outcome.code(), Some(3), "{outcome}");
+        assert_eq!(example.mounts("FSTYPE"), ["overlay"]);
+    };
+    // `up` killed just before it mounted leaves just this.
+    refused();
+    // The record as an older kernel would have it, with the numbers of the mount that is there.
+    let mut record_of = serde_json::from_slice::<serde_json::Value>(&ours).expect("JSON");
+    let numbers = world.ok(["findmnt", "-no", "ID,MAJ:MIN", Example::REAL]);
+    let (id, device) = numbers.trim().split_once(' ').expect("two columns");
+    let (major, minor) = device.trim().split_once(':').expect("two numbers");
+    let number = |text: &str| text.parse::<u32>().expect("a number");
+    record_of["overlay"] = serde_json::json!({
+        "dev": rustix::fs::makedev(number(major), number(minor)),
+        "mount_id": number(id),
+        "unique_mount_id": null,
+    });
+    world.write(&record, record_of.to_string());
+    refused();
+    // Of the directories recorded, it is ours.
+    world.ok(["umount", Example::REAL]);
+    world.write(&record, &ours);
+    example.up();
+    let mut record_of =
+        serde_json::from_slice::<serde_json::Value>(&world.read(&record)).expect("JSON");
+    record_of["overlay"]["unique_mount_id"] = serde_json::Value::Null;
+    world.write(&record, record_of.to_string());
+    example.command("down").ok();
 }
 
 #[test]

@@ -75,8 +75,8 @@ fn a_store_comes_up_where_its_mount_cannot_be_recorded() {
     assert_eq!(example.mounts("fstype"), ["overlay"]);
     assert!(
         up.stderr()
-            .contains("remedy: to take it away: umount /mnt/example"),
+            .contains("remedy: to take it away: overstore down --unrecorded example"),
         "{up}"
     );
-    world.ok(["umount", Example::REAL]);
+    example.command("down").args(["--unrecorded"]).ok();
 }

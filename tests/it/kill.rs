@@ -145,7 +145,7 @@ fn down_killed_at_any_step_is_finished_by_the_next() {
         assert_eq!(killed.signal(), Some(9), "{call} {nth}: {killed}");
         let again = example.run("down");
         assert_eq!(again.code(), Some(0), "killed at {call} {nth}: {again}");
-        assert!(world.list("/run/overstore").is_empty(), "{call} {nth}");
+        assert!(world.records().is_empty(), "{call} {nth}");
         let memory = world.read("/mnt/example/merged-store/nix/var/nix/overstore/state.json");
         let memory: serde_json::Value = serde_json::from_slice(&memory).expect("JSON");
         assert!(memory["mounted"].is_null(), "{call} {nth}: {memory}");

@@ -35,6 +35,7 @@ mod hook;
 mod hostile_descriptions;
 mod hostile_lower;
 mod hostile_upper;
+mod identity;
 mod install;
 mod kill;
 mod limits;

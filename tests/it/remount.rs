@@ -120,12 +120,19 @@ fn what_cannot_be_remounted_is_told() {
     refused(
         &["overstore-remount", "/tmp/link"],
         3,
-        "/tmp/link: Not a directory",
+        "/tmp/link is a symbolic link",
     );
     refused(
         &["overstore-remount", "/tmp"],
         3,
         "/tmp is not an OverlayFS mount (it is on tmpfs)\n",
+    );
+    // Whoever could exchange a directory on the way would choose what is remounted.
+    world.ok(["install", "-d", "-o", "alice", "/tmp/hers"]);
+    refused(
+        &["overstore-remount", "/tmp/hers/store"],
+        3,
+        "/tmp/hers belongs to user 1000",
     );
     refused(&["overstore", "remount", "another"], 2, "another.toml");
     for arguments in [&[][..], &["/a", "/b"]] {

@@ -2,20 +2,20 @@
 
 use crate::support::{Example, Outcome, Snapshot, World};
 
-/// Writes the configuration with other paths.
-fn with(world: &World, changes: &[(&str, &str)]) -> Outcome {
-    let text = String::from_utf8(world.read(Example::CONFIGURATION)).expect("text");
+/// Writes a description with other paths.
+fn with(world: &World, text: &str, changes: &[(&str, &str)]) -> Outcome {
     let text = changes
         .iter()
-        .fold(text, |text, (from, to)| text.replace(from, to));
-    world.write("/etc/overstore/unsafe.toml", text);
-    world.overstore(["up", "unsafe"]).run()
+        .fold(text.to_owned(), |text, (from, to)| text.replace(from, to));
+    world.write(Example::CONFIGURATION, text);
+    world.overstore(["up", "example"]).run()
 }
 
 #[test]
 fn what_others_could_replace_is_refused_and_nothing_is_made() {
     let Some(world) = World::trixie() else { return };
     let _example = world.example("");
+    let text = String::from_utf8(world.read(Example::CONFIGURATION)).expect("text");
     world.ok(["sh", "-c", "mkdir -p /mnt/open /mnt/hers/below /mnt/sticky /mnt/linked-to; chmod 777 /mnt/open; chown alice /mnt/hers; chmod 1777 /mnt/sticky; mkdir /mnt/sticky/hers; chown alice /mnt/sticky/hers; ln -s linked-to /mnt/link"]);
     let before = Snapshot::of(world.path("/mnt"));
     for part in ["store-b", "workdir", "merged-store"] {
@@ -27,7 +27,7 @@ fn what_others_could_replace_is_refused_and_nothing_is_made() {
             "link/x",
         ] {
             let to = format!("/mnt/{place}-{part}");
-            let outcome = with(&world, &[(&format!("/mnt/example/{part}"), &to)]);
+            let outcome = with(&world, &text, &[(&format!("/mnt/example/{part}"), &to)]);
             assert_eq!(outcome.code(), Some(1), "{part} at {to}: {outcome}");
             assert!(
                 outcome.stdout().contains("[path-unsafe]"),
@@ -39,6 +39,7 @@ fn what_others_could_replace_is_refused_and_nothing_is_made() {
     // A sticky directory, such as /tmp, is safe for what is root's own.
     let outcome = with(
         &world,
+        &text,
         &[
             ("/mnt/example/workdir", "/mnt/sticky/work"),
             ("/mnt/example/store-b", "/mnt/sticky/upper"),
@@ -95,7 +96,7 @@ fn who_swaps_a_directory_while_it_is_mounted_wins_nothing() {
         // Nothing stays mounted anywhere, and no record of it.
         let mounts = world.run(["grep", "-c", "lowerdir=/mnt/example", "/proc/self/mounts"]);
         assert_eq!(mounts.stdout(), "0\n", "{name}");
-        assert!(world.list("/run/overstore").is_empty(), "{name}");
+        assert!(world.records().is_empty(), "{name}");
         trap.assert_unchanged(world.path("/mnt/trap/nix"));
         world.ok(["sh", "-c", undo]);
     }

@@ -339,15 +339,9 @@ fn an_upper_layer_that_a_process_has_locked_is_refused() {
     let Some(world) = World::trixie() else { return };
     let example = world.example("");
     world.mkdir(Example::UPPER);
+    let lock = world.lock_file(Example::UPPER);
     let mut holder = world
-        .command([
-            "flock",
-            "--no-fork",
-            "--exclusive",
-            Example::UPPER,
-            "sh",
-            "-c",
-        ])
+        .command(["flock", "--no-fork", "--exclusive", &lock, "sh", "-c"])
         .args(["touch /run/locked; exec sleep infinity"])
         .spawn();
     wait_until("it is locked", || world.path("/run/locked").exists());
@@ -362,13 +356,7 @@ fn an_upper_layer_that_a_process_has_locked_is_refused() {
     holder.kill().expect("a child of this test");
     holder.wait().expect("a child of this test");
     // The lock goes with the holder's own child, a moment later.
-    world.ok([
-        "flock",
-        "--exclusive",
-        "--timeout=20",
-        Example::UPPER,
-        "true",
-    ]);
+    world.ok(["flock", "--exclusive", "--timeout=20", &lock, "true"]);
     example.up();
 }
 
@@ -531,7 +519,7 @@ fn who_waits_for_another_set_up_says_for_whom() {
     for (kind, path, whom) in [
         (
             "--exclusive",
-            Example::WORKDIR.to_owned(),
+            world.lock_file(Example::WORKDIR),
             "waiting for process ",
         ),
         (

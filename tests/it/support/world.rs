@@ -164,6 +164,20 @@ impl World {
         names
     }
 
+    /// The records of mounts.
+    pub fn records(&self) -> Vec<OsString> {
+        let mut records = self.list("/run/overstore");
+        records.retain(|name| name != "locks");
+        records
+    }
+
+    /// What root locks in place of a directory, made as overstore makes it: the path.
+    pub fn lock_file(&self, directory: &str) -> String {
+        let script = "mkdir -p -m 755 /run/overstore; mkdir -p -m 700 /run/overstore/locks; umask 077; \
+                      file=/run/overstore/locks/$(stat -c %d-%i \"$0\"); touch \"$file\"; echo \"$file\"";
+        self.ok(["sh", "-ec", script, directory]).trim().to_owned()
+    }
+
     /// Mounts a new, empty file system of this `kind` (`ext4`, `xfs`, `btrfs`) on the directory `at`,
     /// which is made. `false` (reported with [`skip`]) where the kernel or the machine lacks it.
     pub fn disk(&self, kind: &str, at: &str) -> bool {
