@@ -114,18 +114,28 @@ fn warm(
             if report.outcome == Outcome::Unchanged {
                 report.outcome = Outcome::Done;
             }
+            if warmed.left_out > 0 {
+                let (count, wrong) = (warmed.left_out, warmed.wrong.join("; "));
+                let found =
+                    format!("{count} paths left out, whose metadata below is wrong: {wrong}");
+                let owner = "have the lower store's owner run `nix-store --verify` there";
+                report.add_findings(vec![warm_failed(store, found).remedy(Remedy::say(owner))]);
+            }
         }
         Err(failure) => {
             let Fault { what, remedy } = failure.fault();
             let again = Remedy::say("once that is fixed, or `[warm]` is corrected, run it by hand");
-            report.add_findings(vec![
-                Finding::at(Code::WarmFailed, &store.database())
-                    .expected("the metadata that `warm` in the configuration names, copied")
-                    .found(what)
-                    .remedy(remedy.or(again.run(by_hand(store, wanted)))),
-            ]);
+            let remedy = remedy.or(again.run(by_hand(store, wanted)));
+            report.add_findings(vec![warm_failed(store, what).remedy(remedy)]);
         }
     }
+}
+
+/// Not all was copied up that should be.
+fn warm_failed(store: &Store, found: String) -> Finding {
+    Finding::at(Code::WarmFailed, &store.database())
+        .expected("the metadata that `warm` in the configuration names, copied")
+        .found(found)
 }
 
 /// The command that does the same.

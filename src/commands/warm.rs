@@ -18,7 +18,7 @@ use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::observe;
 use crate::remedy::Remedy;
-use crate::report::{self, WarmReport};
+use crate::report::{self, Outcome, WarmReport};
 use crate::systemd::notify::ServiceManager;
 use crate::warm::{self, Roots, Wanted, Warm, WarmError};
 
@@ -43,7 +43,11 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
     let mut tell = |progress: Progress<'_>| super::tell(&progress, &ServiceManager::default());
     copy(&store, &system, &wanted, &mut report, None, &mut tell)?;
     report.print(json)?;
-    Ok(ExitCode::SUCCESS)
+    let outcome = match report.left_out {
+        0 => Outcome::Done,
+        _ => Outcome::NotAsDescribed,
+    };
+    Ok(ExitCode::from(outcome.exit_code()))
 }
 
 /// Refuses a store whose state directory, or another part, is the lower store's or another store's.

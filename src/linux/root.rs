@@ -13,12 +13,6 @@ use super::regular_file::{self, ReadError};
 use super::safe_path::{self, Symlinks};
 use super::users;
 
-/// Where a system has its groups.
-const GROUPS: &str = "/etc/group";
-
-/// The size in bytes above which it is something else.
-const LONGEST_GROUPS: u64 = 16 << 20;
-
 /// Handles that a run needs whatever its root directory is.
 ///
 /// With `--root DIR` the process changes its root directory to DIR before it looks at anything:
@@ -128,10 +122,10 @@ impl System {
         if self.root.is_none() {
             return users::group(name);
         }
-        match regular_file::read(Path::new(GROUPS), LONGEST_GROUPS) {
+        match regular_file::read(Path::new(users::GROUPS), users::LONGEST) {
             Ok(groups) => Ok(group_number(&String::from_utf8_lossy(&groups), name)),
             Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(io::Error::other(format!("{GROUPS}: {error}"))),
+            Err(error) => Err(io::Error::other(format!("{}: {error}", users::GROUPS))),
         }
     }
 }

@@ -1,32 +1,62 @@
 //! Users, groups and namespaces through the `nix` crate: what `rustix` lacks, or has only as
-//! `unsafe`. No other file uses that crate.
+//! `unsafe`. Nothing else uses that crate, but for the C library's calls in `sqlite/held`.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ::nix::sched::CloneFlags;
 use ::nix::unistd::{Group, Uid, User};
 
+use super::regular_file::{self, ReadError};
+
 /// The size in bytes of the stack of a process that is started as a copy of this one.
 const STACK: usize = 1 << 20;
+
+/// Where a system has its groups.
+pub(super) const GROUPS: &str = "/etc/group";
+/// Where it has its users.
+const USERS: &str = "/etc/passwd";
+/// The size in bytes above which either is something else.
+pub(super) const LONGEST: u64 = 16 << 20;
+
+/// Expects what the C library reads to be a file that it can read to its end: it waits for a pipe,
+/// and goes on reading a device for ever.
+fn expect_file(path: &str) -> io::Result<()> {
+    let looked = regular_file::open(Path::new(path)).and_then(|file| {
+        match file.metadata()?.len() > LONGEST {
+            true => Err(ReadError::TooLong(LONGEST)),
+            false => Ok(()),
+        }
+    });
+    match looked {
+        Err(ReadError::Io(error)) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        looked => looked.map_err(|error| io::Error::other(format!("{path}: {error}"))),
+    }
+}
 
 /// The number of a group in the system's own database (and name services), if there is one.
 ///
 /// # Errors
 /// When the database cannot be read.
 pub(crate) fn group(name: &str) -> io::Result<Option<u32>> {
+    expect_file(GROUPS)?;
     Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
 /// A user's home directory, as the system's database has it.
 pub(crate) fn home(uid: u32) -> Option<PathBuf> {
-    Some(User::from_uid(Uid::from_raw(uid)).ok()??.dir)
+    Some(user(uid)?.dir)
 }
 
 /// A user's shell, as the system's database has it.
 pub(crate) fn shell(uid: u32) -> Option<PathBuf> {
-    let shell = User::from_uid(Uid::from_raw(uid)).ok()??.shell;
+    let shell = user(uid)?.shell;
     (!shell.as_os_str().is_empty()).then_some(shell)
+}
+
+fn user(uid: u32) -> Option<User> {
+    expect_file(USERS).ok()?;
+    User::from_uid(Uid::from_raw(uid)).ok()?
 }
 
 /// Moves this thread into a mount namespace of its own.

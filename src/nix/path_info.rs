@@ -98,11 +98,13 @@ impl RawPathInfo<'_> {
     }
 }
 
-/// Whether this is the name of a key, a colon, and more. Nix before 2.34 copies anything else too,
+/// Whether this is the name of a key, a colon, and something in Base64. Nix before 2.34 copies anything else too,
 /// and later ones then cannot read the row.
 fn is_signature(text: &str) -> bool {
-    text.split_once(':')
-        .is_some_and(|(key, signature)| !key.is_empty() && !signature.is_empty())
+    text.split_once(':').is_some_and(|(key, signature)| {
+        let is_base64 = |byte: u8| byte.is_ascii_alphanumeric() || b"+/=".contains(&byte);
+        !key.is_empty() && !signature.is_empty() && signature.bytes().all(is_base64)
+    })
 }
 
 #[cfg(test)]

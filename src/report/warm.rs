@@ -21,6 +21,11 @@ pub(crate) struct WarmReport {
     pub outputs: u64,
     /// Roots found with `--roots` that are not valid in the lower store.
     pub invalid: u64,
+    /// Paths that were not copied since their metadata below is wrong, or that of something they
+    /// refer to.
+    pub left_out: u64,
+    /// What is wrong with the first of those.
+    pub wrong: Vec<String>,
     /// Roots that now keep what was warmed (`--keep`).
     pub kept: u64,
     /// Roots removed (`--forget`).
@@ -41,6 +46,8 @@ impl WarmReport {
             references: 0,
             outputs: 0,
             invalid: 0,
+            left_out: 0,
+            wrong: Vec::new(),
             kept: 0,
             forgotten: 0,
             forgets: false,
@@ -54,6 +61,8 @@ impl WarmReport {
         self.references += warmed.references;
         self.outputs += warmed.outputs;
         self.invalid += warmed.invalid;
+        self.left_out += warmed.left_out.count;
+        self.wrong.extend_from_slice(&warmed.left_out.first);
     }
 
     /// Prints the report to standard output, as JSON or as text.
@@ -86,6 +95,16 @@ impl WarmReport {
         writeln!(out, "{}", self.summary())?;
         if self.invalid > 0 {
             writeln!(out, "{} roots are not valid below", self.invalid)?;
+        }
+        if self.left_out > 0 {
+            let count = self.left_out;
+            writeln!(
+                out,
+                "{count} paths left out, whose metadata below is wrong:"
+            )?;
+            for wrong in &self.wrong {
+                writeln!(out, "  {wrong}")?;
+            }
         }
         if self.kept > 0 {
             writeln!(out, "{} roots keep them", self.kept)?;

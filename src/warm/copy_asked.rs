@@ -3,12 +3,12 @@ use std::collections::VecDeque;
 use rusqlite::{ErrorCode, OptionalExtension, Row};
 
 use super::upper_writer::{ID_OF, Target, Upper, Writer};
-use crate::lower::Source;
 use crate::lower::sqlite::text as read_text;
+use crate::lower::{LowerError, Source};
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_path::StorePath;
 use crate::warm::error::MOST_LISTED;
-use crate::warm::{Wanted, WarmError, Warmed};
+use crate::warm::{LeftOut, Wanted, WarmError, Warmed};
 
 /// Most paths that one conversation is about: more than any store has that is asked path by path.
 /// `SECURITY.md` names it.
@@ -29,6 +29,8 @@ const PRESENT: i64 = 2;
 const NOT_VALID: i64 = 3;
 /// One that is being written.
 const NEW: i64 = 4;
+/// One whose metadata below is wrong, or that of something it refers to.
+const LEFT_OUT: i64 = 5;
 
 /// Copies from any source, path by path, with as many questions open as it takes.
 ///
@@ -80,6 +82,7 @@ fn copy_asked(
         placed: 0,
         missing: 0,
         invalid: 0,
+        left_out: LeftOut::default(),
     };
     match wanted {
         Wanted::All => {
@@ -101,6 +104,7 @@ fn copy_asked(
     }
     for _ in 0..TRIES {
         copy.ask(source)?;
+        copy.leave_out()?;
         copy.expect_complete(!matches!(wanted, Wanted::ValidClosures(_)))?;
         source.confirm()?;
         if let Some(warmed) = copy.write(wanted == Wanted::All)? {
@@ -121,6 +125,8 @@ struct Copy<'u> {
     missing: usize,
     /// How many were wanted themselves, and are not.
     invalid: usize,
+    /// What is not copied.
+    left_out: LeftOut,
 }
 
 impl Copy<'_> {
@@ -215,7 +221,19 @@ impl Copy<'_> {
             let Some((number, _, root)) = asked.pop_front() else {
                 return Ok(());
             };
-            match source.answer()? {
+            let answer = match source.answer() {
+                Err(wrong @ LowerError::Row { .. }) => {
+                    let sql = "update temp.Wanted set state = ? where number = ?";
+                    self.execute(sql, (LEFT_OUT, number))?;
+                    self.left_out.count += 1;
+                    if self.left_out.first.len() < MOST_LISTED {
+                        self.left_out.first.push(wrong.to_string());
+                    }
+                    continue;
+                }
+                answer => answer?,
+            };
+            match answer {
                 Some(info) => self.keep(number, &info)?,
                 None => {
                     let sql = "update temp.Wanted set state = ? where number = ?";
@@ -298,7 +316,7 @@ impl Copy<'_> {
         let dangling = list(
             "select one.path, other.path from temp.WantedRefs \
              join temp.Wanted one on one.number = referrer \
-             join temp.Wanted other on other.number = reference where other.state = ?",
+             join temp.Wanted other on other.number = reference where other.state = ? and one.state = 1",
         )
         .map_err(|error| self.error(error))?;
         let prefix = &self.prefix;
@@ -333,6 +351,7 @@ impl Copy<'_> {
         )?;
         let mut warmed = Warmed {
             invalid: self.invalid as u64,
+            left_out: self.left_out.clone(),
             ..Warmed::default()
         };
         self.rows(&mut writer, &mut warmed)?;
@@ -350,6 +369,25 @@ impl Copy<'_> {
         drop(writer);
         transaction.commit().map_err(|error| self.error(error))?;
         Ok(Some(warmed))
+    }
+
+    /// Leaves out all that refers to what is left out.
+    fn leave_out(&mut self) -> Result<(), WarmError> {
+        if self.left_out.count == 0 {
+            return Ok(());
+        }
+        self.execute(
+            "create index if not exists temp.ByReference on WantedRefs (reference)",
+            [],
+        )?;
+        let out = self.execute(
+            "with recursive Out(number) as (select number from temp.Wanted where state = ?1 \
+             union select referrer from Out join temp.WantedRefs on reference = Out.number) \
+             update temp.Wanted set state = ?1 where number in Out and state != ?1",
+            [LEFT_OUT],
+        )?;
+        self.left_out.count += out as u64;
+        Ok(())
     }
 
     /// Writes the new rows.
@@ -416,7 +454,6 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
-    use crate::lower::LowerError;
     use crate::nix::schema;
     use crate::nix::store_directory::StoreDirectory;
     use crate::warm::outputs::Objects;

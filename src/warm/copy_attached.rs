@@ -5,7 +5,7 @@ use super::ids::shift;
 use super::upper_writer::{Target, Writer};
 use crate::lower::database::Database;
 use crate::warm::reader::{Reader, rows};
-use crate::warm::{Wanted, WarmError, Warmed};
+use crate::warm::{LeftOut, Wanted, WarmError, Warmed};
 
 /// Copies from an attached database. Confirms before the commit that it did not change.
 ///
@@ -22,7 +22,14 @@ pub(super) fn copy(
         .connection
         .pragma_update(Some("lower"), "cache_size", -8192)
         .map_err(|error| upper.error(error))?;
-    let result = copy_attached(target, lower, wanted)
+    let mut wrong_row = false;
+    let mut result = copy_attached(target, lower, wanted, None, &mut wrong_row);
+    if wrong_row {
+        // Rows are looked at twice only where one is wrong.
+        result = left_out(target, lower, wanted)
+            .and_then(|out| copy_attached(target, lower, wanted, Some(out), &mut false));
+    }
+    let result = result
         // Whatever went wrong may come from a change meanwhile.
         .map_err(|error| lower.confirm().err().map_or(error, WarmError::from));
     // The next try attaches another state.
@@ -37,10 +44,50 @@ pub(super) fn copy(
     Ok(warmed)
 }
 
+/// What is not copied: the ids of the rows that are wrong, and of all that refers to them.
+struct Out {
+    ids: HashSet<i64>,
+    /// What is wrong, of the first ones.
+    first: Vec<String>,
+}
+
+/// Looks for rows that are wrong among those that are wanted.
+fn left_out(target: Target<'_>, lower: &Database, wanted: Wanted<'_>) -> Result<Out, WarmError> {
+    let Target { upper, store, .. } = target;
+    let reader = Reader {
+        connection: &upper.connection,
+        lower,
+        store,
+    };
+    let mut copying = Copying {
+        reader: &reader,
+        warmed: Warmed::default(),
+        wrong_row: &mut false,
+    };
+    let ids = copying.ids(wanted)?;
+    let (mut wrong, mut first) = (Vec::new(), Vec::new());
+    rows(lower, store, &ids, |id, path, info| {
+        let why = match (path, info) {
+            (Ok(_), Ok(_)) => return Ok(()),
+            (Ok(path), Err(what)) => lower.wrong_row(path, what),
+            (Err(what), _) => lower.damaged(what),
+        };
+        wrong.push(id);
+        if first.len() < MOST_LISTED {
+            first.push(why.to_string());
+        }
+        Ok(())
+    })?;
+    let ids = reader.all_that_refers_to(wrong)?;
+    Ok(Out { ids, first })
+}
+
 fn copy_attached(
     target: Target<'_>,
     lower: &Database,
     wanted: Wanted<'_>,
+    out: Option<Out>,
+    wrong_row: &mut bool,
 ) -> Result<Warmed, WarmError> {
     let Target { upper, store, .. } = target;
     let reader = Reader {
@@ -51,12 +98,22 @@ fn copy_attached(
     let mut copying = Copying {
         reader: &reader,
         warmed: Warmed::default(),
+        wrong_row,
     };
-    let ids = copying.ids(wanted)?;
+    let mut ids = copying.ids(wanted)?;
+    let whole = out.is_none();
+    if let Some(out) = out {
+        let before = ids.len();
+        ids.retain(|id| !out.ids.contains(id));
+        copying.warmed.left_out = LeftOut {
+            count: (before - ids.len()) as u64,
+            first: out.first,
+        };
+    }
     let transaction = upper.begin(target.waiting)?;
     let mut writer = Writer::new(target)?;
     let first_new = writer.next_id;
-    let shift = shift(&ids, first_new);
+    let shift = shift(&ids, first_new).filter(|_| whole);
     let upper_ids = copying.rows(&mut writer, &ids, shift)?;
     copying.warmed.references = match shift {
         Some(shift) if copying.warmed.present == 0 => {
@@ -78,6 +135,8 @@ fn copy_attached(
 struct Copying<'a> {
     reader: &'a Reader<'a>,
     warmed: Warmed,
+    /// Set where a row is wrong.
+    wrong_row: &'a mut bool,
 }
 
 impl Copying<'_> {
@@ -111,10 +170,12 @@ impl Copying<'_> {
         shift: Option<i64>,
     ) -> Result<Vec<i64>, WarmError> {
         let Reader { lower, store, .. } = *self.reader;
-        let warmed = &mut self.warmed;
+        let (warmed, wrong_row) = (&mut self.warmed, &mut *self.wrong_row);
         let mut upper_ids = Vec::with_capacity(ids.len());
         warmed.prefixes.reserve_exact(ids.len());
         rows(lower, store, ids, |id, path, info| {
+            *wrong_row = path.is_err();
+            let path = path.map_err(|what| lower.damaged(what))?;
             warmed.prefixes.push(path.hash_prefix());
             if !writer.was_empty
                 && let Some(present) = writer.id_of(&writer.print(&path))?
@@ -123,6 +184,7 @@ impl Copying<'_> {
                 warmed.present += 1;
                 return Ok(());
             }
+            *wrong_row = info.is_err();
             let info = info.map_err(|what| lower.wrong_row(path.clone(), what))?;
             let new = shift.map_or(writer.next_id, |shift| id + shift);
             writer.next_id = new + 1;

@@ -73,9 +73,20 @@ pub struct Warmed {
     pub outputs: u64,
     /// Wanted paths that are not valid below; only with [`Wanted::ValidClosures`].
     pub invalid: u64,
+    /// What was not copied since its metadata below is wrong, or that of something it refers to.
+    pub left_out: LeftOut,
     /// The hash prefix of every path that has its metadata now: of those wanted, and all that these
     /// refer to. Some may be there more than once.
     pub prefixes: Vec<u64>,
+}
+
+/// Paths that were not copied.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftOut {
+    /// How many.
+    pub count: u64,
+    /// What is wrong with the first rows that are.
+    pub first: Vec<String>,
 }
 
 impl Warm<'_> {

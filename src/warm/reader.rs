@@ -21,8 +21,8 @@ use crate::nix::store_path::StorePath;
 const REFERENCES: &str = "select reference from lower.Refs indexed by sqlite_autoindex_Refs_1 \
                           where referrer = ? order by reference";
 
-/// A path, and what its row says; or what is wrong with that.
-type Row = (StorePath, Result<PathInfo, String>);
+/// A path, and what its row says; or what is wrong with either.
+type Row = (Result<StorePath, String>, Result<PathInfo, String>);
 
 /// Hands the rows with these ids, in this order, to `each`. They are read ahead in a thread of their
 /// own, since writing them takes a processor.
@@ -30,7 +30,11 @@ pub(super) fn rows(
     lower: &Database,
     store: &StoreDirectory,
     ids: &[i64],
-    mut each: impl FnMut(i64, StorePath, Result<PathInfo, String>) -> Result<(), WarmError>,
+    mut each: impl FnMut(
+        i64,
+        Result<StorePath, String>,
+        Result<PathInfo, String>,
+    ) -> Result<(), WarmError>,
 ) -> Result<(), WarmError> {
     const PIECES_AHEAD: usize = 4;
     let (sender, receiver) = sync_channel(PIECES_AHEAD);
@@ -86,9 +90,7 @@ fn read_ahead(
             if row_id != id {
                 return Err(reader.no_row(id));
             }
-            let path = read_text(row, 1)
-                .and_then(|path| store.parse(path))
-                .map_err(|what| lower.damaged(what))?;
+            let path = read_text(row, 1).and_then(|path| store.parse(path));
             piece.push((path, read_row(row, 2, store)));
             if piece.len() == PIECE && rows.send(std::mem::take(&mut piece)).is_err() {
                 return Ok(());
@@ -207,6 +209,29 @@ impl<'a> Reader<'a> {
         let mut ids: Vec<_> = seen.into_iter().collect();
         ids.sort_unstable();
         Ok(ids)
+    }
+
+    /// The ids of all that refers to these, themselves included.
+    pub(super) fn all_that_refers_to(&self, ids: Vec<i64>) -> Result<HashSet<i64>, WarmError> {
+        let mut statement = self.prepare(
+            "select rowid, referrer from lower.Refs indexed by IndexReference \
+             where reference = ? order by rowid",
+        )?;
+        let mut seen: HashSet<i64> = ids.iter().copied().collect();
+        let mut pending = ids;
+        while let Some(id) = pending.pop() {
+            let mut rows = statement.query([id]).map_err(|error| self.error(error))?;
+            let mut last = None;
+            while let Some(row) = rows.next().map_err(|error| self.error(error))? {
+                let row_id = row.get(0).map_err(|error| self.error(error))?;
+                self.lower.in_order(&mut last, row_id, "IndexReference")?;
+                let referrer = row.get(1).map_err(|error| self.error(error))?;
+                if seen.insert(referrer) {
+                    pending.push(referrer);
+                }
+            }
+        }
+        Ok(seen)
     }
 
     /// Proves that every reference leads to one of these ids, which are all there are.

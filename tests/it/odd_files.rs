@@ -162,6 +162,29 @@ fn a_description_that_is_no_file_is_told() {
     }
 }
 
+/// Security case F5: the groups of this system, which the C library reads.
+#[test]
+fn groups_of_this_system_that_are_no_file_are_told_by_name() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    for (make, kind) in [
+        ("mkfifo /etc/group", "a named pipe"),
+        ("ln -s /dev/zero /etc/group", "a character device"),
+        ("truncate -s 1T /etc/group", "16777216 bytes"),
+    ] {
+        world.ok(["sh", "-c", &format!("rm -f /etc/group; {make}")]);
+        for command in ["check", "up"] {
+            let outcome = example.run(command);
+            assert_eq!(outcome.code(), Some(3), "{make}: {outcome}");
+            let said = outcome.stderr();
+            assert!(
+                said.contains("/etc/group: ") && said.contains(kind),
+                "{make}: {outcome}"
+            );
+        }
+    }
+}
+
 /// Security case F5: the groups of the system below `--root`.
 #[test]
 fn groups_that_are_no_file_or_no_text_are_told_by_name() {
