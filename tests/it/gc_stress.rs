@@ -79,6 +79,57 @@ fn add(world: &World, number: usize) {
         .ok();
 }
 
+/// Builds what waits for itself for ever, and has kill -9 end the builder, or the daemon's part in it.
+fn be_killed(world: &World, shell: &str, number: usize) {
+    world.write(
+        "/tmp/victim.nix",
+        format!(
+            "derivation {{ name = \"victim-{}\"; system = \"x86_64-linux\"; \
+             builder = builtins.storePath \"{shell}\" + \"/bin/mksh\"; \
+             args = [ \"-c\" \"print victim >$out; {{ read x; }} |& read -p y\" ]; }}",
+            number % 2
+        ),
+    );
+    let script = r#"
+        "$@" >/dev/null 2>&1 &
+        client=$!
+        process() {
+            for process in /proc/[0-9]*; do
+                mapfile -d '' -t words 2>/dev/null <"$process/cmdline" || continue
+                case ${words[*]} in $1) echo "${process#/proc/}" ;; esac
+            done
+        }
+        while kill -0 "$client" 2>/dev/null; do
+            builder=$(process 'mksh -c print victim*')
+            if [ -z "$builder" ]; then sleep 0.02; continue; fi
+            case $0 in builder) kill -KILL $builder ;; *) kill -KILL $(process "*nix-daemon $client *") ;; esac
+            wait "$client" && exit 1
+            # What has lost its daemon may still wait for it.
+            kill -KILL $builder 2>/dev/null
+            exit 0
+        done
+        exit 2"#;
+    let victim = if number.is_multiple_of(2) {
+        "builder"
+    } else {
+        "daemon"
+    };
+    let store = format!("unix://{SOCKET}?root=/mnt/example/merged-store");
+    let build = [
+        "nix-build",
+        "/tmp/victim.nix",
+        "--no-out-link",
+        "--store",
+        &store,
+    ];
+    let outcome = world
+        .command(["bash", "-c", script, victim])
+        .args(build)
+        .env("NIX_CONFIG", FEATURES)
+        .run();
+    assert_eq!(outcome.code(), Some(0), "{victim}: {outcome}");
+}
+
 /// Collects, and is killed in every third turn: the collector, or the Nix that it has started.
 fn collect(world: &World, number: usize) {
     let gc = world.overstore(["gc", "example", "--leftovers"]);
@@ -118,7 +169,7 @@ fn collect(world: &World, number: usize) {
     Outcome::of(gc);
 }
 
-/// So many collections or more, beside two builders and somebody who adds.
+/// So many collections or more, beside two builders, somebody who adds, and builds that are killed.
 fn stress(world: &World, collections: usize) {
     let lower = world.lower_store("/mnt/example/store-a");
     let kept = lower.path("chain-3");
@@ -142,7 +193,7 @@ fn stress(world: &World, collections: usize) {
     let link = format!("{}/gcroots/always", Example::STATE);
     world.ok(["ln", "-s", always.trim(), &link]);
     let done = AtomicBool::new(false);
-    let worked = [const { AtomicUsize::new(0) }; 3];
+    let worked = [const { AtomicUsize::new(0) }; 4];
     std::thread::scope(|scope| {
         for (worker, worked) in worked.iter().enumerate() {
             let (done, shell) = (&done, &shell);
@@ -151,6 +202,7 @@ fn stress(world: &World, collections: usize) {
                     let number = worked.fetch_add(1, Ordering::Relaxed);
                     match worker {
                         0 => add(world, number),
+                        1 => be_killed(world, shell, number),
                         _ => build(world, shell, number, worker),
                     }
                 }
