@@ -215,7 +215,7 @@ impl Snapshot {
                 _ => read_full(&self.database, part, at)?,
             };
             if read < part.len() {
-                // A page that is only being added: the database has not got it yet.
+                // A page that is only being added: it is not in the database yet.
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             for (position, byte) in (at..).zip(part) {

@@ -74,6 +74,7 @@ mod untouched;
 mod up;
 mod users;
 mod warm;
+mod words;
 mod world;
 
 use std::fs;

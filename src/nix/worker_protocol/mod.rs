@@ -13,7 +13,7 @@
 //!
 //! Only questions that a daemon answers without writing are asked: `QueryPathInfo` and
 //! `QueryAllValidPaths`. `IsValidPath` is not one: behind the socket of an overlay store it copies
-//! metadata up.
+//! metadata.
 
 pub(crate) mod connection;
 mod error;
