@@ -120,6 +120,8 @@ codes! {
     UpperPermissions("upper-permissions", [Warning], [UpperLayer], Never);
     /// A name in the upper layer at which Nix's collector stops.
     UpperStranger("upper-stranger", [Warning], [UpperLayer], Never);
+    /// A directory that an interrupted addition left in the upper layer: Nix's collector stops at it.
+    TemporaryName("temporary-name", [Note], [UpperLayer], Never);
     /// `.links` in the upper layer is not an opaque directory: the collector fills it with
     /// whiteouts.
     LinksNotOpaque("links-not-opaque", [Warning], [UpperLayer], Never);
@@ -214,6 +216,10 @@ codes! {
     MountCheckFails("mount-check-fails", [Error], [Nix], Never);
     /// The store URL has to be written differently for different versions of Nix.
     UrlDependsOnVersion("url-depends-on-version", [Warning], [Nix], Never);
+    /// Nix's own garbage collector usually fails over such a store.
+    CollectorFails("collector-fails", [Note], [Nix], Never);
+    /// The collections that Nix starts when space runs out free nothing of this store.
+    AutomaticCollection("automatic-collection", [Note], [Nix], Never);
     /// Nix did not open the store.
     NixRefuses("nix-refuses", [Error], [Nix], Never);
     /// The build users' group does not exist.

@@ -50,6 +50,7 @@ pub(crate) fn observed(store: &Store) -> Observed {
                 redirect_always_follow: true,
                 ..Defaults::default()
             }),
+            min_free: None,
             build_users_gid: store.build_users_group.as_ref().map(|_| GROUP),
         },
         lower: lower(&store.lower),
@@ -234,6 +235,7 @@ fn layer(path: &Path) -> LayerFacts {
         d_type: Some(true),
         links: Links::Missing,
         strangers: Some(Vec::new()),
+        left: Some(Vec::new()),
         usage: Usage::Free,
     }
 }

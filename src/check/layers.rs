@@ -48,6 +48,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         findings.extend(permissions(store, machine, stat));
         findings.extend(links(store, observed));
         findings.extend(strangers(store, observed));
+        findings.extend(temporary(store, observed));
         if let Found::Directory(work) = &observed.workdir.place.found {
             findings.extend(elsewhere(store, stat, work));
         }
@@ -238,6 +239,22 @@ fn strangers(store: &Store, observed: &Observed) -> Vec<Finding> {
                 })
         })
         .collect()
+}
+
+/// What an interrupted addition left.
+fn temporary(store: &Store, observed: &Observed) -> impl Iterator<Item = Finding> {
+    let mounted = observed.mount.overlay.is_some();
+    let left = observed.upper_layer.left.iter().flatten();
+    left.map(move |name| {
+        Finding::at(Code::TemporaryName, &store.upper_layer.join(name))
+            .expected("no directory in which an object is received, while nobody receives one")
+            .found("one that an interrupted addition left, at which Nix's garbage collector stops")
+            // Through the mount: a layer must not change below it.
+            .remedy(match mounted {
+                true => move_away(store, &store.real.join(name)),
+                false => move_away(store, &store.upper_layer.join(name)),
+            })
+    })
 }
 
 fn elsewhere(store: &Store, upper: &Stat, work: &Stat) -> Option<Finding> {

@@ -9,10 +9,14 @@ use crate::observe::Observed;
 use crate::remedy::{Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
-    [hook(store, observed), group(store, observed)]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        hook(store, observed),
+        group(store, observed),
+        automatic_collection(store, observed),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }
 
 fn hook(store: &Store, observed: &Observed) -> Option<Finding> {
@@ -64,6 +68,43 @@ fn hook(store: &Store, observed: &Observed) -> Option<Finding> {
 
 const OWN_HOOK: &str = "leave `remount-hook` out of the description: `overstore up` then has a hook \
                         of its own";
+
+/// Nix takes the size of a path that is only below from memory that was never set, so that it
+/// believes at once to have freed enough (NixOS/nix issue 16269).
+fn automatic_collection(store: &Store, observed: &Observed) -> Option<Finding> {
+    let min_free = observed.machine.min_free.as_ref()?;
+    Some(
+        Finding::new(Code::AutomaticCollection, "min-free")
+            .expected("collections of overstore's own (`[gc]`), where space may run out")
+            .found(format!(
+                "`min-free = {}` in nix.conf: on this store the collections that it starts free \
+                 nothing",
+                show(min_free.as_bytes())
+            ))
+            .remedy(
+                Remedy::say("have overstore collect, on schedule and below a limit of free space")
+                    .and_set("gc.schedule", "\"daily\""),
+            ),
+    )
+}
+
+/// Nix's own collector fails, unless its memory of valid paths is turned off.
+pub(crate) fn collector_fails(store: &Store) -> Option<Finding> {
+    let parameter = "path-info-cache-size";
+    let off = (parameter.to_owned(), "0".to_owned());
+    (!store.parameters.contains(&off)).then(|| {
+        Finding::at(Code::CollectorFails, &store.real)
+            .expected("garbage that is collected by overstore, or a Nix that remembers no paths")
+            .found(
+                "Nix's own collector (`nix-collect-garbage`, `nix-store --gc`) fails over a lower \
+                 store whose objects refer to each other: \"path ... is not valid\"",
+            )
+            .remedy(
+                Remedy::say("collect with `overstore gc`, or have Nix remember no paths")
+                    .and_set(&format!("parameters.{parameter}"), "0"),
+            )
+    })
+}
 
 fn group(store: &Store, observed: &Observed) -> Option<Finding> {
     let name = store.build_users_group.as_deref()?;

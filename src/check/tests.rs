@@ -440,6 +440,12 @@ rules! {
 
     // Nix.
     remount_hook_missing = ["remount-hook-missing"], |_, observed| the_hook(observed).runs = false;
+    automatic_collection = ["automatic-collection"], |_, observed| {
+        observed.machine.min_free = Some("1073741824".to_owned());
+    };
+    temporary_name = ["temporary-name"], |_, observed| {
+        observed.upper_layer.left = Some(vec!["tmp-1-2".into()]);
+    };
     remount_hook_dangling = ["remount-hook-missing"], |_, observed| {
         the_hook(observed).runs = false;
         the_hook(observed).target = Some("/gone".into());

@@ -56,6 +56,7 @@ fn look_closer(arguments: &cli::Check, store: &Store, report: &mut Report) -> Re
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
     if arguments.nix && well {
         report.add_findings(nix::open(store)?.into_iter().collect());
+        report.add_findings(check::nix::collector_fails(store).into_iter().collect());
     }
     Ok(())
 }

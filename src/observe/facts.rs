@@ -114,6 +114,9 @@ pub struct Machine {
     /// What OverlayFS's options default to, if that can be told; looked at only where the description
     /// gives options.
     pub overlay_defaults: Option<Defaults>,
+    /// The `min-free` of the system's `nix.conf`, if it has one that is not zero: Nix then collects
+    /// garbage by itself. Looked at by `check` only.
+    pub min_free: Option<String>,
     /// The build users' group: its number, if the description names one and it exists.
     pub build_users_gid: Option<u32>,
 }
@@ -219,6 +222,9 @@ pub struct LayerFacts {
     /// Names at the top at which Nix's collector stops: at most a hundred. `None` if they were not
     /// (`up` does not) or could not be looked at.
     pub strangers: Option<Vec<OsString>>,
+    /// Directories in which Nix received an object and no longer does, at which its collector stops:
+    /// at most a hundred. `None` as for `strangers`.
+    pub left: Option<Vec<OsString>>,
     /// Whether another overlay than the one in effect at the merged store directory uses the
     /// directory as its upper layer, in any mount namespace.
     pub usage: Usage,

@@ -47,6 +47,7 @@ pub(super) fn observe(
         d_type: nearest.and_then(tells_types),
         links: directory.map_or(Links::Missing, |directory| links(directory, machine, marks)),
         strangers,
+        left: None,
         usage: Usage::Unknown,
     }
 }

@@ -7,11 +7,15 @@ use rustix::thread::CapabilitySet;
 
 use super::Machine;
 use crate::config::Store;
+use crate::linux::regular_file;
 use crate::linux::root::System;
 use crate::overlayfs::defaults::Defaults;
 
 /// Where the kernel's module shows its parameters.
 const PARAMETERS: &str = "/sys/module/overlay/parameters";
+
+/// More than any `nix.conf` has.
+const LONGEST_SETTINGS: u64 = 1 << 20;
 
 /// Looks at the process and the kernel.
 ///
@@ -34,8 +38,23 @@ pub(super) fn observe(system: &System, store: &Store) -> io::Result<Machine> {
             true => None,
             false => Defaults::read(|name| std::fs::read(Path::new(PARAMETERS).join(name)).ok()),
         },
+        min_free: None,
         build_users_gid,
     })
+}
+
+/// The `min-free` of the system's `nix.conf`, if it has one that is not zero.
+pub(super) fn min_free() -> Option<String> {
+    let directory = std::env::var_os("NIX_CONF_DIR").unwrap_or_else(|| "/etc/nix".into());
+    let file = Path::new(&directory).join("nix.conf");
+    let text = regular_file::read(&file, LONGEST_SETTINGS).ok()?;
+    let text = String::from_utf8_lossy(&text);
+    // Of several the last counts.
+    let mut set = text.lines().rev().filter_map(|line| {
+        let (name, value) = line.split('#').next()?.split_once('=')?;
+        (name.trim() == "min-free").then(|| value.trim().to_owned())
+    });
+    set.next().filter(|value| value.trim_matches('0') != "")
 }
 
 /// Whether a `uid_map` (user_namespaces(7)) is that of a user namespace other than the first.

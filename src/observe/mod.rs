@@ -75,7 +75,7 @@ pub(crate) fn observe_made(system: &System, store: &Store, rows: Rows) -> io::Re
 }
 
 fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io::Result<Observed> {
-    let machine = machine::observe(system, store)?;
+    let mut machine = machine::observe(system, store)?;
     let mounts = MountTable::read(system)?;
     let lower = lower::visit(&store.lower, &mounts);
     let upper = layer::visit(&store.upper_layer, &mounts);
@@ -91,6 +91,11 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
     // Only `user.*` can be set in a user namespace.
     let marks = Marks::with_userxattr(machine.user_namespace || store.userxattr());
     let mut upper_layer = layer::observe(&upper, &machine, marks, depth);
+    if let (Depth::Check { .. }, Some(upper)) = (depth, &upper.reached) {
+        let merged = real.reached.as_ref().filter(|_| mount.overlay.is_some());
+        upper_layer.left = names::left(upper, merged).ok();
+        machine.min_free = machine::min_free();
+    }
     upper_layer.usage = upper_usage(system, &mounts, &upper, &mount, depth);
     let state = visit_state(&store.state, &mounts);
     let overlays_below = [&lower, &upper]

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 
-use rustix::fs::{FileType, RawDir};
+use rustix::fs::{FileType, FlockOperation, Mode, OFlags, RawDir, flock, openat};
 use rustix::io::Errno;
 
 use crate::linux::safe_path::Reached;
@@ -41,6 +41,30 @@ pub(super) fn strangers(directory: &Reached) -> Result<Vec<OsString>, Errno> {
     })?;
     strangers.sort();
     Ok(strangers)
+}
+
+/// The directories at the top of an upper layer in which Nix received an object and no longer does:
+/// it holds a lock while it does, which is seen through the `merged` directory only. Where there is
+/// none, nobody is at work.
+///
+/// # Errors
+/// Those of reading the directory.
+pub(super) fn left(upper: &Reached, merged: Option<&Reached>) -> Result<Vec<OsString>, Errno> {
+    let mut left = first(upper.open()?, MAXIMUM, |name| {
+        matches!(Entry::of(name.as_bytes()), Entry::Temporary)
+    })?;
+    left.retain(|name| {
+        name.kind == FileType::Directory
+            && merged.is_none_or(|merged| is_unused(merged, &name.name))
+    });
+    Ok(left.into_iter().map(|name| name.name).collect())
+}
+
+/// Whether nobody holds Nix's lock on a directory.
+fn is_unused(merged: &Reached, name: &OsStr) -> bool {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(merged, name, flags, Mode::empty())
+        .is_ok_and(|it| flock(it, FlockOperation::NonBlockingLockShared).is_ok())
 }
 
 /// The first names that a directory lists, at most `count` of those that `wanted` takes, from the

@@ -248,7 +248,11 @@ fn run_case(world: &World, case: &Case) {
     let code = case.code;
     for (number, way) in case.ways.iter().enumerate() {
         set_up(world);
-        assert_eq!(findings(world, case.options), [Value::Null; 0], "{code}");
+        let before = findings(world, case.options);
+        assert!(
+            before.iter().all(|it| it["code"] == code),
+            "{code}: {before:?}"
+        );
         (case.damage)(world);
         let found = findings(world, case.options);
         let found: Vec<_> = found.iter().filter(|it| it["code"] == code).collect();
@@ -568,6 +572,11 @@ const LAYERS: &[Case] = &[
     case(
         "upper-stranger",
         |world| world.write(format!("{}/left over/kept", Example::REAL), "kept\n"),
+        &[Fixes],
+    ),
+    case(
+        "temporary-name",
+        |world| world.write(format!("{}/tmp-1-2/kept", Example::REAL), "kept\n"),
         &[Fixes],
     ),
     case(
@@ -1211,6 +1220,18 @@ const NIX: &[Case] = &[
         })],
     ),
     case(
+        "automatic-collection",
+        |world| {
+            let text = String::from_utf8(world.read("/etc/nix/nix.conf")).expect("text");
+            world.write("/etc/nix/nix.conf", text + "min-free = 1G\n");
+        },
+        &[Then(no_min_free)],
+    ),
+    Case {
+        options: &["--nix"],
+        ..case("collector-fails", |_| {}, &[Fixes])
+    },
+    case(
         "build-users-group-missing",
         |world| {
             add_lines(world, "[permissions]\nbuild-users-group = \"nobodys\"\n");
@@ -1218,6 +1239,10 @@ const NIX: &[Case] = &[
         &[Then(|world| describe(world, "\"nobodys\"", "\"nixbld\""))],
     ),
 ];
+
+fn no_min_free(world: &World) {
+    world.write("/etc/nix/nix.conf", "substituters =\n");
+}
 
 #[test]
 fn of_what_nix_makes_of_it() {

@@ -3,7 +3,7 @@
 
 use serde_json::Value;
 
-use crate::support::{Example, Outcome, World};
+use crate::support::{Example, Outcome, World, wait_until};
 
 /// What `check` finds of the store `example`.
 fn findings(outcome: &Outcome) -> Vec<Value> {
@@ -278,5 +278,38 @@ fn a_root_that_is_a_store_directory_is_refused() {
             assert!(refused.stderr().contains(help), "{refused}");
         }
         world.ok(["rm", "-r", "/mnt/example"]);
+    }
+}
+
+/// What Nix's own collector stops at is told, but for what somebody is at work on, and it is as told.
+#[test]
+fn what_stops_nix_s_collector_is_told() {
+    for world in World::each() {
+        let example = world.example("[parameters]\npath-info-cache-size = 0\n");
+        example.up();
+        let temporary = format!("{}/tmp-1-2", Example::REAL);
+        world.mkdir(&temporary);
+        assert_eq!(codes(&world), ["temporary-name"]);
+        let gc = example.nix(&["nix-store", "--gc"]).fails();
+        assert!(
+            gc.stderr().contains("too short to be a valid store path"),
+            "{gc}"
+        );
+
+        // While it is locked, as Nix does it, somebody is at work.
+        let script = "flock -n \"$0\" sh -c 'touch /run/locked; exec sleep infinity'";
+        let mut child = world.command(["sh", "-c", script, &temporary]).spawn();
+        wait_until("it is locked", || world.path("/run/locked").exists());
+        assert_eq!(codes(&world), [""; 0]);
+        child.kill().expect("a child of this test");
+        child.wait().expect("a child of this test");
+
+        // With that parameter Nix's collector works, and nothing is said of it.
+        world.ok(["rmdir", &temporary]);
+        example.nix(&["nix-store", "--gc"]).ok();
+        let check = world
+            .overstore(["check", "--nix", "--json", "example"])
+            .run();
+        assert_eq!(findings(&check), [Value::Null; 0], "{check}");
     }
 }
