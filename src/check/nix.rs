@@ -12,7 +12,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     [
         hook(store, observed),
         group(store, observed),
-        automatic_collection(store, observed),
+        automatic_collection(observed),
     ]
     .into_iter()
     .flatten()
@@ -71,7 +71,7 @@ const OWN_HOOK: &str = "leave `remount-hook` out of the description: `overstore 
 
 /// Nix takes the size of a path that is only below from memory that was never set, so that it
 /// believes at once to have freed enough (NixOS/nix issue 16269).
-fn automatic_collection(store: &Store, observed: &Observed) -> Option<Finding> {
+fn automatic_collection(observed: &Observed) -> Option<Finding> {
     let min_free = observed.machine.min_free.as_ref()?;
     Some(
         Finding::new(Code::AutomaticCollection, "min-free")

@@ -54,7 +54,8 @@ pub(super) fn min_free() -> Option<String> {
         let (name, value) = line.split('#').next()?.split_once('=')?;
         (name.trim() == "min-free").then(|| value.trim().to_owned())
     });
-    set.next().filter(|value| value.trim_matches('0') != "")
+    set.next()
+        .filter(|value| !value.trim_matches('0').is_empty())
 }
 
 /// Whether a `uid_map` (user_namespaces(7)) is that of a user namespace other than the first.
