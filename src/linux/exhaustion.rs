@@ -1,7 +1,9 @@
 //! What this machine has run out of, so that nothing is said of a store that could not be looked at.
 
+use std::fs::Metadata;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
@@ -66,6 +68,17 @@ pub(crate) fn note<T>(result: Result<T, Errno>) -> Result<T, Errno> {
         let _ = NOTED.compare_exchange(0, number, Ordering::Relaxed, Ordering::Relaxed);
     }
     result
+}
+
+/// The attributes of what is at a path, if anything can be seen there. What else that ends with is
+/// noted.
+pub(crate) fn look(path: &Path) -> Option<Metadata> {
+    let found = std::fs::metadata(path);
+    let number = found.as_ref().err().and_then(io::Error::raw_os_error);
+    if let Some(number) = number {
+        let _ = note::<()>(Err(Errno::from_raw_os_error(number)));
+    }
+    found.ok()
 }
 
 /// Expects that nothing was noted: otherwise what was seen is not what is there.

@@ -9,6 +9,7 @@ use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
 use crate::config::names::{PROGRAM, REMOUNT_HOOK};
 use crate::config::{Auto, Environment};
+use crate::linux::exhaustion;
 use crate::linux::users;
 
 /// The environment of this process, on this machine.
@@ -73,13 +74,13 @@ pub(crate) fn environment_of_target(remount_hook: Option<PathBuf>) -> Environmen
 /// The remount hook beside the running program, if there is one.
 pub(crate) fn hook() -> Option<PathBuf> {
     let hook = program()?.with_file_name(REMOUNT_HOOK);
-    hook.exists().then_some(hook)
+    exhaustion::look(&hook).map(|_| hook)
 }
 
 /// The running program, unless it was deleted or replaced meanwhile.
 pub(super) fn program() -> Option<PathBuf> {
     let program = std::env::current_exe().ok()?;
-    program.exists().then_some(program)
+    exhaustion::look(&program).map(|_| program)
 }
 
 /// What to write in a shell to run this program: its name where that is found, else its path.

@@ -6,6 +6,7 @@ use rustix::fs::{Access, AtFlags, CWD};
 
 use super::HookFacts;
 use super::environment::program;
+use crate::linux::exhaustion;
 use crate::linux::safe_path::{self, Obstacle, Symlinks};
 
 /// Looks at the hook.
@@ -20,7 +21,7 @@ pub(super) fn observe(hook: &Path) -> HookFacts {
 
 /// Whether a path is that of a program that this process may run.
 fn runs(program: &Path) -> bool {
-    let is_file = std::fs::metadata(program).is_ok_and(|found| found.is_file());
+    let is_file = exhaustion::look(program).is_some_and(|found| found.is_file());
     is_file && rustix::fs::accessat(CWD, program, Access::EXEC_OK, AtFlags::EACCESS).is_ok()
 }
 

@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use overstore::testing::systemd::generate;
+use proptest::prelude::*;
 use tempfile::TempDir;
 
 use crate::support::{cases, files};
@@ -312,4 +313,35 @@ fn units_are_written_into_a_directory_of_their_own() {
     symlink(&elsewhere, output.join("sockets.target.wants")).unwrap();
     assert_eq!(units(&output, &["--force"]).status.code(), Some(3));
     assert_eq!(fs::read_dir(&elsewhere).unwrap().count(), 0);
+}
+
+/// Text with all that means something to systemd, and all that ends a line.
+const ANY: &str = "\\PC{0,20}|[\n\r\t\u{85}\u{2028}\"\\\\%$'`;#= \\[\\]/aE]{0,20}";
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// What `fuzz/fuzz_targets/generator.rs` looks for, a few times.
+    #[test]
+    fn nothing_of_any_description_adds_a_line(
+        name in prop::collection::vec(1..=255_u8, 1..40),
+        values in prop::collection::vec(ANY, 6..=6),
+        bytes: Vec<u8>,
+    ) {
+        let system = System::new();
+        let name: Vec<u8> = name.into_iter().filter(|byte| *byte != b'/').collect();
+        let quoted = |at: usize| {
+            let escaped = values[at].chars().map(|c| format!("\\U{:08X}", u32::from(c)));
+            escaped.collect::<String>()
+        };
+        let text = format!(
+            "real = \"/{}1\"\nlower-store = \"/{}?read-only=true\"\nupper-layer = \"/{}3\"\n\
+             workdir = \"/{}4\"\nlog = \"/{}5\"\ncheck-mount = false\n[daemon]\nsocket = \"/{}\"\n",
+            quoted(0), quoted(1), quoted(2), quoted(3), quoted(4), quoted(5),
+        );
+        fs::write(system.path(OsStr::from_bytes(&[b"x", &name[..]].concat())), text).unwrap();
+        fs::write(system.path("any"), bytes).unwrap();
+        // It looks at every line of every unit.
+        system.generate();
+    }
 }
