@@ -12,8 +12,9 @@ use crate::escape::show_path;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::root::System;
-use crate::linux::safe_path::Status;
+use crate::linux::safe_path::{self, Obstacle, Status, Symlinks};
 use crate::observe;
+use crate::remedy::{Fault, Remedy, command};
 
 /// Where the descriptions of stores are that have a name.
 const DIRECTORY: &str = "/etc/overstore";
@@ -165,9 +166,38 @@ fn contents(file: &Path, starter: &str) -> Result<(String, FileIdentity), Failur
         Ok((regular_file::read_to_end(opened, config::MAX_SIZE)?, status))
     };
     let (content, status) = read().map_err(|error| unreadable(file, starter, error))?;
+    warn_of_others(file, &status);
     let text = config::text(&show_path(file), content)
         .map_err(|wrong| Failure::refused(wrong).remedy(config::SAVE_AS_UTF8))?;
     Ok((text, status.identity))
+}
+
+/// Warns root of a description that somebody else could have written: it decides what root does.
+fn warn_of_others(file: &Path, status: &Status) {
+    if !safe_path::is_root() {
+        return;
+    }
+    let reached = std::path::absolute(file).map(|file| safe_path::walk(&file, Symlinks::Follow));
+    let (who, remedy) = match reached {
+        Ok(Err(Obstacle::Unsafe { component, why })) => (
+            format!("{} {why}", show_path(&component)),
+            Remedy::say("move it to where root alone may write")
+                .run(command!["mv", "-n", "--", file, DIRECTORY]),
+        ),
+        _ if status.uid != 0 => (
+            format!("it belongs to user {}", status.uid),
+            Remedy::from(command!["chown", "root", file]),
+        ),
+        _ if status.mode & 0o022 != 0 => (
+            format!("its mode is {:04o}", status.mode),
+            Remedy::from(command!["chmod", "go-w", file]),
+        ),
+        _ => return,
+    };
+    let shown = show_path(file);
+    let warning =
+        format!("others than root may write to {shown}, which decides what root does: {who}");
+    super::print_warning(&Fault::new(warning).remedy(remedy));
 }
 
 /// Why a description cannot be read, and what to do.

@@ -252,3 +252,56 @@ fn no_lock_of_a_user_keeps_root_waiting() {
         holder.wait().expect("a child of this test");
     }
 }
+
+/// A description that others may write is used, and not without a word.
+#[test]
+fn a_description_that_others_may_write_is_warned_of() {
+    let Some(world) = World::trixie() else { return };
+    let _example = world.example("");
+    let text = world.read(Example::CONFIGURATION);
+    let warning = |file: &str| {
+        let outcome = world.overstore(["plan", file]).run();
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        outcome.stderr()
+    };
+    assert_eq!(warning("example"), "");
+    world.ok(["install", "-d", "-o", "alice", "/mnt/hers"]);
+    world.ok(["install", "-d", "-m", "777", "/mnt/open"]);
+    for (file, spoil, who) in [
+        (
+            "/etc/overstore/example.toml",
+            "chmod 664",
+            "its mode is 0664",
+        ),
+        (
+            "/etc/overstore/example.toml",
+            "chown alice",
+            "belongs to user",
+        ),
+        ("/mnt/hers/example.toml", "true", "in a directory of user"),
+        ("/mnt/open/example.toml", "true", "everybody may write to"),
+    ] {
+        world.write(file, &text);
+        world.ok(["sh", "-c", &format!("{spoil} {file}")]);
+        let said = warning(file);
+        assert!(
+            said.starts_with("warning: others than root may write to"),
+            "{said}"
+        );
+        assert!(said.contains(who), "{said}");
+        world.ok(["sh", "-c", &format!("chown root {file}; chmod 644 {file}")]);
+    }
+    // An ordinary user's is that user's.
+    world.ok([
+        "install",
+        "-o",
+        "alice",
+        "-m",
+        "664",
+        Example::CONFIGURATION,
+        "/tmp/hers.toml",
+    ]);
+    let hers = world.overstore(["url", "/tmp/hers.toml"]).by_alice().run();
+    assert_eq!(hers.code(), Some(0), "{hers}");
+    assert!(!hers.stderr().contains("others than root"), "{hers}");
+}

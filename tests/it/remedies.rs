@@ -66,6 +66,15 @@ const WITHOUT: &[(&str, &str)] = &[
         "told to a user without root only: users::a_store_of_roots_is_told_as_such_to_a_user",
     ),
     (
+        "parts-overlap",
+        "the remedy is to describe another place, and nothing is run but a look: identity",
+    ),
+    ("part-of-another-store", "as for parts-overlap: identity"),
+    (
+        "description-unreadable",
+        "what is wrong in the other description is for a person to correct: identity",
+    ),
+    (
         "path-unreachable",
         "a file system that answers with errors: check::an_unreachable_path makes it, and the remedy \
          is to have that file system back",
