@@ -92,6 +92,11 @@ const WITHOUT: &[(&str, &str)] = &[
         "told by `publish` only, to the lower store's owner, who repairs it there: publish",
     ),
     (
+        "description-unreadable",
+        "told of the file that describes a store, before there is a store to look at: the remedy is to \
+         correct that file",
+    ),
+    (
         "overlay-unsupported",
         "a kernel without OverlayFS: check::a_kernel_that_does_not_list_overlays pretends it",
     ),
