@@ -138,7 +138,7 @@ impl Command {
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgument {
     /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users) or /etc/overstore: NAME.toml.
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
     #[arg(value_name = "STORE")]
     pub store: OsString,
 }
@@ -224,7 +224,7 @@ pub struct Plan {
 #[derive(Debug, Args)]
 pub struct Check {
     /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users) or /etc/overstore: NAME.toml.
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
     #[arg(value_name = "STORE", required_unless_present = "list")]
     pub store: Option<OsString>,
     /// Print everything that can be found, with its severity, its part of the store, and whether it
@@ -477,7 +477,7 @@ pub enum UrlFormat {
 #[derive(Debug, Args)]
 pub struct Exec {
     /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users) or /etc/overstore: NAME.toml.
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
     #[arg(
         value_name = "STORE",
         required_unless_present = "ephemeral",

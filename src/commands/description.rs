@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use crate::cli::{RootArgument, StoreArgument};
 use crate::commands::Failure;
+use crate::config::names::DESCRIPTION_DIRECTORIES;
 use crate::config::{self, Environment, Publication, Store};
 use crate::escape::show_path;
 use crate::linux::file_identity::FileIdentity;
@@ -86,7 +87,12 @@ fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failu
     let file = file(&store.store, DIRECTORY, "store")?;
     let mut environment = environment.clone();
     // What is described for everybody means the same for everybody.
-    if !std::path::absolute(&file).is_ok_and(|file| file.starts_with(DIRECTORY)) {
+    let is_below = |file: PathBuf| {
+        DESCRIPTION_DIRECTORIES
+            .iter()
+            .any(|it| file.starts_with(it))
+    };
+    if !std::path::absolute(&file).is_ok_and(is_below) {
         environment.own_stores = observe::own_stores();
     }
     let mut described = read_file(&file, &environment)?;
@@ -149,13 +155,15 @@ fn file(argument: &OsStr, directory: &str, named: &str) -> Result<PathBuf, Failu
     }
     let mut name = OsString::from(argument);
     name.push(".toml");
-    if directory == DIRECTORY
-        && let Some(own) = observe::own_descriptions().map(|directory| directory.join(&name))
-        && own.symlink_metadata().is_ok()
-    {
-        return Ok(own);
+    let usual = Path::new(directory).join(&name);
+    if directory != DIRECTORY {
+        return Ok(usual);
     }
-    Ok(Path::new(directory).join(name))
+    // Where the generator finds them, too, in its order.
+    let found = with_names()
+        .map(|directory| directory.join(&name))
+        .find(|file| file.symlink_metadata().is_ok());
+    Ok(found.unwrap_or(usual))
 }
 
 /// The text of a file, of which `starter` prints one to start from, and which file it is.
@@ -248,18 +256,26 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
     }
 }
 
+/// Where descriptions of stores are that have a name, from the directory that counts most: one's own,
+/// then the system's.
+fn with_names() -> impl Iterator<Item = PathBuf> {
+    let system = DESCRIPTION_DIRECTORIES.map(PathBuf::from);
+    observe::own_descriptions().into_iter().chain(system)
+}
+
 /// The names of the descriptions beside a named one that is not there, with commas.
 fn others(file: &Path) -> String {
     let directories = [DIRECTORY, PUBLICATIONS].map(Path::new);
     let Some(directory) = file.parent().filter(|it| directories.contains(it)) else {
         return String::new();
     };
-    // The descriptions of one's own stores are beside those of the system's.
-    let own = (directory == Path::new(DIRECTORY)).then(observe::own_descriptions);
-    let entries = [Some(directory.to_owned()), own.flatten()]
-        .into_iter()
-        .flatten()
-        .filter_map(|directory: PathBuf| std::fs::read_dir(directory).ok());
+    let places: Vec<PathBuf> = match directory == Path::new(DIRECTORY) {
+        true => with_names().collect(),
+        false => vec![directory.to_owned()],
+    };
+    let entries = places
+        .iter()
+        .filter_map(|directory| std::fs::read_dir(directory).ok());
     let mut names: Vec<_> = entries
         .flatten()
         .filter_map(|entry| Some(PathBuf::from(entry.ok()?.file_name())))

@@ -279,3 +279,27 @@ fn another_system_s_remedies_name_its_root() {
         .run();
     fails(&outcome, 3, &["\nremedy: run this as root"]);
 }
+
+/// A name means the description that the generator makes units of.
+#[test]
+fn a_name_is_found_where_the_generator_finds_it() {
+    let Some(world) = World::trixie() else { return };
+    world.example("");
+    let text = String::from_utf8(world.read(Example::CONFIGURATION)).expect("TOML");
+    let described = |upper: &str| text.replace("/mnt/example/store-b", upper);
+    assert_ne!(described("/mnt/lib"), text);
+    world.ok(["rm", Example::CONFIGURATION]);
+    for (directory, upper) in [
+        ("/usr/lib/overstore", "/mnt/lib"),
+        ("/run/overstore", "/mnt/run"),
+        ("/etc/overstore", "/mnt/etc"),
+    ] {
+        let file = format!("{directory}/example.toml");
+        world.write(&file, described(upper));
+        let url = world.overstore(["url", "example"]).ok();
+        assert!(
+            url.contains(&format!("upper-layer={upper}&")),
+            "{file}: {url}"
+        );
+    }
+}
