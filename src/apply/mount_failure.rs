@@ -4,15 +4,15 @@
 //! be seen from outside are looked for first; then the mount API is asked, which keeps a log of its
 //! own for some of them; then the kernel's log is read, which has the rest, but only root may.
 
-use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::StatVfsMountFlags;
 use rustix::io::Errno;
 use rustix::mount::{FsOpenFlags, fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsopen};
 
-use crate::escape::{show, show_path};
+use crate::escape::show_path;
 use crate::linux::kernel_log::KernelLog;
+use crate::linux::mount_log;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::overlayfs::options::{OptionsTooLong, escape, escape_lower};
 use crate::plan::Overlay;
@@ -204,7 +204,7 @@ impl Cause {
             .find_map(Result::err)
             .or_else(|| fsconfig_create(&context).err());
         refused?;
-        read_context_log(&context).map(Cause::Option)
+        mount_log::read(&context).map(Cause::Option)
     }
 }
 
@@ -273,21 +273,6 @@ fn from_outside(overlay: &Overlay, errno: Errno) -> Option<Cause> {
 /// Whether a directory is another or lies below it.
 fn is_inside(inner: &Reached, outer: &Reached) -> bool {
     inner.path().starts_with(outer.path()) || inner.status().identity == outer.status().identity
-}
-
-/// Reads the errors in the log of a file system context. Each message is one read, and begins with
-/// its severity: `e overlay: Unknown parameter 'foo'`.
-fn read_context_log(context: impl AsFd) -> Option<String> {
-    let mut errors = Vec::new();
-    let mut buffer = [0; 1024];
-    while let Ok(length) = rustix::io::read(&context, &mut buffer) {
-        match &buffer[..length] {
-            [] => break,
-            [b'e', b' ', message @ ..] => errors.push(show(message.trim_ascii()).into_owned()),
-            _ => {}
-        }
-    }
-    (!errors.is_empty()).then(|| errors.join("; "))
 }
 
 /// The cause behind lines of the kernel's log, in our own words where they are known.

@@ -87,7 +87,7 @@ impl SetUp<'_> {
             Err(findings) => return Err(Stop::Refused(findings, is_mounted(&observed))),
         };
         let _turn = self.lock(&first, work, upper_lock)?;
-        self.run_locked(work)
+        self.run_locked(work, observed.refused)
     }
 
     /// Takes the lock of those who set this store up, which is released when the result is dropped, and
@@ -108,8 +108,12 @@ impl SetUp<'_> {
     }
 
     /// Does what is left to be done, now that nobody else is at it.
-    fn run_locked(&self, work: &mut Work<'_>) -> Result<Observed, Stop> {
-        let observed = self.observe(Depth::UpLocked)?;
+    /// The kernel was asked before why it would refuse to mount.
+    fn run_locked(&self, work: &mut Work<'_>, refused: Option<String>) -> Result<Observed, Stop> {
+        let observed = Observed {
+            refused,
+            ..self.observe(Depth::UpLocked)?
+        };
         let plan = plan(self.store, &observed, self.allowed)
             .map_err(|findings| Stop::Refused(findings, is_mounted(&observed)))?;
         work.apply(&plan.steps, &observed)?;

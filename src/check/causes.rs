@@ -40,6 +40,8 @@ const TABLE: &[(&[Code], &[Part], &[Code])] = &[
             Code::DatabaseUnreadable,
         ],
     ),
+    // What the kernel says too.
+    (&[Code::StackingTooDeep], &[], &[Code::MountRefused]),
     // What such a file system cannot keep.
     (
         &[Code::UpperFileSystemUnfit],

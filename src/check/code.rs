@@ -92,6 +92,8 @@ codes! {
     LowerRowUnreadable("lower-row-unreadable", [Error], [LowerStore], Never);
     /// A row of the lower store's database refers to one that is missing.
     LowerReferenceMissing("lower-reference-missing", [Error], [LowerStore], Never);
+    /// The path of a lower store that Nix opens itself leads through a symbolic link.
+    LowerPathSymlink("lower-path-symlink", [Error], [LowerStore], Never);
     /// The lower store's daemon does not answer.
     LowerDaemonSilent("lower-daemon-silent", [Error], [LowerStore], Never);
     /// The lower store is not the one that the upper database was made for.
@@ -129,6 +131,14 @@ codes! {
     WorkdirMissing("workdir-missing", [Error], [WorkDirectory], UnlessMade);
     /// The work directory and the upper layer are not on the same mount.
     WorkdirElsewhere("workdir-elsewhere", [Error], [WorkDirectory], Always);
+    /// Another overlay uses the work directory.
+    WorkdirInUse("workdir-in-use", [Error], [WorkDirectory], Always);
+    /// An earlier mount left in the work directory that no other may follow it.
+    WorkdirIncompatible("workdir-incompatible", [Error], [WorkDirectory], Always);
+    /// The upper layer or the work directory is marked so that nothing in it can be changed.
+    LayerUnchangeable("layer-unchangeable", [Error], [UpperLayer, WorkDirectory], Always);
+    /// Something is mounted inside a layer, and the overlay does not show it.
+    MountNotShown("mount-not-shown", [Warning], [LowerStore, UpperLayer], Never);
     /// A path can be replaced by somebody else, or leads through a symbolic link.
     PathUnsafe("path-unsafe", [Error], [LowerStore, UpperLayer, WorkDirectory, Mount, State], Always);
     /// Two parts of the store are one directory, or one is inside the other, by way of a mount or a
@@ -144,6 +154,10 @@ codes! {
     NotSetUp("not-set-up", [Error], [Mount], Never);
     /// Nothing is mounted at the merged store directory.
     MountMissing("mount-missing", [Error], [Mount], UnlessMade);
+    /// The kernel would not mount the overlay.
+    MountRefused("mount-refused", [Error], [Mount], Always);
+    /// The index of an earlier mount belongs to another lower store directory or upper layer.
+    IndexMismatch("index-mismatch", [Error], [Mount], Always);
     /// Something that is not an overlay is mounted at the merged store directory.
     MountForeign("mount-foreign", [Error], [Mount], Always);
     /// Something is mounted on top of the overlay that hides it.
@@ -168,6 +182,10 @@ codes! {
     StateMissing("state-missing", [Warning, Error], [State], UnlessMade);
     /// A state directory's owner or mode is not what Nix would make it.
     StatePermissions("state-permissions", [Error], [State], Never);
+    /// The state directory's file system cannot hold a database that Nix uses.
+    StateFileSystemUnfit("state-file-system-unfit", [Error, Warning], [State], Never);
+    /// The path of a database is longer than SQLite takes.
+    DatabasePathTooLong("database-path-too-long", [Error], [UpperDatabase, LowerStore], Always);
     /// There is no upper database.
     DatabaseMissing("database-missing", [Error], [UpperDatabase], Never);
     /// The upper layer holds objects, and the upper database that knows them is gone.

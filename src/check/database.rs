@@ -95,7 +95,15 @@ impl Rule<'_> {
         let write = command!["sh", "-c", format!("printf {VERSION} >\"$0\""), &file];
         let schema = schema.as_ref().map(Option::as_deref);
         let (actual, remedy): (_, Remedy) = match schema.map(|text| text.map(str::parse::<u32>)) {
-            Ok(Some(Ok(version))) if version <= VERSION => return None,
+            // Nix takes 0 for a store to be made, and makes what is missing.
+            Ok(Some(Ok(VERSION | 0))) => return None,
+            Ok(Some(Ok(version))) if version < VERSION => (
+                format!(
+                    "version {version}, whose database Nix would upgrade, or refuse; this kind of \
+                     store has had version {VERSION} ever since there is one"
+                ),
+                Remedy::from(write),
+            ),
             Ok(Some(Ok(version))) => (
                 format!("version {version}"),
                 "use the version of Nix that made it, and an overstore that knows it".into(),
@@ -148,6 +156,22 @@ impl Rule<'_> {
             }
             _ => None,
         });
+        let lock = match &facts.big_lock {
+            FileFacts::Other(kind) => {
+                let path = self
+                    .store
+                    .state
+                    .join(layout::DATABASE_DIRECTORY)
+                    .join("big-lock");
+                Some(
+                    Finding::at(Code::DatabasePermissions, &path)
+                        .expected("a file, which Nix opens to write and locks")
+                        .found(kind.clone())
+                        .remedy(super::move_away(self.store, &path)),
+                )
+            }
+            _ => None,
+        };
         wrong
             .map(|(name, uid, mode)| {
                 let path = self.store.state.join(layout::DATABASE_DIRECTORY).join(name);
@@ -167,6 +191,7 @@ impl Rule<'_> {
                         .run(command!["chmod", "go-w", path])),
                     })
             })
+            .chain(lock)
             .collect()
     }
 

@@ -1,7 +1,8 @@
 //! What can be said of a store from its description alone.
 
-use super::{Code, Finding, Severity};
-use crate::config::Store;
+use super::{Code, Finding, Part, Severity};
+use crate::config::{MetadataSource, Store};
+use crate::nix::layout;
 use crate::nix::mount_check::Unmatchable;
 use crate::overlayfs::options;
 use std::path::Path;
@@ -12,6 +13,7 @@ pub fn findings(store: &Store) -> Vec<Finding> {
     findings.extend(mount_check_impossible(store));
     findings.extend(url_depends_on_version(store));
     findings.extend(risky_options(store));
+    findings.extend(database_path_too_long(store));
     findings
 }
 
@@ -59,6 +61,44 @@ fn url_depends_on_version(store: &Store) -> Option<Finding> {
                 store.command(["url", "--nix-version", "VERSION"])
             )),
     )
+}
+
+/// The longest path of a database that SQLite opens, in bytes: its own limit is 512, and the names
+/// beside it (`-journal`) have to fit (source: `MAX_PATHNAME` in `os_unix.c`, `sqlite3PagerOpen`).
+const LONGEST_DATABASE_PATH: usize = 504;
+
+/// Databases that Nix cannot open for the length of their paths.
+fn database_path_too_long(store: &Store) -> impl Iterator<Item = Finding> {
+    let mut databases = vec![(store.database(), Part::UpperDatabase, "state")];
+    let mut lower = Some(&store.lower);
+    while let Some(this) = lower {
+        let state = this.state().map(layout::database);
+        databases.extend(state.map(|path| (path, Part::LowerStore, "lower.state")));
+        lower = match &this.source {
+            MetadataSource::Overlay { lower, .. } => Some(lower),
+            _ => None,
+        };
+    }
+    let length = |path: &Path| path.as_os_str().len();
+    let too_long = databases
+        .into_iter()
+        .filter(move |(path, ..)| length(path) > LONGEST_DATABASE_PATH);
+    too_long.map(move |(path, part, key)| {
+        Finding::at(Code::DatabasePathTooLong, &path)
+            .part(part)
+            .expected(format!(
+                "a path of at most {LONGEST_DATABASE_PATH} bytes, which is what SQLite, and so Nix, \
+                 opens"
+            ))
+            .found(format!("one of {} bytes", length(&path)))
+            .remedy(match part {
+                Part::LowerStore => format!(
+                    "bind or link the lower store's state directory at a shorter path, and name that \
+                     with `{key}`"
+                ),
+                _ => format!("name a state directory with a shorter path with `{key}`"),
+            })
+    })
 }
 
 /// Mount options that risk the data.

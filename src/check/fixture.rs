@@ -46,7 +46,7 @@ pub(crate) fn observed(store: &Store) -> Observed {
             can_mount: true,
             kernel: "6.12.0".to_owned(),
             overlay_loaded: true,
-            overlay_defaults: (!store.mount_options.is_empty()).then_some(Defaults {
+            overlay_defaults: Some(Defaults {
                 redirect_always_follow: true,
                 ..Defaults::default()
             }),
@@ -110,6 +110,9 @@ pub(crate) fn observed(store: &Store) -> Observed {
                 foreign_keys: Vec::new(),
             })),
         },
+        left: LeftByMounts::default(),
+        not_shown: Vec::new(),
+        refused: None,
         overlays_below: 0,
         hook: store.remount_hook.as_ref().map(|_| HookFacts {
             runs: true,
@@ -167,6 +170,8 @@ pub(crate) fn stat() -> Stat {
             fsid: 7,
             mount_id: MOUNT,
             read_only: false,
+            longest_name: 255,
+            unbindable: false,
         },
     }
 }
@@ -181,9 +186,15 @@ pub(crate) fn nothing_below(nearest: &str) -> Found {
 
 /// A directory of root's, at a path.
 pub(crate) fn place(path: PathBuf) -> Place {
+    let mut stat = stat();
+    // Each path is one of its own.
+    let bytes = path.as_os_str().as_encoded_bytes();
+    stat.identity.ino = bytes
+        .iter()
+        .fold(100, |sum, byte| sum * 31 % 65521 + u64::from(*byte));
     Place {
         path,
-        found: Found::Directory(stat()),
+        found: Found::Directory(stat),
     }
 }
 
@@ -232,6 +243,8 @@ fn layer(path: &Path) -> LayerFacts {
     LayerFacts {
         place: place(path.to_owned()),
         xattrs: Some(true),
+        other_xattrs: None,
+        unchangeable: false,
         d_type: Some(true),
         links: Links::Missing,
         strangers: Some(Vec::new()),
@@ -243,6 +256,7 @@ fn layer(path: &Path) -> LayerFacts {
 fn lower(lower: &config::Lower) -> LowerFacts {
     LowerFacts {
         directory: place(lower.real.clone()),
+        resolved: None,
         strangers: None,
         source: match &lower.source {
             MetadataSource::Database { state, .. } => database(state),

@@ -5,7 +5,8 @@ use super::{Code, Finding, Part, down, down_up, fix_permissions, move_away, up};
 use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::nix::layout;
-use crate::observe::{Found, Links, Machine, Observed, Stat, Usage};
+use crate::observe::{Found, LayerFacts, Links, Machine, Observed, Stat, Usage};
+use crate::overlayfs::options::USERXATTR;
 use crate::remedy::{Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
@@ -53,6 +54,10 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
             findings.extend(elsewhere(store, stat, work));
         }
     }
+    findings.extend(work_in_use(store, observed));
+    findings.extend(incompatible(store, observed));
+    findings.extend(unchangeable(observed));
+    findings.extend(not_shown(store, observed));
     findings
 }
 
@@ -84,6 +89,105 @@ fn not_yours(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding> {
     )
 }
 
+/// Another overlay uses the work directory: the kernel warns, and calls the result undefined.
+fn work_in_use(store: &Store, observed: &Observed) -> Option<Finding> {
+    let Usage::Mounted(what) = &observed.workdir.usage else {
+        return None;
+    };
+    // One overlay that has both is told once.
+    if observed.upper_layer.usage == observed.workdir.usage {
+        return None;
+    }
+    Some(
+        Finding::at(Code::WorkdirInUse, &store.workdir)
+            .expected("a work directory that no other overlay uses")
+            .found(format!("{what} uses it, or a directory above it"))
+            .remedy("set `workdir` to a directory of its own beside the upper layer"),
+    )
+}
+
+/// What an earlier mount has left there so that no other mount follows it.
+fn incompatible(store: &Store, observed: &Observed) -> Option<Finding> {
+    let left = &observed.left.incompatible;
+    let names: Vec<_> = left
+        .iter()
+        .map(|name| show(name.as_encoded_bytes()))
+        .collect();
+    let remove = || {
+        let mark = store.workdir.join("work/incompat");
+        command!["rm", "-r", "--", mark]
+    };
+    (!names.is_empty()).then(|| {
+        Finding::at(Code::WorkdirIncompatible, &store.workdir)
+            .expected("a work directory that the kernel takes once more")
+            .found(format!(
+                "`work/incompat` in it has {}: it was mounted with an option after which the kernel \
+                 mounts it no more, with the option or without",
+                names.join(", ")
+            ))
+            .remedy(
+                Remedy::say(
+                    "if the machine has not stopped without unmounting it, nothing is lost: remove \
+                     OverlayFS's mark, and the option from `mount.options`",
+                )
+                .run(remove())
+                .or(Remedy::say(
+                    "after a power cut or a crash, objects that were added since it was mounted may \
+                     be damaged: look at all of them when the store is up",
+                )
+                .run(remove())
+                .run(up(store))
+                .run(store.command(["check", "--contents"]))),
+            )
+    })
+}
+
+/// Directories in which nothing can be changed: the kernel mounts the overlay read-only, or each
+/// change fails later.
+fn unchangeable(observed: &Observed) -> impl Iterator<Item = Finding> {
+    let layers = [
+        (&observed.upper_layer, Part::UpperLayer),
+        (&observed.workdir, Part::WorkDirectory),
+    ];
+    // On a read-only file system, which is told, everything is.
+    let writable = |layer: &LayerFacts| {
+        let stat = layer.place.found.directory();
+        stat.is_some_and(|stat| !stat.fs.read_only)
+    };
+    let marked = layers
+        .into_iter()
+        .filter(move |(layer, _)| layer.unchangeable && writable(layer));
+    marked.map(|(layer, part)| {
+        let path = &layer.place.path;
+        Finding::at(Code::LayerUnchangeable, path)
+            .part(part)
+            .expected("a directory that can be changed")
+            .found("it is marked immutable or append-only (lsattr(1))")
+            .remedy(command!["chattr", "-ia", path])
+    })
+}
+
+/// What is mounted inside a layer.
+fn not_shown<'a>(store: &'a Store, observed: &'a Observed) -> impl Iterator<Item = Finding> + 'a {
+    observed.not_shown.iter().map(|point| {
+        Finding::at(Code::MountNotShown, point)
+            .part(match point.starts_with(&store.upper_layer) {
+                true => Part::UpperLayer,
+                false => Part::LowerStore,
+            })
+            .expected("layers in which nothing is mounted")
+            .found(
+                "a mount: the overlay shows what is below it, and Nix takes the object to be whole",
+            )
+            .remedy(
+                Remedy::say(
+                    "see what it is; put what it shows into the layer itself, or unmount it",
+                )
+                .run(command!["findmnt", "--target", point]),
+            )
+    })
+}
+
 fn too_deep(store: &Store, observed: &Observed) -> Option<Finding> {
     (observed.overlays_below > 1).then(|| {
         Finding::at(Code::StackingTooDeep, &store.real)
@@ -96,6 +200,10 @@ fn too_deep(store: &Store, observed: &Observed) -> Option<Finding> {
     })
 }
 
+/// The longest name that Nix gives anything in a store directory is shorter than this; OverlayFS takes
+/// what is longer than the upper layer's names for missing.
+const LONGEST_NAME: u64 = 255;
+
 fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
     let name = &stat.fs.name;
     let actual = if stat.fs.read_only {
@@ -106,25 +214,43 @@ fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
         format!("{name}, which has no extended attributes that OverlayFS can use")
     } else if observed.upper_layer.d_type == Some(false) {
         format!("{name}, whose listings do not tell the type of entries")
+    } else if stat.fs.longest_name < LONGEST_NAME {
+        format!(
+            "{name}, whose names have at most {} bytes",
+            stat.fs.longest_name
+        )
+    } else if stat.fs.unbindable && observed.mount.overlay.is_none() {
+        format!("{name}, on an unbindable mount, of which no overlay can be made")
     } else {
         return None;
     };
+    let other_option = match store.userxattr() {
+        true => Remedy::say("leave \"userxattr\" out of `mount.options`"),
+        false => Remedy::say("with its `user.*` attributes")
+            .and_set("mount.options", format!("[\"{USERXATTR}\"]")),
+    };
+    let elsewhere =
+        Remedy::say("put `upper-layer` and `workdir` on ext4, xfs (with ftype=1), btrfs or tmpfs");
     Some(
         Finding::at(Code::UpperFileSystemUnfit, &store.upper_layer)
             .expected(
                 "a writable file system with extended attributes that tells the type of entries",
             )
             .found(actual)
-            .remedy(match stat.fs.read_only {
-                true => Remedy::say("see why it is, then make it writable").run(command![
+            .remedy(if stat.fs.read_only {
+                Remedy::say("see why it is, then make it writable").run(command![
                     "findmnt",
                     "--target",
                     store.upper_layer
-                ]),
-                false => {
-                    "put `upper-layer` and `workdir` on ext4, xfs (with ftype=1), btrfs or tmpfs"
-                        .into()
-                }
+                ])
+            } else if observed.upper_layer.other_xattrs == Some(true) {
+                other_option.or(elsewhere)
+            } else if stat.fs.unbindable && name != "overlay" {
+                Remedy::say("make that mount private; see which it is")
+                    .run(command!["findmnt", "--target", store.upper_layer])
+                    .or(elsewhere)
+            } else {
+                elsewhere
             }),
     )
 }
@@ -154,7 +280,7 @@ fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
             )
         }
         Usage::Mounted(what) => (
-            format!("{what} writes to it too"),
+            format!("{what} writes to it too, or to a directory above it"),
             Remedy::say(
                 "unmount that one, or give this store an `upper-layer` of its own; see who has it",
             )

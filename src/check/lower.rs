@@ -54,6 +54,7 @@ impl Looked<'_> {
             remedy: self.missing(),
         };
         findings.extend(path::finding(&self.facts.directory, &named, self.machine));
+        findings.extend(self.through_a_link());
         findings.extend(self.strangers());
         match (&self.lower.source, &self.facts.source) {
             (
@@ -231,6 +232,26 @@ impl Looked<'_> {
                 }),
         }
         .remedy(remedy)
+    }
+
+    /// Nix opens no local store whose directory, or a parent of it, is a symbolic link, unless its
+    /// settings allow it; a daemon's store is the daemon's affair.
+    fn through_a_link(&self) -> Option<Finding> {
+        let resolved = self.facts.resolved.as_ref()?;
+        self.lower.state()?;
+        Some(
+            Finding::at(Code::LowerPathSymlink, &self.lower.real)
+                .expected("a path without symbolic links, which is all that Nix opens")
+                .found(format!(
+                    "it leads through a symbolic link to {}",
+                    show_path(resolved)
+                ))
+                .remedy(
+                    Remedy::say("name it by its own path")
+                        .and_set("lower.real", format!("\"{}\"", show_path(resolved)))
+                        .or("have Nix allow it, with `allow-symlinked-store = true` in nix.conf"),
+                ),
+        )
     }
 
     fn strangers(&self) -> impl Iterator<Item = Finding> {

@@ -26,21 +26,174 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         remedy: up(store).into(),
     };
     if let Some(finding) = path::finding(&facts.place, &named, &observed.machine) {
-        return [Some(finding), unsupported(observed)]
-            .into_iter()
-            .flatten()
-            .collect();
+        let mut findings = vec![finding];
+        findings.extend(unsupported(observed));
+        findings.extend(before_mounting(store, observed, &findings));
+        return findings;
     }
     let mut findings = wrong(&store.real, &store.lower.real, facts, &up(store));
     let Some(overlay) = &facts.overlay else {
         findings.extend(unsupported(observed));
+        findings.extend(before_mounting(store, observed, &findings));
         return findings;
     };
     let options = SuperOptions::parse(&overlay.info.super_options);
     findings.extend(differing_options(store, observed, &options));
+    findings.extend(undescribed(store, observed, &options));
     findings.extend(risky(store, observed, &options));
+    findings.extend(risky_defaults(store, observed, Some(&options)));
     findings.extend(nix_check(store, facts));
     findings
+}
+
+/// What would be wrong with an overlay that is not mounted yet.
+fn before_mounting(store: &Store, observed: &Observed, found: &[Finding]) -> Vec<Finding> {
+    let mut findings = risky_defaults(store, observed, None);
+    findings.extend(index(store, observed));
+    // What was found out is told in better words.
+    if found.iter().chain(&findings).all(|it| !it.stops_up) {
+        findings.extend(refused(store, observed));
+    }
+    findings
+}
+
+/// The kernel would not mount it.
+fn refused(store: &Store, observed: &Observed) -> Option<Finding> {
+    let why = observed.refused.as_ref()?;
+    // The kernel's log is not for everybody. What is described goes together; in a user namespace
+    // there is one option more.
+    let options = store.overlay_options(observed.machine.user_namespace);
+    let why = match options::conflicts(&options).first() {
+        Some([first, second]) => format!("it does not take `{first}` together with `{second}`"),
+        None => why.clone(),
+    };
+    let path = &observed.lower.directory.path;
+    Some(
+        Finding::at(Code::MountRefused, &store.real)
+            .expected(format!(
+                "an overlay over {} that the kernel mounts",
+                show_path(path)
+            ))
+            .found(format!("it refuses one: {why}"))
+            .remedy(match store.mount_options.is_empty() {
+                true => Remedy::say("see which file system the lower store directory is on")
+                    .run(command!["findmnt", "--target", path]),
+                false => Remedy::say(
+                    "remove from `mount.options` what this kernel does not take; if it is the \
+                     directory, see which file system it is on",
+                )
+                .run(command!["findmnt", "--target", path]),
+            }),
+    )
+}
+
+/// What an index was made for is not what is described.
+fn index(store: &Store, observed: &Observed) -> Option<Finding> {
+    let left = &observed.left;
+    let found = match (left.index_over_another, left.index_of_another) {
+        (true, _) => format!(
+            "one that was made over another directory than the present {}",
+            show_path(&store.lower.real)
+        ),
+        (false, true) => format!(
+            "one in the work directory that was made for another directory than the present {}",
+            show_path(&store.upper_layer)
+        ),
+        (false, false) => return None,
+    };
+    Some(
+        Finding::at(Code::IndexMismatch, &store.real)
+            .expected("an index (`index=on`) that belongs to these directories")
+            .found(found)
+            .remedy(
+                Remedy::say(
+                    "put back the directory that was there; a copy of it, or another file system \
+                     with the same in it, is not the same to the kernel",
+                )
+                .or(Remedy::say(
+                    "mount it without an index, which Nix does not need",
+                )
+                .and_set("mount.options", "[\"index=off\"]")),
+            ),
+    )
+}
+
+/// Options and flags in force that nobody described.
+fn undescribed(store: &Store, observed: &Observed, shown: &SuperOptions) -> Vec<Finding> {
+    let expected = store.overlay_options(observed.machine.user_namespace);
+    let options = shown.others.iter().filter_map(|(name, value)| {
+        let option = MountOption {
+            name: show(name).into_owned(),
+            value: value.as_deref().map(|value| show(value).into_owned()),
+        };
+        let value = option.value.as_deref();
+        let kind = options::kind(&option.name)?;
+        let known = kind.turns_on(value) && kind.risk_of(value).is_none();
+        let asked_for = expected.iter().any(|it| it.name == option.name)
+            || options::implied(&expected, &option);
+        (known && !asked_for).then(|| {
+            Finding::at(Code::MountOptionsDiffer, &store.real)
+                .expected(format!(
+                    "an overlay mounted without `{option}`, which the description does not have"
+                ))
+                .found("one with that option")
+                .remedy(down_up(store, observed))
+        })
+    });
+    // Whoever mounted it on top may want it so, but no program of the store runs.
+    let noexec = observed
+        .mount
+        .stack
+        .first()
+        .is_some_and(|it| it.option("noexec"));
+    let flag = noexec.then(|| {
+        Finding::at(Code::MountOptionsDiffer, &store.real)
+            .expected("a mount from which programs can be run")
+            .found("one with the flag `noexec`")
+            .remedy(command!["mount", "-o", "remount,bind,exec", *store.real])
+    });
+    options.chain(flag).collect()
+}
+
+/// Options that risk the data and that nobody gave: the kernel's own defaults.
+fn risky_defaults(
+    store: &Store,
+    observed: &Observed,
+    shown: Option<&SuperOptions>,
+) -> Vec<Finding> {
+    let expected = store.overlay_options(observed.machine.user_namespace);
+    let one_file_system = one_file_system(observed);
+    let Some(defaults) = observed.machine.overlay_defaults else {
+        return Vec::new();
+    };
+    // With it the kernel leaves both off.
+    if expected
+        .iter()
+        .any(|option| option.name == options::USERXATTR)
+    {
+        return Vec::new();
+    }
+    let risks = ["metacopy", "redirect_dir"].into_iter().filter_map(|name| {
+        let given = expected.iter().any(|option| option.name == name);
+        // What is shown is told as what it is.
+        if given || shown.is_some_and(|shown| shown.value(name).is_some()) {
+            return None;
+        }
+        let value = defaults.of(name, one_file_system)?;
+        let why = options::kind(name)?.risk_of(Some(value))?;
+        Some(
+            Finding::at(Code::MountOptionRisky, &store.real)
+                .expected("mount options that keep the upper layer whole by itself")
+                .found(format!("`{name}={value}` is this kernel's default: {why}"))
+                .remedy(
+                    Remedy::say("turn it off, and mount the store again").and_set(
+                        "mount.options",
+                        "[\"metacopy=off\", \"redirect_dir=nofollow\"]",
+                    ),
+                ),
+        )
+    });
+    risks.collect()
 }
 
 /// What is wrong with a mount whatever its layers should be; as it applies to a nested store too.
@@ -94,9 +247,14 @@ fn no_overlay(real: &Path, facts: &MountFacts, up: &CommandLine) -> Finding {
                         show_path(above)
                     ))
                     .remedy(
-                        Remedy::say("unmount that one when nothing uses it, then mount the store")
-                            .run(command!["umount", above])
-                            .run(up.clone()),
+                        Remedy::say(
+                            "unmount that one when nothing uses it, then mount the store; what an \
+                             overlay over all of /nix has written goes on as this store with \
+                             `store` in its `upperdir` as `upper-layer`, and `var/nix` there as \
+                             `state`",
+                        )
+                        .run(command!["umount", above])
+                        .run(up.clone()),
                     )
                     .not_made_by_up(),
                 None => Finding::at(Code::MountMissing, real)
@@ -236,6 +394,7 @@ impl Shown<'_> {
 fn risky(store: &Store, observed: &Observed, options: &SuperOptions) -> Vec<Finding> {
     let described = |shown: &MountOption| {
         store.mount_options.contains(shown)
+            || options::implied(&store.mount_options, shown)
             // Newer kernels show the one as the other.
             || (shown.value.as_deref() == Some("volatile")
                 && store.mount_options.iter().any(|option| option.name == "volatile"))

@@ -1,9 +1,11 @@
 //! The state directory and those in it.
 
 use super::path::{self, Named};
-use super::{Code, Finding, Part, fix_permissions, up};
+use super::{Code, Finding, Part, Severity, fix_permissions, up};
 use crate::config::Store;
+use crate::nix::layout;
 use crate::observe::{Found, Machine, Observed, Place, Stat};
+use crate::remedy::{Remedy, command};
 
 pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = Vec::new();
@@ -30,6 +32,14 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
         findings.extend(path::finding(place, &named, &observed.machine));
         if let Found::Directory(stat) = &place.found {
             findings.extend(permissions(store, place, stat, &observed.machine));
+            // Nix writes everywhere below; the file system is mostly one.
+            if place.path == *store.state
+                || place.path == store.state.join(layout::DATABASE_DIRECTORY)
+            {
+                let unfit = unfit(store, place, stat);
+                let told = |it: &Finding| it.code == Code::StateFileSystemUnfit;
+                findings.extend(unfit.filter(|_| !findings.iter().any(told)));
+            }
         }
     }
     findings
@@ -44,5 +54,42 @@ fn permissions(store: &Store, place: &Place, stat: &Stat, machine: &Machine) -> 
             .expected("a directory that only its owner, who runs the store, can write to")
             .found(format!("owner {}, mode {:04o}", stat.uid, stat.mode))
             .remedy(fix_permissions(store))
+    })
+}
+
+/// File systems of networks, and others that share no memory between processes as SQLite wants it for
+/// a write-ahead log.
+const WITHOUT_SHARED_MEMORY: &[&str] = &[
+    "nfs", "nfs4", "cifs", "smb3", "ceph", "9p", "afs", "virtiofs", "fuse",
+];
+
+/// The file system cannot hold the database as Nix opens it.
+fn unfit(store: &Store, place: &Place, stat: &Stat) -> Option<Finding> {
+    let name = stat.fs.name.as_str();
+    let finding = Finding::at(Code::StateFileSystemUnfit, &place.path);
+    if stat.fs.read_only {
+        return Some(
+            finding
+                .expected("a directory that can be written to: Nix opens no store without that")
+                .found(format!("{name}, which is read-only there"))
+                .remedy(
+                    Remedy::say("see why it is; make it writable, or name another with `state`")
+                        .run(command!["findmnt", "--target", place.path]),
+                ),
+        );
+    }
+    let family = name.split('.').next().unwrap_or(name);
+    (store.use_sqlite_wal && WITHOUT_SHARED_MEMORY.contains(&family)).then(|| {
+        finding
+            .severity(Severity::Warning)
+            .expected("a local file system: SQLite's write-ahead log is made for those only")
+            .found(name)
+            .remedy(
+                Remedy::say(
+                    "turn the log off, and set `use-sqlite-wal = false` in nix.conf too; or name a \
+                     directory on a local file system with `state`",
+                )
+                .and_set("database.use-sqlite-wal", "false"),
+            )
     })
 }

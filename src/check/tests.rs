@@ -16,6 +16,7 @@ use crate::lower::sqlite::OfOthers;
 use crate::nix::mount_check::Verdict;
 use crate::nix::worker_protocol::DaemonError;
 use crate::observe::*;
+use crate::overlayfs::defaults::Defaults;
 use crate::remedy::Fault;
 use crate::report::{self, Report};
 
@@ -272,6 +273,49 @@ rules! {
     stacked_too_deep = ["stacking-too-deep"], |_, observed| observed.overlays_below = 2;
     stacked_once = [], |_, observed| observed.overlays_below = 1;
 
+    workdir_in_use = ["workdir-in-use"], |_, observed| {
+        observed.workdir.usage = Usage::Mounted("the overlay at /mnt/other".to_owned());
+    };
+    workdir_of_a_volatile_mount = ["workdir-incompatible"], |_, observed| {
+        unmounted(observed);
+        observed.left.incompatible = vec!["volatile".into()];
+    };
+    layers_that_cannot_be_changed = ["layer-unchangeable", "layer-unchangeable"], |_, observed| {
+        (observed.upper_layer.unchangeable, observed.workdir.unchangeable) = (true, true);
+    };
+    mounts_inside_layers = ["mount-not-shown", "mount-not-shown"], |store, observed| {
+        observed.not_shown = vec![store.lower.real.join("a"), store.upper_layer.join("b")];
+    };
+    upper_on_an_overlay = ["upper-file-system-unfit"], |_, observed| {
+        directory(&mut observed.upper_layer.place).fs.name = "overlay".to_owned();
+    };
+    upper_with_short_names = ["upper-file-system-unfit"], |_, observed| {
+        directory(&mut observed.upper_layer.place).fs.longest_name = 143;
+    };
+    upper_with_user_attributes_only = ["upper-file-system-unfit"], |_, observed| {
+        directory(&mut observed.upper_layer.place).fs.name = "fuse.bindfs".to_owned();
+        (observed.upper_layer.xattrs, observed.upper_layer.other_xattrs) = (Some(false), Some(true));
+    };
+    upper_on_an_unbindable_mount = ["upper-file-system-unfit"], |_, observed| {
+        unmounted(observed);
+        directory(&mut observed.upper_layer.place).fs.unbindable = true;
+    };
+    state_on_a_read_only_mount = ["state-file-system-unfit"], |_, observed| {
+        for place in &mut observed.state {
+            directory(place).fs.read_only = true;
+        }
+    };
+    state_on_a_network = ["state-file-system-unfit"], |_, observed| {
+        directory(&mut observed.state[1]).fs.name = "fuse.sshfs".to_owned();
+    };
+    state_on_a_network_without_a_log(with("[database]\nuse-sqlite-wal = false")) = [], |_, observed| {
+        directory(&mut observed.state[1]).fs.name = "nfs4".to_owned();
+    };
+    lower_through_a_link = ["lower-path-symlink"], |_, observed| observed.lower.resolved = Some("/srv/store-a/nix/store".into());
+    lower_daemon_through_a_link(over("unix:///run/socket?root=/mnt/low")) = [], |_, observed| observed.lower.resolved = Some("/srv/low/nix/store".into());
+    a_lock_that_is_no_file = ["database-permissions"], |_, observed| observed.database.big_lock = FileFacts::Other("a directory".into());
+    an_upper_schema_of_old = ["schema-unknown"], |_, observed| observed.database.schema = Ok(Some("9".to_owned()));
+
     // Paths.
     parts_in_the_lower_store = ["parts-overlap", "parts-overlap"], |store, observed| {
         let overlap = |one: Role, relation, other: Role| {
@@ -388,6 +432,43 @@ rules! {
     xino_on_one_file_system(with("[mount]\noptions = [\"xino=on\"]")) = [], |_, _| {};
     xino_across_file_systems(with("[mount]\noptions = [\"xino=on\"]")) = ["mount-options-differ"], |_, observed| {
         directory(&mut observed.lower.directory).identity.dev += 1;
+    };
+    a_context_in_force(with("[mount]\noptions = ['context=\"u:r:t:s0:c1,c2\"']")) = [], |_, observed| {
+        show_options(observed, "context=\"u:r:t:s0:c1,c2\"");
+    };
+    options_that_nobody_described = ["mount-options-differ", "mount-option-risky", "mount-option-risky"], |_, observed| {
+        show_options(observed, "redirect_dir=on,index=on,metacopy=on,uuid=on");
+    };
+    options_that_others_turn_on(with("[mount]\noptions = [\"metacopy=on\"]")) = ["mount-option-risky"], |_, observed| {
+        show_options(observed, "redirect_dir=on,metacopy=on");
+    };
+    options_of_somebody_else_s_mount = ["mount-options-differ"], |_, observed| {
+        show_options(observed, "userxattr,redirect_dir=nofollow");
+        overlay(observed).recorded = None;
+    };
+    mounted_noexec = ["mount-options-differ"], |_, observed| observed.mount.stack[0].options = b"rw,noexec".to_vec();
+    a_risky_default = ["mount-option-risky", "mount-option-risky"], |_, observed| {
+        observed.machine.overlay_defaults = Some(Defaults { metacopy: true, redirect_dir: true, ..Defaults::default() });
+    };
+    a_risky_default_turned_off(with("[mount]\noptions = [\"metacopy=off\", \"redirect_dir=nofollow\"]")) = [], |_, observed| {
+        observed.machine.overlay_defaults = Some(Defaults { metacopy: true, redirect_dir: true, ..Defaults::default() });
+        show_options(observed, "redirect_dir=nofollow,metacopy=off");
+    };
+    refused_by_the_kernel = ["mount-refused"], |_, observed| {
+        unmounted(observed);
+        observed.refused = Some("overlay: Unknown parameter 'foo'".to_owned());
+    };
+    refused_for_an_option(with("[mount]\noptions = [\"xino=on\"]")) = ["mount-refused"], |_, observed| {
+        unmounted(observed);
+        observed.refused = Some("overlay: Unknown parameter 'xino'".to_owned());
+    };
+    an_index_of_other_directories = ["index-mismatch"], |_, observed| {
+        unmounted(observed);
+        observed.left.index_over_another = true;
+    };
+    an_index_of_another_upper_layer = ["index-mismatch"], |_, observed| {
+        unmounted(observed);
+        observed.left.index_of_another = true;
     };
     option_in_force(with("[mount]\noptions = [\"index=on\", \"default_permissions\"]")) = [], |_, observed| {
         show_options(observed, "default_permissions,index=on");

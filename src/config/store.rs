@@ -237,6 +237,19 @@ impl Store {
         options.any(|option| option.name == USERXATTR)
     }
 
+    /// The options of the overlay besides its layers: those described, and the one for marks in
+    /// `user.overlay.*` where the mount needs it.
+    pub(crate) fn overlay_options(&self, userxattr: bool) -> Vec<MountOption> {
+        let mut options = self.mount_options.clone();
+        if userxattr && !self.userxattr() {
+            options.push(MountOption {
+                name: USERXATTR.to_owned(),
+                value: None,
+            });
+        }
+        options
+    }
+
     /// The upper database's file.
     pub fn database(&self) -> PathBuf {
         layout::database(&self.state)

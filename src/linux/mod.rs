@@ -3,10 +3,12 @@
 pub(crate) mod clock;
 pub(crate) mod descent;
 pub(crate) mod exhaustion;
+pub(crate) mod file_handle;
 pub(crate) mod file_identity;
 pub(crate) mod held_paths;
 pub(crate) mod kernel_log;
 pub(crate) mod locks;
+pub(crate) mod mount_log;
 pub(crate) mod mount_points;
 pub(crate) mod namespaces;
 pub(crate) mod processes;

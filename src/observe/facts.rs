@@ -33,6 +33,14 @@ pub struct Observed {
     pub database: DatabaseFacts,
     /// What belongs together: the upper layer, the upper database, and what is remembered.
     pub pairing: Pairing,
+    /// What earlier mounts left behind that keeps the overlay from being mounted.
+    pub left: LeftByMounts,
+    /// Mount points inside the lower store directory or the upper layer: no overlay shows what is
+    /// mounted on them.
+    pub not_shown: Vec<PathBuf>,
+    /// Why the kernel would not mount an overlay with the options described over the lower store
+    /// directory, in its words. `None` if it would, or could not be asked.
+    pub refused: Option<String>,
     /// How many overlays are stacked below the one described, as far as can be told. The kernel takes
     /// one.
     pub overlays_below: u32,
@@ -111,8 +119,7 @@ pub struct Machine {
     pub kernel: String,
     /// Whether the kernel has OverlayFS loaded already (it may still load it on demand).
     pub overlay_loaded: bool,
-    /// What OverlayFS's options default to, if that can be told; looked at only where the description
-    /// gives options.
+    /// What OverlayFS's options default to, if that can be told.
     pub overlay_defaults: Option<Defaults>,
     /// The `min-free` of the system's `nix.conf`, if it has one that is not zero: Nix then collects
     /// garbage by itself. Looked at by `check` only.
@@ -205,6 +212,10 @@ pub struct FileSystem {
     pub mount_id: u64,
     /// Whether it is read-only there, by the mount or by the superblock.
     pub read_only: bool,
+    /// The longest name that it takes, in bytes.
+    pub longest_name: u64,
+    /// Whether the mount may not be bound elsewhere.
+    pub unbindable: bool,
 }
 
 /// A layer directory of the overlay (upper layer or work directory).
@@ -215,8 +226,13 @@ pub struct LayerFacts {
     /// Whether the file system stores the extended attributes that OverlayFS needs. `None` if
     /// that cannot be told without writing.
     pub xattrs: Option<bool>,
+    /// Whether it stores those that a mount of the other kind (with `userxattr`, or without) needs.
+    /// `None` where it was not asked, as it is not where the first are kept.
+    pub other_xattrs: Option<bool>,
     /// Whether directory listings tell the type of entries. `None` where the directory is empty.
     pub d_type: Option<bool>,
+    /// Whether the directory is marked so that nothing in it can be changed (chattr(1)).
+    pub unchangeable: bool,
     /// In the upper layer, the state of `.links`; in the work directory always `Missing`.
     pub links: Links,
     /// Names at the top at which Nix's collector stops: at most a hundred. `None` if they were not
@@ -228,6 +244,17 @@ pub struct LayerFacts {
     /// Whether another overlay than the one in effect at the merged store directory uses the
     /// directory as its upper layer, in any mount namespace.
     pub usage: Usage,
+}
+
+/// What earlier mounts left behind in the layers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LeftByMounts {
+    /// What the work directory's `work/incompat` says is incompatible with another mount.
+    pub incompatible: Vec<OsString>,
+    /// Whether the index was made over another lower store directory.
+    pub index_over_another: bool,
+    /// Whether the index was made for another upper layer.
+    pub index_of_another: bool,
 }
 
 /// Who else uses a directory as an upper layer.
@@ -266,6 +293,8 @@ pub enum Links {
 pub struct LowerFacts {
     /// The lower store directory.
     pub directory: Place,
+    /// The directory's path without symbolic links, where it has some.
+    pub resolved: Option<PathBuf>,
     /// Names at the top that are no store paths and that the upper layer does not hide, if they were
     /// asked for. At most a hundred.
     pub strangers: Option<Vec<OsString>>,

@@ -1,7 +1,7 @@
 //! The upper layer and the work directory.
 
 use rustix::fd::OwnedFd;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, StatxAttributes, StatxFlags, statx};
 use rustix::io::Errno;
 
 use super::mount_table::MountTable;
@@ -23,6 +23,10 @@ const WITHOUT_XATTRS: &[&str] = &[
     "iso9660", "squashfs", "erofs", "cramfs", "romfs", "proc", "sysfs", "ramfs",
 ];
 
+/// File systems that are not asked: an overlay cannot be an upper layer at all, and a tmpfs takes
+/// more than it says (it has no `user.*` before Linux 6.6, and can do without for most things).
+const NOT_ASKED: &[&str] = &["overlay", "tmpfs"];
+
 /// Looks at a layer directory of an overlay whose marks are these.
 pub(super) fn observe(
     visited: &Visited,
@@ -41,10 +45,22 @@ pub(super) fn observe(
         (Depth::Check { .. }, Some(directory)) => names::strangers(directory).ok(),
         _ => None,
     };
+    let known = file_system.and_then(|file_system| stores_xattrs(&file_system.name, marks));
+    let ask = |marks| {
+        let of_unknown = file_system.is_some_and(|it| !NOT_ASKED.contains(&it.name.as_str()));
+        let nearest = nearest.filter(|_| machine.can_mount && of_unknown)?;
+        markers::are_kept(nearest.open().ok()?, marks)
+    };
+    let xattrs = known.or_else(|| ask(marks));
     LayerFacts {
         place: visited.place.clone(),
-        xattrs: file_system.and_then(|file_system| stores_xattrs(&file_system.name, marks)),
+        other_xattrs: match xattrs {
+            Some(false) if known.is_none() => ask(marks.others()),
+            _ => None,
+        },
+        xattrs,
         d_type: nearest.and_then(tells_types),
+        unchangeable: directory.is_some_and(unchangeable),
         links: directory.map_or(Links::Missing, |directory| links(directory, machine, marks)),
         strangers,
         left: None,
@@ -66,6 +82,13 @@ fn stores_xattrs(name: &str, marks: Marks) -> Option<bool> {
         _ if WITHOUT_XATTRS.contains(&name) => Some(false),
         _ => None,
     }
+}
+
+/// Whether a directory is immutable, or can only be added to.
+fn unchangeable(directory: &Reached) -> bool {
+    let marked = StatxAttributes::IMMUTABLE | StatxAttributes::APPEND;
+    let stat = statx(directory, "", AtFlags::EMPTY_PATH, StatxFlags::empty());
+    stat.is_ok_and(|stat| stat.stx_attributes.intersects(marked))
 }
 
 /// Whether listings on the directory's file system tell the type of entries. `.` and `..` prove

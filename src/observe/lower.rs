@@ -47,6 +47,11 @@ pub(super) fn observe(
     };
     LowerFacts {
         directory: visited.place.clone(),
+        resolved: visited
+            .reached
+            .as_ref()
+            .map(|reached| reached.path().to_owned())
+            .filter(|path| *path != lower.real),
         strangers,
         source: source(system, mounts, lower, visited, depth),
     }
@@ -105,6 +110,7 @@ pub(crate) fn observe_for_owner(
     let depth = Depth::Check { lower_names: true };
     Ok(LowerFacts {
         directory: visited.place.clone(),
+        resolved: None,
         strangers: strangers.and_then(Result::ok),
         source: database(&mounts, &visited, state, true, depth),
     })

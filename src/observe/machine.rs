@@ -26,6 +26,7 @@ pub(super) fn observe(system: &System, store: &Store) -> io::Result<Machine> {
         Some(name) => system.group(name)?,
         None => None,
     };
+    let file_systems = system.read_proc("filesystems")?;
     Ok(Machine {
         uid: rustix::process::geteuid().as_raw(),
         user_namespace: is_partly_mapped(&system.read_proc("self/uid_map")?),
@@ -33,11 +34,10 @@ pub(super) fn observe(system: &System, store: &Store) -> io::Result<Machine> {
             .effective
             .contains(CapabilitySet::SYS_ADMIN),
         kernel: String::from_utf8_lossy(rustix::system::uname().release().to_bytes()).into_owned(),
-        overlay_loaded: knows_overlay(&system.read_proc("filesystems")?),
-        overlay_defaults: match store.mount_options.is_empty() {
-            true => None,
-            false => Defaults::read(|name| std::fs::read(Path::new(PARAMETERS).join(name)).ok()),
-        },
+        overlay_loaded: knows(&file_systems, "overlay"),
+        overlay_defaults: Defaults::read(|name| {
+            std::fs::read(Path::new(PARAMETERS).join(name)).ok()
+        }),
         min_free: None,
         build_users_gid,
     })
@@ -67,11 +67,11 @@ fn is_partly_mapped(uid_map: &[u8]) -> bool {
     fields != [&b"0"[..], b"0", b"4294967295"]
 }
 
-/// Whether `/proc/filesystems` names OverlayFS.
-fn knows_overlay(filesystems: &[u8]) -> bool {
-    filesystems
+/// Whether `/proc/filesystems` names a file system.
+fn knows(file_systems: &[u8], name: &str) -> bool {
+    file_systems
         .split(|byte| *byte == b'\n')
-        .any(|line| line.ends_with(b"\toverlay"))
+        .any(|line| line.rsplit(|byte| *byte == b'\t').next() == Some(name.as_bytes()))
 }
 
 #[cfg(test)]
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn overlay_is_found_by_its_whole_name() {
-        assert!(knows_overlay(b"nodev\tproc\nnodev\toverlay\n\text4\n"));
-        assert!(!knows_overlay(b"nodev\tproc\n\toverlayfs\n"));
+        assert!(knows(b"nodev\tproc\nnodev\toverlay\n\text4\n", "overlay"));
+        assert!(!knows(b"nodev\tproc\n\toverlayfs\n", "overlay"));
     }
 }

@@ -4,6 +4,7 @@ mod environment;
 mod facts;
 mod hook;
 mod layer;
+mod left;
 mod lower;
 mod machine;
 mod mount_table;
@@ -12,6 +13,7 @@ mod overlay;
 mod pairing;
 mod parts;
 mod path;
+mod rehearsal;
 mod set_up;
 mod shows;
 mod upper_database;
@@ -33,7 +35,9 @@ use crate::linux::exhaustion;
 use crate::linux::root::System;
 use crate::linux::safe_path::Symlinks;
 use crate::nix::layout;
+use crate::overlayfs::defaults::Defaults;
 use crate::overlayfs::markers::{self, Marks};
+use crate::overlayfs::mountinfo::MountInfo;
 use mount_table::MountTable;
 use overlay::Expected;
 use path::Visited;
@@ -97,6 +101,20 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         machine.min_free = machine::min_free();
     }
     upper_layer.usage = upper_usage(system, &mounts, &upper, &mount, depth);
+    let mut work_facts = layer::observe(&workdir, &machine, marks, Depth::Up);
+    work_facts.usage = work_usage(&mounts, &workdir, &mount);
+    let left = match mount.overlay {
+        Some(_) => LeftByMounts::default(),
+        None => {
+            let index = with_index(store, machine.overlay_defaults);
+            left::observe(system, &lower, &upper, &workdir, marks, index)
+        }
+    };
+    let asked = mount.overlay.is_none() && depth != Depth::UpLocked;
+    let not_shown = [&lower, &upper]
+        .into_iter()
+        .filter_map(|layer| layer.reached.as_ref())
+        .flat_map(|layer| mounts.inside(layer.path()));
     let state = visit_state(&store.state, &mounts);
     let overlays_below = [&lower, &upper]
         .into_iter()
@@ -118,7 +136,12 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
     Ok(Observed {
         lower: lower_facts,
         upper_layer,
-        workdir: layer::observe(&workdir, &machine, marks, Depth::Up),
+        workdir: work_facts,
+        left,
+        not_shown: not_shown.map(Path::to_owned).collect(),
+        refused: asked
+            .then(|| refused(system, store, &machine, &lower))
+            .flatten(),
         mount,
         database,
         pairing,
@@ -164,6 +187,60 @@ fn visit_state(state: &Path, mounts: &MountTable) -> State {
     State { top, db, others }
 }
 
+/// Whether the overlay has an index, as far as can be told before it is mounted.
+fn with_index(store: &Store, defaults: Option<Defaults>) -> bool {
+    let value = |name: &str| {
+        let mut options = store.mount_options.iter();
+        let given = options.find(|option| option.name == name)?;
+        given.value.as_deref().map(|value| value == "on")
+    };
+    let defaults = defaults.unwrap_or_default();
+    let exported = value("nfs_export").unwrap_or(defaults.nfs_export);
+    value("index").unwrap_or(defaults.index || exported)
+}
+
+/// Why the kernel would not mount the overlay, whatever its upper layer.
+fn refused(system: &System, store: &Store, machine: &Machine, lower: &Visited) -> Option<String> {
+    let lower = lower.reached.as_ref().filter(|_| machine.can_mount)?;
+    let options = store.overlay_options(machine.user_namespace);
+    rehearsal::refusal(system, lower.path(), Symlinks::Follow, &options)
+}
+
+/// Our own overlay, be it in effect or hidden. One that writes to something else is not it.
+fn own_overlay(mount: &MountFacts) -> Option<&MountInfo> {
+    match &mount.overlay {
+        Some(overlay) => {
+            Some(&overlay.info).filter(|_| !matches!(overlay.upper, Identity::Different(_)))
+        }
+        None => [&mount.stack, &mount.buried]
+            .into_iter()
+            .flatten()
+            .find(|mount| mount.fs_type == "overlay"),
+    }
+}
+
+/// Who else has the work directory.
+fn work_usage(mounts: &MountTable, workdir: &Visited, mount: &MountFacts) -> Usage {
+    // The one in effect is told as what it is, also where it has another upper layer.
+    let in_effect = mount.overlay.as_ref().map(|overlay| &overlay.info);
+    let ours = in_effect.or_else(|| own_overlay(mount));
+    match &workdir.reached {
+        Some(workdir) => mounts
+            .other_writer(workdir, ours)
+            .map_or(Usage::Unknown, Usage::Mounted),
+        None => user_of_nearest(mounts, workdir),
+    }
+}
+
+/// Who has the directory in which a missing one would be made.
+fn user_of_nearest(mounts: &MountTable, missing: &Visited) -> Usage {
+    missing
+        .nearest
+        .as_ref()
+        .and_then(|nearest| mounts.other_writer(nearest, None))
+        .map_or(Usage::Unknown, Usage::Mounted)
+}
+
 fn upper_usage(
     system: &System,
     mounts: &MountTable,
@@ -172,18 +249,9 @@ fn upper_usage(
     depth: Depth,
 ) -> Usage {
     let Some(directory) = &upper.reached else {
-        return Usage::Unknown;
+        return user_of_nearest(mounts, upper);
     };
-    // Our own overlay, be it in effect or hidden. One that writes to something else is not it.
-    let ours = match &mount.overlay {
-        Some(overlay) => {
-            Some(&overlay.info).filter(|_| !matches!(overlay.upper, Identity::Different(_)))
-        }
-        None => [&mount.stack, &mount.buried]
-            .into_iter()
-            .flatten()
-            .find(|mount| mount.fs_type == "overlay"),
-    };
+    let ours = own_overlay(mount);
     // Where our own overlay is in effect, nobody but `overstore exec` around this process can hold
     // the lock for long: whoever is elsewhere waits for that overlay to go.
     let in_effect = mount.overlay.is_some() && ours.is_some();

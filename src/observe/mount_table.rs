@@ -59,13 +59,19 @@ impl MountTable {
         1 + below.max().unwrap_or(0)
     }
 
+    /// Mount points inside a directory.
+    pub(super) fn inside<'a>(&'a self, directory: &'a Path) -> impl Iterator<Item = &'a Path> {
+        let points = self.all.iter().map(|mount| mount.mount_point.as_path());
+        points.filter(move |point| *point != directory && point.starts_with(directory))
+    }
+
     /// Another overlay than `in_effect` that writes to a directory, in words.
     pub(super) fn other_writer(
         &self,
-        upper: &Reached,
+        directory: &Reached,
         in_effect: Option<&MountInfo>,
     ) -> Option<String> {
-        find_writer(&self.all, upper, in_effect, Path::new("/"))
+        find_writer(&self.all, directory, in_effect, Path::new("/"))
             .map(|mount| format!("the overlay at {}", show(&mount.mount_point)))
     }
 
@@ -99,27 +105,38 @@ pub(super) fn is_overlay(mount: &MountInfo) -> bool {
     mount.fs_type == "overlay"
 }
 
-/// The overlay among `mounts`, another than `in_effect`, whose upper layer is a directory. Paths of
-/// the options are taken below `root`.
+/// The overlay among `mounts`, another than `in_effect`, that writes to a directory: whose upper layer
+/// or work directory it is, or is inside of. Paths of the options are taken below `root`.
 fn find_writer<'a>(
     mounts: &'a [MountInfo],
-    upper: &Reached,
+    directory: &Reached,
     in_effect: Option<&MountInfo>,
     root: &Path,
 ) -> Option<&'a MountInfo> {
-    mounts
+    let mut overlays = mounts
         .iter()
         .filter(|mount| is_overlay(mount))
         .filter(|mount| in_effect.is_none_or(|ours| !mount.is_of_same_file_system(ours)))
-        .find(|mount| {
-            let Some(path) = SuperOptions::parse(&mount.super_options).upper else {
-                return false;
-            };
-            let here = path.strip_prefix("/").unwrap_or(&path);
-            match rustix::fs::stat(root.join(here)) {
-                Ok(found) => FileIdentity::from(&found) == upper.status().identity,
-                // Not to be found by that name any more: the text is all there is.
-                Err(_) => path.as_os_str().as_bytes() == upper.path().as_os_str().as_bytes(),
-            }
-        })
+        .peekable();
+    overlays.peek()?;
+    // Everybody is inside of the root directory.
+    let above: Vec<FileIdentity> = directory
+        .path()
+        .ancestors()
+        .filter(|path| path.parent().is_some())
+        .filter_map(|path| Some(FileIdentity::from(&rustix::fs::stat(path).ok()?)))
+        .collect();
+    let is_used = |path: &Path| {
+        let here = path.strip_prefix("/").unwrap_or(path);
+        match rustix::fs::stat(root.join(here)) {
+            Ok(found) => above.contains(&FileIdentity::from(&found)),
+            // Not to be found by that name any more: the text is all there is.
+            Err(_) => directory.path().as_os_str().as_bytes() == path.as_os_str().as_bytes(),
+        }
+    };
+    overlays.find(|mount| {
+        let options = SuperOptions::parse(&mount.super_options);
+        let written = [&options.upper, &options.work];
+        written.into_iter().flatten().any(|path| is_used(path))
+    })
 }

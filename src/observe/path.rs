@@ -134,7 +134,8 @@ fn stat(reached: &Reached, mounts: &MountTable) -> Result<Stat, Errno> {
 /// The file system that something is on.
 fn file_system(fd: impl AsFd, status: &Status, mounts: &MountTable) -> Result<FileSystem, Errno> {
     let statvfs = rustix::fs::fstatvfs(&fd)?;
-    let name = match mounts.by_id(status.mount_id) {
+    let mount = mounts.by_id(status.mount_id);
+    let name = match mount {
         Some(mount) => show(mount.fs_type.as_encoded_bytes()).into_owned(),
         None => format!("{:#x}", rustix::fs::fstatfs(&fd)?.f_type),
     };
@@ -143,6 +144,8 @@ fn file_system(fd: impl AsFd, status: &Status, mounts: &MountTable) -> Result<Fi
         fsid: statvfs.f_fsid,
         mount_id: status.mount_id,
         read_only: statvfs.f_flag.contains(StatVfsMountFlags::RDONLY),
+        longest_name: statvfs.f_namemax,
+        unbindable: mount.is_some_and(|mount| mount.optional.iter().any(|it| it == b"unbindable")),
     })
 }
 

@@ -1,21 +1,17 @@
 //! Who else uses the upper layer. With `index=off`, its default, OverlayFS lets two overlays share
 //! one upper layer, and what happens then is undefined.
 
-use std::io;
-use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{FlockOperation, Mode};
+use rustix::fs::FlockOperation;
 use rustix::io::Errno;
-use rustix::mount::{
-    FsOpenFlags, MoveMountFlags, fsconfig_create, fsconfig_set_string, fsopen, move_mount,
-};
 
-use crate::linux::held_paths::scratch_file_system;
+use super::rehearsal::{self, Rehearsed};
+use crate::linux::locks;
 use crate::linux::root::System;
-use crate::linux::safe_path::{self, Reached, Symlinks};
-use crate::linux::{locks, namespaces};
+use crate::linux::safe_path::{Reached, Symlinks};
 use crate::observe::Usage;
+use crate::overlayfs::options::MountOption;
 use crate::records::LockFile;
 
 /// Whether another process holds overstore's lock on a directory. Tries the lock for an instant.
@@ -35,55 +31,20 @@ pub(super) fn locked(system: &System, directory: &Reached) -> Option<Vec<u32>> {
 }
 
 /// Whether any overlay, in any mount namespace, uses a directory as its upper layer. `None` if that
-/// cannot be probed here: without root, in a user namespace, in a `chroot` that is no mount point.
+/// cannot be probed here.
 ///
 /// With `index=on` the kernel refuses to mount an overlay over a layer that another overlay writes
-/// to. So one is mounted for a moment, attached nowhere: the upper layer is its lower one, and what
-/// it writes to is a tmpfs of its own. A thread does it, in a mount namespace and with a root
-/// directory of its own, which go with it.
+/// to. So one is mounted for a moment, whose lower layer is the upper one.
 pub(super) fn used_by_an_overlay(upper_layer: &Path) -> Option<bool> {
-    std::thread::scope(|scope| {
-        let probe = std::thread::Builder::new()
-            .name("usage".to_owned())
-            .spawn_scoped(scope, || mount_over(upper_layer))
-            .ok()?;
-        match probe.join().ok()? {
-            Ok(()) => Some(false),
-            Err(error) if error.raw_os_error() == Some(Errno::BUSY.raw_os_error()) => Some(true),
-            Err(_) => None,
-        }
-    })
-}
-
-/// Mounts an overlay over a directory, and lets go of it at once.
-fn mount_over(upper_layer: &Path) -> io::Result<()> {
-    namespaces::private_mounts().map_err(io::Error::other)?;
-    // Reached again: the kernel takes no layer from a mount of another namespace.
-    let reached = safe_path::directory(upper_layer, Symlinks::Refuse)
-        .map_err(|error| io::Error::other(error.to_string()))?;
-    // Attached over the layer itself, whose descriptor still leads below it: kernels before 6.15
-    // take no layer from a mount that is not attached.
-    let scratch = scratch_file_system()?;
-    let empty_path =
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&scratch, "", &reached, "", empty_path)?;
-    for name in ["upper", "work"] {
-        rustix::fs::mkdirat(&scratch, name, Mode::from_raw_mode(0o700))?;
+    let index = MountOption {
+        name: "index".to_owned(),
+        value: Some("on".to_owned()),
+    };
+    match rehearsal::mount_over(upper_layer, Symlinks::Refuse, &[index])? {
+        Rehearsed::Mounted => Some(false),
+        Rehearsed::Refused(Errno::BUSY, _) => Some(true),
+        Rehearsed::Refused(..) => None,
     }
-    // Short names, since strings for the kernel are limited to 256 bytes here.
-    rustix::process::fchdir(&scratch)?;
-    rustix::process::chroot(".")?;
-    rustix::process::fchdir(&reached)?;
-    let overlay = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    for (option, value) in [
-        ("lowerdir", "."),
-        ("upperdir", "/upper"),
-        ("workdir", "/work"),
-        ("index", "on"),
-    ] {
-        fsconfig_set_string(&overlay, option, value)?;
-    }
-    Ok(fsconfig_create(overlay.as_fd())?)
 }
 
 /// Which overlay uses the upper layer besides the one in effect, as far as that is known.
@@ -109,6 +70,7 @@ pub(super) fn observe(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::linux::safe_path;
 
     #[test]
     fn our_own_lock_is_not_somebody_elses() {

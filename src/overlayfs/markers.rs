@@ -73,6 +73,54 @@ pub(crate) fn is_opaque(directory: impl AsFd, marks: Marks) -> Result<bool, Errn
     }
 }
 
+/// What an index remembers that it was made for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Remembers {
+    /// The lower layer: an attribute of the upper layer directory.
+    Lower,
+    /// The upper layer: an attribute of the index directory.
+    Upper,
+}
+
+/// The directory that an attribute of an indexed overlay remembers: how the kind of its file handle is
+/// called, and the handle's bytes. `None` where there is no such attribute, or it is of another form
+/// (source: `struct ovl_fb`).
+pub(crate) fn remembered(
+    directory: impl AsFd,
+    marks: Marks,
+    which: Remembers,
+) -> Option<(u8, Vec<u8>)> {
+    let attribute = match (marks, which) {
+        (Marks::Trusted, Remembers::Lower) => c"trusted.overlay.origin",
+        (Marks::Trusted, Remembers::Upper) => c"trusted.overlay.upper",
+        (Marks::User, Remembers::Lower) => c"user.overlay.origin",
+        (Marks::User, Remembers::Upper) => c"user.overlay.upper",
+    };
+    let mut value = [0_u8; 256];
+    let length = fgetxattr(directory, attribute, &mut value[..]).ok()?;
+    match &value[..length] {
+        // Version, magic number, length, flags, kind, a UUID; then the handle.
+        [0, 0xfb, stated, _, kind, rest @ ..] if usize::from(*stated) == length => {
+            Some((*kind, rest.get(16..)?.to_vec()))
+        }
+        _ => None,
+    }
+}
+
+/// Whether a file system takes such marks: asked without leaving one, by replacing an attribute that
+/// is not there. `None` if that cannot be told.
+pub(crate) fn are_kept(directory: impl AsFd, marks: Marks) -> Option<bool> {
+    let attribute = match marks {
+        Marks::Trusted => c"trusted.overlay.overstore-probe",
+        Marks::User => c"user.overlay.overstore-probe",
+    };
+    match fsetxattr(directory, attribute, b"y", XattrFlags::REPLACE) {
+        Ok(()) | Err(Errno::NODATA) => Some(true),
+        Err(Errno::OPNOTSUPP | Errno::PERM | Errno::ACCESS) => Some(false),
+        Err(_) => None,
+    }
+}
+
 /// Makes a directory of an upper layer opaque. Where the layer is mounted, it counts from the next
 /// remount on.
 ///

@@ -346,6 +346,21 @@ impl OptionKind {
         }
     }
 
+    /// Whether a value turns on something that is off unless somebody, or the kernel's build, wants it
+    /// on. What a kernel shows and does not count as that is a default that it fell back from, or
+    /// chose itself.
+    pub(crate) fn turns_on(&self, value: Option<&str>) -> bool {
+        match (self.takes, value) {
+            (Takes::Nothing, None) => true,
+            (Takes::OneOf(_), Some(value)) => match self.name {
+                "uuid" => value == "off",
+                "fsync" => value == "volatile",
+                _ => !matches!(value, "off" | "nofollow" | "follow" | "auto"),
+            },
+            _ => false,
+        }
+    }
+
     /// How a value puts store objects at risk, if it does.
     pub(crate) fn risk_of(&self, value: Option<&str>) -> Option<&'static str> {
         let (_, why) = self.risks.iter().find(|(risky, _)| *risky == value)?;
@@ -378,6 +393,22 @@ const CONFLICTS: &[(Given, Given)] = &[
         ("redirect_dir", &["off", "nofollow", "follow"]),
     ),
 ];
+
+/// Whether an option follows from others: the kernel turns on what those need.
+pub(crate) fn implied(options: &[MountOption], option: &MountOption) -> bool {
+    let given = |name: &str, values: &[&str]| {
+        options.iter().any(|option| {
+            option.name == name && values.contains(&option.value.as_deref().unwrap_or_default())
+        })
+    };
+    let verity = given("verity", &["on", "require"]);
+    match (option.name.as_str(), option.value.as_deref()) {
+        ("metacopy", Some("on")) => verity,
+        ("redirect_dir", Some("on")) => verity || given("metacopy", &["on"]),
+        ("index", Some("on")) => given("nfs_export", &["on"]),
+        _ => false,
+    }
+}
 
 /// The pairs among the options that the kernel refuses together.
 pub(crate) fn conflicts(options: &[MountOption]) -> Vec<[&MountOption; 2]> {

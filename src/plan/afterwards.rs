@@ -5,15 +5,19 @@ use std::path::Path;
 use super::{Allowed, Overlay, Step};
 use crate::compare::Objects;
 use crate::config::Store;
+use crate::linux::file_identity::FileIdentity;
 use crate::nix::layout;
 use crate::nix::mount_check::Verdict;
 use crate::nix::schema;
 use crate::observe::{
-    FileFacts, Found, Identity, LayerFacts, Links, MountFacts, Observed, OverlayFacts, Place,
-    Recorded, Rows, Stat,
+    FileFacts, Found, Identity, LayerFacts, LeftByMounts, Links, MountFacts, Observed,
+    OverlayFacts, Place, Recorded, Rows, Stat,
 };
 use crate::overlayfs::mountinfo::MountInfo;
 use crate::records::layer_mark::Mark;
+
+/// Which directory one is that is still to be made: none that there is.
+const NOT_MADE: FileIdentity = FileIdentity { dev: 0, ino: 0 };
 
 /// The machine after the steps.
 pub(super) fn afterwards(
@@ -89,6 +93,7 @@ impl Observed {
             }
             Step::Mount(overlay) => {
                 self.machine.overlay_loaded = true;
+                self.left = LeftByMounts::default();
                 self.mount.is_mounted(overlay, &self.upper_layer);
                 let pairing = &mut self.pairing;
                 pairing.remembered = true;
@@ -120,6 +125,7 @@ impl Place {
     fn is_made(&mut self, mode: u32, uid: u32, gid: Option<u32>) {
         if let Found::Missing { above, .. } = &self.found {
             self.found = Found::Directory(Stat {
+                identity: NOT_MADE,
                 mode,
                 uid,
                 gid: gid.unwrap_or(0),

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::config::Store;
-use crate::overlayfs::options::{MountOption, MountOptions, USERXATTR};
+use crate::overlayfs::options::{MountOptions, USERXATTR};
 
 /// What is to be mounted where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,20 +17,13 @@ pub struct Overlay {
 impl Overlay {
     /// The overlay of a store. `userxattr` is for those who may not set `trusted.*` attributes.
     pub fn of(store: &Store, userxattr: bool) -> Overlay {
-        let mut further = store.mount_options.clone();
-        if userxattr && !store.userxattr() {
-            further.push(MountOption {
-                name: USERXATTR.to_owned(),
-                value: None,
-            });
-        }
         Overlay {
             real: store.real.value.clone(),
             options: MountOptions {
                 lowerdir: store.lower.real.clone(),
                 upperdir: store.upper_layer.clone(),
                 workdir: store.workdir.clone(),
-                further,
+                further: store.overlay_options(userxattr),
             },
         }
     }

@@ -380,7 +380,10 @@ fn inode_numbers_that_carry_the_layer_are_no_difference() {
     describe(&world, from, "lower-store = \"/mnt/other\"");
     let options = OPTIONS.replace("/mnt/lower", "/mnt/other");
     let number = |path: &str| world.ok(["sh", "-c", &format!("stat -c %i {path}/*mksh*/bin/mksh")]);
+    let description = String::from_utf8(world.read("/etc/overstore/s.toml")).unwrap();
     for (xino, same) in [("on", false), ("off", true)] {
+        let described = format!("{description}[mount]\noptions = [\"xino={xino}\"]\n");
+        world.write("/etc/overstore/s.toml", described);
         mount(&world, &format!("{options},xino={xino}"));
         assert_eq!(check(&world, &[]), (Vec::new(), 0), "xino={xino}");
         let numbers = [REAL, "/mnt/other/nix/store"].map(number);

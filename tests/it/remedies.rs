@@ -53,6 +53,30 @@ const fn case(code: &'static str, damage: fn(&World), ways: &'static [Way]) -> C
 /// Codes without a case here, and why.
 const WITHOUT: &[(&str, &str)] = &[
     (
+        "mount-refused",
+        "in reasons.rs: what to leave out is the kernel's to say",
+    ),
+    ("index-mismatch", "carried out in reasons.rs"),
+    (
+        "mount-not-shown",
+        "in reasons.rs: what is mounted there is somebody's",
+    ),
+    (
+        "workdir-in-use",
+        "in reasons.rs: another directory is named",
+    ),
+    ("workdir-incompatible", "carried out in reasons.rs"),
+    ("layer-unchangeable", "carried out in reasons.rs"),
+    ("lower-path-symlink", "in reasons.rs: another path is named"),
+    (
+        "state-file-system-unfit",
+        "in reasons.rs: see why it is read-only",
+    ),
+    (
+        "database-path-too-long",
+        "in reasons.rs: another path is named",
+    ),
+    (
         "lower-daemon-silent",
         "the remedy starts a unit; there is no systemd in a World. The scenario `two-daemons` starts \
          daemons, and check::a_socket_on_which_nobody_answers makes the damage",
