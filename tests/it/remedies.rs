@@ -117,7 +117,7 @@ const WITHOUT: &[(&str, &str)] = &[
     ),
     (
         "description-unreadable",
-        "told of the file that describes a store, before there is a store to look at: the remedy is to \
+        "told of the file that describes another store: identity makes it, and the remedy is to \
          correct that file",
     ),
     (
