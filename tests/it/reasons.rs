@@ -310,7 +310,12 @@ fn layers_that_cannot_be_changed_or_are_somebody_else_s() {
         world.command(mount).args(["/mnt/merged"]).ok();
     };
     by_hand("lowerdir=/mnt/l,upperdir=/mnt/u,workdir=/mnt/work");
-    refused(&world, "workdir-in-use");
+    let before = Snapshot::of(world.path("/mnt"));
+    let (found, exit_code) = codes(&world, "up");
+    assert_eq!(codes(&world, "plan"), (found.clone(), Some(1)));
+    assert!(found.contains(&"workdir-in-use".to_owned()), "{found:?}");
+    assert_eq!(exit_code, Some(1));
+    before.assert_unchanged(world.path("/mnt"));
     world.ok(["umount", "/mnt/merged"]);
 
     // Something of the lower store is a mount: it does not show.
