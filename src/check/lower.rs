@@ -248,8 +248,7 @@ impl Looked<'_> {
                 ))
                 .remedy(
                     Remedy::say("name it by its own path")
-                        .and_set("lower.real", format!("\"{}\"", show_path(resolved)))
-                        .or("have Nix allow it, with `allow-symlinked-store = true` in nix.conf"),
+                        .and_set("lower.real", format!("\"{}\"", show_path(resolved))),
                 ),
         )
     }

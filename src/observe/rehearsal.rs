@@ -75,12 +75,12 @@ fn try_over(lower: &Path, symlinks: Symlinks, options: &[MountOption]) -> io::Re
     // Attached over the layer itself, whose descriptor still leads below it: kernels before 6.15
     // take no layer from a mount that is not attached.
     let scratch = scratch_file_system()?;
-    let empty_path =
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&scratch, "", &reached, "", empty_path)?;
     for name in ["upper", "work"] {
         rustix::fs::mkdirat(&scratch, name, Mode::from_raw_mode(0o700))?;
     }
+    let empty_path =
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&scratch, "", &reached, "", empty_path)?;
     // Short names, since strings for the kernel are limited to 256 bytes here.
     rustix::process::fchdir(&scratch)?;
     rustix::process::chroot(".")?;

@@ -221,6 +221,8 @@ fn set_up(world: &World) {
     world.example("");
     let text = world.read(Example::CONFIGURATION);
     world.write(DESCRIPTION, text);
+    // Two descriptions of one store would be in each other's way as soon as one of them is changed.
+    world.ok(["rm", Example::CONFIGURATION]);
     world.overstore(["up", DESCRIPTION]).ok();
     world.write("/tmp/mine", "the user's\n");
     world.mkdir("/tmp/directory");
