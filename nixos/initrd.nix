@@ -43,7 +43,11 @@ in
   config = lib.mkIf (stores != { }) {
     boot.initrd.kernelModules = [ "overlay" ];
     boot.initrd.systemd = {
-      storePaths = [ "${cfg.package}/bin/overstore" ];
+      # The hook's path is found beside the program, where it is in the system to boot, too.
+      storePaths = [
+        "${cfg.package}/bin/overstore"
+        "${cfg.package}/bin/overstore-remount"
+      ];
       contents = lib.mapAttrs' (name: store: {
         name = "/etc/overstore/${name}.toml";
         value.source = store.file;

@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use rustix::fs::{Access, StatVfsMountFlags, access, statvfs};
 
@@ -79,7 +80,11 @@ pub(crate) fn hook() -> Option<PathBuf> {
 
 /// The running program, unless it was deleted or replaced meanwhile.
 pub(super) fn program() -> Option<PathBuf> {
-    let program = std::env::current_exe().ok()?;
+    // Asked for once: below another root directory there need not be a `/proc` that tells.
+    static PROGRAM: OnceLock<Option<PathBuf>> = OnceLock::new();
+    let program = PROGRAM
+        .get_or_init(|| std::env::current_exe().ok())
+        .clone()?;
     exhaustion::look(&program).map(|_| program)
 }
 

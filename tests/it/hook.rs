@@ -225,3 +225,28 @@ fn a_user_has_a_hook_that_is_the_users_own() {
         );
     }
 }
+
+#[test]
+fn the_hook_is_made_in_a_system_to_boot_whose_proc_is_not_mounted_yet() {
+    for world in World::each() {
+        alone(&world);
+        // What an initrd has before the switch of root.
+        world.ok(["mkdir", "-p", "/mnt/sysroot"]);
+        world.ok(["mount", "--bind", "/", "/mnt/sysroot"]);
+        let own = ["mount", "-t", "tmpfs", "-o", "mode=0755"];
+        world.ok([&own[..], &["sysroot", "/mnt/sysroot/mnt"]].concat());
+        assert!(!world.path("/mnt/sysroot/proc/self").exists());
+        world.lower_store("/mnt/sysroot/mnt/example/store-a");
+        world.write(
+            "/mnt/sysroot/etc/overstore/example.toml",
+            "root = \"/mnt/example/merged-store\"\n\
+             lower-store = \"/mnt/example/store-a?read-only=true\"\n\
+             upper-layer = \"/mnt/example/store-b\"\n\
+             workdir = \"/mnt/example/workdir\"\n",
+        );
+        let up = run(&world, &["up", "--root", "/mnt/sysroot"]).run();
+        assert_eq!(up.code(), Some(0), "{up}");
+        let hook = format!("/mnt/sysroot{HOOK}");
+        assert_eq!(world.ok(["readlink", &hook]).trim(), ALONE);
+    }
+}
