@@ -53,7 +53,7 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     match run_in_processes_of_its_own(&arguments.command, &store) {
         Ok(code) => Ok(code),
         Err(error) => {
-            let what = format!("cannot start process 1 of a PID namespace: {error}");
+            let what = format!("cannot run the command in a PID namespace of its own: {error}");
             print_error(None, &Fault::new(what));
             Ok(ExitCode::from(SET_UP_FAILED))
         }
@@ -141,12 +141,7 @@ impl Place {
     fn make(directory: Option<&Path>, can_mount: bool) -> Result<Place, Fault> {
         if directory.is_none() {
             let path = Path::new(IN_MEMORY);
-            let here = std::env::current_dir();
             mount_points::make(path).map_err(|error| private::doing("make", path, error))?;
-            if let Ok(here) = &here {
-                std::env::set_current_dir(here)
-                    .map_err(|error| private::doing("go to", here, error))?;
-            }
             if takes_marks(path, can_mount) {
                 let path = path.to_owned();
                 return Ok(Place { path, files: false });
@@ -291,7 +286,7 @@ fn run_in_processes_of_its_own(
             low_level::emulate_default_handler(i32::from_ne_bytes(signal))?;
             Ok(ExitCode::from(SET_UP_FAILED))
         }
-        None => Err(io::Error::other("it was killed")),
+        None => Err(io::Error::other("its process 1 was killed")),
     }
 }
 

@@ -315,14 +315,7 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
         unseen_processes: collected.unseen_processes,
         enough_free: collected.enough_free,
         bytes: collected.objects.iter().map(|(_, bytes)| bytes).sum(),
-        objects: collected
-            .objects
-            .iter()
-            .map(|(path, bytes)| ObjectReport {
-                path: print(path),
-                bytes: *bytes,
-            })
-            .collect(),
+        objects: ObjectReport::all(&directory, &collected.objects),
         rows: collected.rows,
         leftovers: removed(collected.removed),
         leftovers_for_root: removed(collected.for_root),

@@ -113,14 +113,7 @@ fn report(
         dry_run: arguments.dry_run,
         trust_databases: arguments.trust_databases,
         bytes: done.objects.iter().map(|(_, bytes)| bytes).sum(),
-        objects: done
-            .objects
-            .iter()
-            .map(|(path, bytes)| ObjectReport {
-                path: print(path),
-                bytes: *bytes,
-            })
-            .collect(),
+        objects: ObjectReport::all(&directory, &done.objects),
         different: done
             .different
             .iter()

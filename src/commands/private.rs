@@ -111,15 +111,7 @@ pub(super) fn place(store: &Store, own: &Own) -> Result<(), Fault> {
         mount_bind_recursive(covered, at)
             .map_err(|error| doing("show the lower store at", at, error.into()))?;
     }
-    let directory = std::env::current_dir();
-    mount_points::make(&store.real).map_err(|error| doing("make", &store.real, error))?;
-    match directory {
-        Ok(directory) => {
-            std::env::set_current_dir(&directory).map_err(|error| doing("go to", &directory, error))
-        }
-        // It was gone before.
-        Err(_) => Ok(()),
-    }
+    mount_points::make(&store.real).map_err(|error| doing("make", &store.real, error))
 }
 
 pub(super) fn doing(what: &str, path: &Path, error: io::Error) -> Fault {

@@ -390,3 +390,15 @@ pub(super) fn read_path(
         }
     }
 }
+
+/// The paths of a list of the file that can be used.
+pub(super) fn read_paths(
+    key: &str,
+    list: &Option<At<Vec<At<String>>>>,
+    problems: &mut Vec<Problem>,
+) -> Vec<PathBuf> {
+    let items = list.iter().flat_map(|list| &list.value).enumerate();
+    items
+        .filter_map(|(index, path)| read_path(&format!("{key}[{index}]"), path, problems))
+        .collect()
+}

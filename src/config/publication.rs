@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::environment::Environment;
-use super::lower::read_path;
+use super::lower::{read_path, read_paths};
 use super::problem::{Errors, Problem};
 use super::quantity::Age;
 use super::raw::RawDatabase;
@@ -253,16 +253,8 @@ impl Reading<'_> {
         let Some(raw) = raw else {
             return Chosen::OwnRoots;
         };
-        let mut read = |key: &str, list: &Option<At<Vec<At<String>>>>| -> Vec<PathBuf> {
-            let items = list.iter().flat_map(|list| &list.value).enumerate();
-            items
-                .filter_map(|(index, path)| {
-                    read_path(&format!("{key}[{index}]"), path, self.problems)
-                })
-                .collect()
-        };
-        let paths = read("include.paths", &raw.paths);
-        let roots = read("include.roots", &raw.roots);
+        let paths = read_paths("include.paths", &raw.paths, self.problems);
+        let roots = read_paths("include.roots", &raw.roots, self.problems);
         let lists = [&raw.paths, &raw.roots].into_iter().flatten();
         let given = lists.clone().find(|list| !list.value.is_empty());
         match (raw.all_valid.as_ref().filter(|all| all.value), given) {

@@ -1,9 +1,7 @@
 //! `[warm]`: what `up` copies from the lower store.
 
-use std::path::PathBuf;
-
 use super::WarmAtUp;
-use super::lower::read_path;
+use super::lower::read_paths;
 use super::problem::Problem;
 use super::raw::RawWarm;
 use super::read::At;
@@ -13,16 +11,8 @@ impl Reading<'_> {
     pub(super) fn warm(&mut self, raw: Option<&At<RawWarm>>) -> Option<WarmAtUp> {
         let table = raw?;
         let raw = &table.value;
-        let mut read = |key: &str, list: &Option<At<Vec<At<String>>>>| -> Vec<PathBuf> {
-            let items = list.iter().flat_map(|list| &list.value).enumerate();
-            items
-                .filter_map(|(index, path)| {
-                    read_path(&format!("{key}[{index}]"), path, self.problems)
-                })
-                .collect()
-        };
-        let paths = read("warm.paths", &raw.paths);
-        let roots = read("warm.roots", &raw.roots);
+        let paths = read_paths("warm.paths", &raw.paths, self.problems);
+        let roots = read_paths("warm.roots", &raw.roots, self.problems);
         let is_true = |key: &Option<At<bool>>| key.as_ref().is_some_and(|key| key.value);
         let lists = [&raw.paths, &raw.roots].into_iter().flatten();
         let given = lists.clone().find(|list| !list.value.is_empty());

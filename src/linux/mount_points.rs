@@ -15,7 +15,8 @@ use super::held_paths::scratch_file_system;
 
 /// Makes an empty directory at `path`, and those above it, in this process's mount namespace, which
 /// has to be its own. The deepest directory on the way that exists is covered by a tmpfs that shows
-/// its entries; where that is the root directory, the working directory is the root afterwards.
+/// its entries; where that is the root directory, the working directory is the one of the same name
+/// afterwards.
 ///
 /// # Errors
 /// Those of the system calls; EINVAL of pivot_root(2) where the root directory is no mount point, or
@@ -51,11 +52,13 @@ pub(crate) fn make(path: &Path) -> io::Result<()> {
         mkdirat(&tmpfs, &made, Mode::from_raw_mode(0o755))?;
     }
     if existing == Path::new("/") {
+        let here = std::env::current_dir();
         // The root directory itself is not covered by what is mounted on it.
         fchdir(&tmpfs)?;
         pivot_root(".", ".")?;
         unmount(".", UnmountFlags::DETACH)?;
-        chdir("/")?;
+        // One that was gone before has no name.
+        chdir(here.as_deref().unwrap_or(Path::new("/")))?;
     }
     Ok(())
 }

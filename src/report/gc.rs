@@ -5,6 +5,8 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::Outcome;
+use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_path::StorePath;
 
 /// The result of `gc`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -61,6 +63,17 @@ pub(crate) struct ObjectReport {
     pub path: String,
     /// Bytes that go with it.
     pub bytes: u64,
+}
+
+impl ObjectReport {
+    /// Objects with the bytes that go with them.
+    pub(crate) fn all(directory: &StoreDirectory, objects: &[(StorePath, u64)]) -> Vec<Self> {
+        let report = |(path, bytes): &(StorePath, u64)| ObjectReport {
+            path: String::from_utf8_lossy(&directory.print(path)).into_owned(),
+            bytes: *bytes,
+        };
+        objects.iter().map(report).collect()
+    }
 }
 
 /// An object that stays.
