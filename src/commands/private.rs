@@ -3,12 +3,14 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
 use rustix::mount::mount_bind_recursive;
 
 use super::Loaded;
 use super::failure::Failure;
-use crate::apply::{DirectoryLock, End, Ended, Progress, SetUp};
+use crate::apply::{self, DirectoryLock, End, Ended, Progress, SetUp};
 use crate::check::{self, Severity};
 use crate::config::{Own, Store};
 use crate::escape::show_path;
@@ -22,13 +24,42 @@ use crate::remedy::{Fault, Remedy};
 use crate::report;
 use crate::systemd::notify::ServiceManager;
 
+/// How long to wait between looks.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// How long the last process of a set-up may take to end, or to let go of its lock.
+const ENDING: Duration = Duration::from_secs(10);
+
 /// Joins the set-up of the store that another process of this user is in, or makes namespaces for
 /// one.
 pub(super) fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
-    match observe::member(system, store, !can_mount) {
-        Some(member) => join(system, store, &member),
-        None => begin(system, store, can_mount),
+    let start = Instant::now();
+    // In it already, it is this process that holds the lock.
+    let is_inside = observe::shows(system, std::process::id(), store);
+    let may_end = || !is_inside && start.elapsed() < ENDING && is_held(system, store);
+    loop {
+        let joined = match observe::member(system, store, !can_mount) {
+            Some(member) => join(system, store, &member),
+            // Somebody who is ending is no member any more, and still has the lock.
+            None if may_end() => Ok(false),
+            None => begin(system, store, can_mount).map(|()| true),
+        };
+        if joined? {
+            return Ok(());
+        }
+        std::thread::sleep(PAUSE);
     }
+}
+
+/// Whether somebody has the upper layer's lock.
+fn is_held(system: &System, store: &Store) -> bool {
+    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse);
+    upper.is_ok_and(|upper| {
+        matches!(
+            DirectoryLock::upper_layer(&upper, system),
+            Err(apply::Error::UpperLocked { .. })
+        )
+    })
 }
 
 /// A store that is an ordinary user's own is looked at in its set-up: from here on this process is in
@@ -139,8 +170,8 @@ pub(super) fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLoc
 }
 
 /// Joins the namespaces of a process, and its hold on the upper layer. The working directory is the
-/// one of that name there.
-fn join(system: &System, store: &Store, member: &Member) -> Result<(), Fault> {
+/// one of that name there. Tells whether the process was still there.
+fn join(system: &System, store: &Store, member: &Member) -> Result<bool, Fault> {
     let words = || processes::in_words(system, member.process);
     let failed = |error: &dyn std::fmt::Display| {
         Fault::new(format!("cannot join the set-up of {}: {error}", words()))
@@ -151,7 +182,10 @@ fn join(system: &System, store: &Store, member: &Member) -> Result<(), Fault> {
     let lock = LockFile::find(&upper, system).map_err(|error| failed(&error))?;
     let locked = lock.and_then(|lock| lock.status().ok());
     let lock = locked.and_then(|locked| member.share_lock(system, locked.identity.ino));
-    namespaces::join(&member.descriptor, member.users).map_err(|error| failed(&error))?;
+    match namespaces::join(&member.descriptor, member.users) {
+        Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(false),
+        joined => joined.map_err(|error| failed(&error))?,
+    }
     let directory = directory.map_err(|error| failed(&error))?;
     std::env::set_current_dir(&directory).map_err(|error| {
         let directory = show_path(&directory);
@@ -160,13 +194,12 @@ fn join(system: &System, store: &Store, member: &Member) -> Result<(), Fault> {
             words()
         ))
     })?;
-    match lock {
-        Some(lock) => DirectoryLock::from(lock)
-            .leave_to_descendants()
-            .map_err(|error| Fault::of(&error)),
-        // What runs there has closed all that it was left.
-        None => Ok(()),
+    // Without, what runs there has closed all that it was left.
+    if let Some(lock) = lock {
+        let left = DirectoryLock::from(lock).leave_to_descendants();
+        left.map_err(|error| Fault::of(&error))?;
     }
+    Ok(true)
 }
 
 /// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
