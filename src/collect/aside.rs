@@ -6,12 +6,8 @@
 
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
 
-use rustix::fs::{
-    AtFlags, FileType, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, mkdirat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
 
 use super::CollectError;
@@ -20,7 +16,7 @@ use crate::apply::DirectoryLock;
 use crate::config::Store;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
-use crate::linux::sync;
+use crate::linux::{removal, sync};
 use crate::nix::store_path::StorePath;
 
 /// In the work directory.
@@ -173,10 +169,5 @@ fn delete(layer: &Layer, name: &OsStr) -> Result<(), CollectError> {
         let deleted = unlinkat(layer.fd(), name, AtFlags::empty());
         return deleted.map_err(|error| failed(error.into()));
     }
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-    let here: OwnedFd =
-        openat(layer.fd(), ".", flags, Mode::empty()).map_err(|error| failed(error.into()))?;
-    let mut path = PathBuf::from(format!("/proc/self/fd/{}", here.as_fd().as_raw_fd()));
-    path.push(name);
-    std::fs::remove_dir_all(path).map_err(failed)
+    removal::remove_tree(layer.fd(), name).map_err(failed)
 }

@@ -5,7 +5,7 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
@@ -15,6 +15,7 @@ use rustix::io::Errno;
 use super::CollectError;
 use super::layers::{Kind, Layers};
 use crate::linux::file_identity::FileIdentity;
+use crate::linux::removal;
 use crate::lower::sqlite::SqliteSource;
 use crate::nix::store_path::{Entry, StorePath};
 
@@ -159,8 +160,7 @@ impl Merged {
         if flock(&directory, FlockOperation::NonBlockingLockExclusive).is_err() {
             return Ok(false);
         }
-        let path = format!("/proc/self/fd/{}/{name}", self.directory.as_raw_fd());
-        match std::fs::remove_dir_all(path) {
+        match removal::remove_tree(&self.directory, OsStr::new(name)) {
             Ok(()) => Ok(true),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(error) => Err(error),

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::mount::mount_bind_recursive;
@@ -16,7 +16,7 @@ use crate::config::{Own, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{mount_points, namespaces, processes};
+use crate::linux::{locks, mount_points, namespaces, processes};
 use crate::observe::{self, Member};
 use crate::plan::Allowed;
 use crate::records::LockFile;
@@ -24,30 +24,30 @@ use crate::remedy::{Fault, Remedy};
 use crate::report;
 use crate::systemd::notify::ServiceManager;
 
-/// How long to wait between looks.
-const PAUSE: Duration = Duration::from_millis(5);
-
 /// How long the last process of a set-up may take to end, or to let go of its lock.
 const ENDING: Duration = Duration::from_secs(10);
 
 /// Joins the set-up of the store that another process of this user is in, or makes namespaces for
 /// one.
 pub(super) fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
-    let start = Instant::now();
     // In it already, it is this process that holds the lock.
     let is_inside = observe::shows(system, std::process::id(), store);
-    let may_end = || !is_inside && start.elapsed() < ENDING && is_held(system, store);
-    loop {
-        let joined = match observe::member(system, store, !can_mount) {
-            Some(member) => join(system, store, &member),
+    let mut waiting = || {
+        let holder = format!("what used {} to end", store.name);
+        super::tell(&Progress::Waiting(&holder), &ServiceManager::default());
+    };
+    let entered = locks::wait(ENDING, &mut waiting, || {
+        match observe::member(system, store, !can_mount) {
+            Some(member) => join(system, store, &member).map(|joined| joined.then_some(())),
             // Somebody who is ending is no member any more, and still has the lock.
-            None if may_end() => Ok(false),
-            None => begin(system, store, can_mount).map(|()| true),
-        };
-        if joined? {
-            return Ok(());
+            None if !is_inside && is_held(system, store) => Ok(None),
+            None => begin(system, store, can_mount).map(Some),
         }
-        std::thread::sleep(PAUSE);
+    })?;
+    match entered {
+        Some(()) => Ok(()),
+        // Who has the lock is told when it is to be taken.
+        None => begin(system, store, can_mount),
     }
 }
 

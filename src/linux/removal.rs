@@ -26,6 +26,8 @@ pub(crate) fn remove_tree(parent: impl AsFd, name: &OsStr) -> io::Result<()> {
         }
         match unlinkat(&directory, entry.file_name(), AtFlags::empty()) {
             Err(Errno::ISDIR) => remove_tree(&directory, OsStr::from_bytes(name))?,
+            // Somebody else has removed it.
+            Err(Errno::NOENT) => {}
             removed => removed?,
         }
     }
