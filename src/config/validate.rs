@@ -43,6 +43,14 @@ pub(super) fn validate(
     reading.store(name, raw, own, whole)
 }
 
+/// Whether Nix keeps a write-ahead log, which it does unless it was told otherwise.
+fn use_sqlite_wal(raw: &RawStore) -> bool {
+    let database = raw.database.as_ref();
+    database
+        .and_then(|database| database.value.use_sqlite_wal.as_ref())
+        .is_none_or(|given| given.value)
+}
+
 impl Reading<'_> {
     fn store(
         &mut self,
@@ -69,24 +77,10 @@ impl Reading<'_> {
             return None;
         }
         let root = given.root.as_deref();
+        let (state, log) = self.state_and_log(root, given.state, given.log);
         let real = Setting::or_default(given.real, || {
             root.map_or_else(|| store.value.clone(), |root| root.join("nix/store"))
         });
-        let variables = self.environment;
-        let state = self.directory(
-            given.state,
-            root,
-            "nix/var/nix",
-            &variables.state_dir,
-            STATE_DIR,
-        );
-        let log = self.directory(
-            given.log,
-            root,
-            "nix/var/log/nix",
-            &variables.log_dir,
-            LOG_DIR,
-        );
         let remount_hook = self.remount_hook(raw, &state);
         let own = own.map(|directory| own::own(directory, &real, &mut lower));
         let mut store = Store {
@@ -103,9 +97,7 @@ impl Reading<'_> {
             upper_layer,
             workdir,
             check_mount: Setting::or_default(
-                raw.check_mount
-                    .as_ref()
-                    .map(|check_mount| check_mount.value),
+                raw.check_mount.as_ref().map(|given| given.value),
                 || true,
             ),
             remount_hook,
@@ -115,11 +107,7 @@ impl Reading<'_> {
                 .map_or_else(WhenIncomplete::default, |when| when.value),
             mount_options,
             build_users_group,
-            use_sqlite_wal: raw
-                .database
-                .as_ref()
-                .and_then(|database| database.value.use_sqlite_wal.as_ref())
-                .is_none_or(|use_sqlite_wal| use_sqlite_wal.value),
+            use_sqlite_wal: use_sqlite_wal(raw),
             daemon,
             warm,
             gc,
@@ -132,6 +120,22 @@ impl Reading<'_> {
         }
         self.parts_fit(&store, raw)?;
         Some(store)
+    }
+
+    /// The state directory and the log directory.
+    fn state_and_log(
+        &mut self,
+        root: Option<&Path>,
+        state: Option<PathBuf>,
+        log: Option<PathBuf>,
+    ) -> (Setting<PathBuf>, Setting<PathBuf>) {
+        let variables = self.environment;
+        let state = (state, "nix/var/nix", &variables.state_dir, STATE_DIR);
+        let log = (log, "nix/var/log/nix", &variables.log_dir, LOG_DIR);
+        let [state, log] = [state, log].map(|(given, below, variable, default)| {
+            self.directory(given, root, below, variable, default)
+        });
+        (state, log)
     }
 
     /// The store directory that store paths name.

@@ -277,17 +277,8 @@ fn walk_from(
             });
         }
         let next = match entered {
-            // Nothing is made where links are followed: there it is just missing.
-            Err(Obstacle::Unsafe {
-                component,
-                why: Danger::NothingThere { .. },
-            }) if symlinks == Symlinks::Follow => {
-                return Err(Obstacle::Missing {
-                    component,
-                    nearest: Box::new(here),
-                });
-            }
-            entered => entered?,
+            Ok(next) => next,
+            Err(obstacle) => return Err(here.missing_if_followed(obstacle)),
         };
         if next.status.kind != FileType::Symlink {
             above.push(std::mem::replace(&mut here, next));
@@ -311,10 +302,7 @@ fn walk_from(
             above.push(std::mem::replace(&mut here, next));
             continue;
         }
-        let target = match readlinkat(&next.fd, "", Vec::new()) {
-            Ok(target) => PathBuf::from(OsString::from_vec(target.into_bytes())),
-            Err(errno) => return Err(next.unreachable(errno)),
-        };
+        let target = next.target()?;
         if target.is_absolute() {
             above.clear();
             here = Reached::root(symlinks)?;
@@ -340,6 +328,29 @@ fn names(path: &Path) -> impl DoubleEndedIterator<Item = OsString> + '_ {
 }
 
 impl Reached {
+    /// What this symbolic link says.
+    fn target(self) -> Result<PathBuf, Obstacle> {
+        match readlinkat(&self.fd, "", Vec::new()) {
+            Ok(target) => Ok(OsString::from_vec(target.into_bytes()).into()),
+            Err(errno) => Err(self.unreachable(errno)),
+        }
+    }
+
+    /// Nothing is made where links are followed: there, what is missing where somebody else could
+    /// make it is just missing.
+    fn missing_if_followed(self, obstacle: Obstacle) -> Obstacle {
+        match obstacle {
+            Obstacle::Unsafe {
+                component,
+                why: Danger::NothingThere { .. },
+            } if self.symlinks == Symlinks::Follow => Obstacle::Missing {
+                component,
+                nearest: Box::new(self),
+            },
+            obstacle => obstacle,
+        }
+    }
+
     /// The root directory of this process.
     ///
     /// # Errors

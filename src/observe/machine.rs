@@ -5,7 +5,7 @@ use std::path::Path;
 
 use rustix::thread::CapabilitySet;
 
-use super::Machine;
+use super::{Depth, Machine};
 use crate::config::Store;
 use crate::linux::regular_file;
 use crate::linux::root::System;
@@ -21,7 +21,7 @@ const LONGEST_SETTINGS: u64 = 1 << 20;
 ///
 /// # Errors
 /// When `/proc` or the group database cannot be read.
-pub(super) fn observe(system: &System, store: &Store) -> io::Result<Machine> {
+pub(super) fn observe(system: &System, store: &Store, depth: Depth) -> io::Result<Machine> {
     let build_users_gid = match &store.build_users_group {
         Some(name) => system.group(name)?,
         None => None,
@@ -38,13 +38,16 @@ pub(super) fn observe(system: &System, store: &Store) -> io::Result<Machine> {
         overlay_defaults: Defaults::read(|name| {
             std::fs::read(Path::new(PARAMETERS).join(name)).ok()
         }),
-        min_free: None,
+        min_free: match depth {
+            Depth::Check { .. } => min_free(),
+            _ => None,
+        },
         build_users_gid,
     })
 }
 
 /// The `min-free` of the system's `nix.conf`, if it has one that is not zero.
-pub(super) fn min_free() -> Option<String> {
+fn min_free() -> Option<String> {
     let directory = std::env::var_os("NIX_CONF_DIR").unwrap_or_else(|| "/etc/nix".into());
     let file = Path::new(&directory).join("nix.conf");
     let text = regular_file::read(&file, LONGEST_SETTINGS).ok()?;

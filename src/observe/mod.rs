@@ -21,7 +21,7 @@ mod upper_usage;
 mod whereabouts;
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 pub(crate) use environment::{environment, environment_of_target};
 pub(crate) use environment::{hook, own_caches, own_descriptions, own_stores, program_name};
@@ -79,7 +79,7 @@ pub(crate) fn observe_made(system: &System, store: &Store, rows: Rows) -> io::Re
 }
 
 fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io::Result<Observed> {
-    let mut machine = machine::observe(system, store)?;
+    let machine = machine::observe(system, store, depth)?;
     let mounts = MountTable::read(system)?;
     let lower = lower::visit(&store.lower, &mounts);
     let upper = layer::visit(&store.upper_layer, &mounts);
@@ -98,7 +98,6 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
     if let (Depth::Check { .. }, Some(upper)) = (depth, &upper.reached) {
         let merged = real.reached.as_ref().filter(|_| mount.overlay.is_some());
         upper_layer.left = names::left(upper, merged).ok();
-        machine.min_free = machine::min_free();
     }
     upper_layer.usage = upper_usage(system, &mounts, &upper, &mount, depth);
     let mut work_facts = layer::observe(&workdir, &machine, marks, Depth::Up);
@@ -111,16 +110,7 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         }
     };
     let asked = mount.overlay.is_none() && depth != Depth::UpLocked;
-    let not_shown = [&lower, &upper]
-        .into_iter()
-        .filter_map(|layer| layer.reached.as_ref())
-        .flat_map(|layer| mounts.inside(layer.path()));
     let state = visit_state(&store.state, &mounts);
-    let overlays_below = [&lower, &upper]
-        .into_iter()
-        .filter_map(|layer| layer.reached_or_nearest())
-        .map(|layer| mounts.overlays_at(layer))
-        .max();
     let mut lower_facts = lower::observe(system, &mounts, &store.lower, &lower, depth);
     if let (Some(names), Some(upper)) = (&mut lower_facts.strangers, &upper.reached) {
         names.retain(|name| !markers::is_whiteout(upper, name).unwrap_or(false));
@@ -138,7 +128,7 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         upper_layer,
         workdir: work_facts,
         left,
-        not_shown: not_shown.map(Path::to_owned).collect(),
+        not_shown: not_shown(&mounts, [&lower, &upper]),
         refused: asked
             .then(|| refused(system, store, &machine, &lower))
             .flatten(),
@@ -146,11 +136,27 @@ fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io:
         database,
         pairing,
         state: state.into_places(),
-        overlays_below: overlays_below.unwrap_or(0),
+        overlays_below: overlays_below(&mounts, [&lower, &upper]),
         parts,
         hook: store.remount_hook.as_deref().map(hook::observe),
         machine,
     })
+}
+
+/// The mount points in the layers: OverlayFS does not show what is mounted there.
+fn not_shown(mounts: &MountTable, layers: [&Visited; 2]) -> Vec<PathBuf> {
+    let reached = layers.into_iter().filter_map(|it| it.reached.as_ref());
+    reached
+        .flat_map(|layer| mounts.inside(layer.path()))
+        .map(Path::to_owned)
+        .collect()
+}
+
+/// How many overlays the deeper of the layers lies on: the kernel limits them.
+fn overlays_below(mounts: &MountTable, layers: [&Visited; 2]) -> u32 {
+    let reached = layers.into_iter().filter_map(Visited::reached_or_nearest);
+    let depths = reached.map(|layer| mounts.overlays_at(layer));
+    depths.max().unwrap_or(0)
 }
 
 /// The state directory, and those in it that Nix makes.

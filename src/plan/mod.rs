@@ -243,6 +243,21 @@ impl Planning<'_> {
         let userxattr = machine.user_namespace || store.userxattr();
         let mounted = observed.mount.overlay.is_some();
 
+        self.directories(store, group, mounted);
+        if !mounted {
+            self.marks(store, userxattr);
+        }
+        self.state(store);
+        self.hook(store);
+        if !mounted {
+            self.steps.push(Step::Mount(Overlay::of(store, userxattr)));
+        }
+        self.steps
+    }
+
+    /// The work directory, the upper layer and the mount point.
+    fn directories(&mut self, store: &Store, group: Option<u32>, mounted: bool) {
+        let observed = self.observed;
         // First the work directory: set-ups of one store wait for each other at its lock.
         self.directory(&observed.workdir.place, layout::DIRECTORY_MODE, None);
         let upper_mode = layout::store_directory_mode(group.is_some());
@@ -251,36 +266,44 @@ impl Planning<'_> {
             Found::Directory(stat) if mounted => self.fix(stat, &store.real, upper_mode, group),
             _ => self.directory(&observed.upper_layer.place, upper_mode, group),
         }
-        if !mounted {
-            // The mount point's own owner and mode disappear under the mount.
-            if let Found::Missing { .. } = observed.mount.place.found {
-                self.directory(&observed.mount.place, layout::DIRECTORY_MODE, None);
-            }
-            let upper_layer = || store.upper_layer.clone();
-            // Its own mark comes last: it says that the others are there.
-            if self.allowed.restore_marks {
-                self.steps.push(Step::RestoreMarks {
-                    upper_layer: upper_layer(),
-                    userxattr,
-                });
-            }
-            if matches!(
-                observed.upper_layer.links,
-                Links::Missing | Links::Transparent | Links::Foreign
-            ) {
-                self.steps.push(Step::MakeLinksOpaque {
-                    upper_layer: upper_layer(),
-                    userxattr,
-                });
-            }
-            if observed.pairing.mark == Mark::None {
-                let known = observed.pairing.remembered_mark.clone();
-                self.steps.push(Step::MarkUpperLayer {
-                    upper_layer: upper_layer(),
-                    mark: known.filter(|_| self.allowed.restore_marks),
-                });
-            }
+        // The mount point's own owner and mode disappear under the mount.
+        if !mounted && matches!(observed.mount.place.found, Found::Missing { .. }) {
+            self.directory(&observed.mount.place, layout::DIRECTORY_MODE, None);
         }
+    }
+
+    /// The extended attributes of an upper layer that is not mounted.
+    fn marks(&mut self, store: &Store, userxattr: bool) {
+        let observed = self.observed;
+        let upper_layer = || store.upper_layer.clone();
+        // Its own mark comes last: it says that the others are there.
+        if self.allowed.restore_marks {
+            self.steps.push(Step::RestoreMarks {
+                upper_layer: upper_layer(),
+                userxattr,
+            });
+        }
+        if matches!(
+            observed.upper_layer.links,
+            Links::Missing | Links::Transparent | Links::Foreign
+        ) {
+            self.steps.push(Step::MakeLinksOpaque {
+                upper_layer: upper_layer(),
+                userxattr,
+            });
+        }
+        if observed.pairing.mark == Mark::None {
+            let known = observed.pairing.remembered_mark.clone();
+            self.steps.push(Step::MarkUpperLayer {
+                upper_layer: upper_layer(),
+                mark: known.filter(|_| self.allowed.restore_marks),
+            });
+        }
+    }
+
+    /// The state directory and the upper database.
+    fn state(&mut self, store: &Store) {
+        let observed = self.observed;
         let unfinished = observed.database.schema == Ok(None)
             || matches!(
                 observed.database.file,
@@ -302,8 +325,12 @@ impl Planning<'_> {
                 wal: store.use_sqlite_wal,
             });
         }
+    }
+
+    /// The link through which Nix calls this program after it has added a path.
+    fn hook(&mut self, store: &Store) {
         if store.hook_is_made()
-            && let (Some(hook), Some(facts)) = (&store.remount_hook, &observed.hook)
+            && let (Some(hook), Some(facts)) = (&store.remount_hook, &self.observed.hook)
             && let Some(program) = &facts.program
             && facts.target.as_ref() != Some(program)
             && (facts.target.is_some() || !facts.runs)
@@ -313,10 +340,6 @@ impl Planning<'_> {
                 program: program.clone(),
             });
         }
-        if !mounted {
-            self.steps.push(Step::Mount(Overlay::of(store, userxattr)));
-        }
-        self.steps
     }
 
     /// Makes a directory that is missing; fixes one that exists, if that was asked for.

@@ -145,23 +145,21 @@ impl GcReport {
         } else {
             "removed"
         };
-        for (verb, leftovers) in [
-            (verb, self.leftovers),
-            ("left for root:", self.leftovers_for_root),
-        ] {
-            let RemovedReport {
-                temporary_directories,
-                lock_files,
-                whiteouts,
-            } = leftovers;
-            if temporary_directories + lock_files + whiteouts > 0 {
-                writeln!(
-                    out,
-                    "{verb} leftovers: {temporary_directories} temporary directories, {lock_files} \
-                     lock files, {whiteouts} whiteouts"
-                )?;
-            }
-        }
+        self.leftovers.write(out, verb)?;
+        self.leftovers_for_root.write(out, "left for root:")?;
+        self.write_left(out)?;
+        let yes_no = |value| if value { "true" } else { "false" };
+        writeln!(
+            out,
+            "{} roots; keep-derivations = {}, keep-outputs = {}",
+            self.roots,
+            yes_no(self.keep_derivations),
+            yes_no(self.keep_outputs)
+        )
+    }
+
+    /// What was left, and why.
+    fn write_left(&self, out: &mut dyn Write) -> std::io::Result<()> {
         if self.kept_by_limits > 0 {
             writeln!(
                 out,
@@ -196,13 +194,24 @@ impl GcReport {
                 self.unseen_processes
             )?;
         }
-        let yes_no = |value| if value { "true" } else { "false" };
+        Ok(())
+    }
+}
+
+impl RemovedReport {
+    fn write(self, out: &mut dyn Write, verb: &str) -> std::io::Result<()> {
+        let Self {
+            temporary_directories,
+            lock_files,
+            whiteouts,
+        } = self;
+        if temporary_directories + lock_files + whiteouts == 0 {
+            return Ok(());
+        }
         writeln!(
             out,
-            "{} roots; keep-derivations = {}, keep-outputs = {}",
-            self.roots,
-            yes_no(self.keep_derivations),
-            yes_no(self.keep_outputs)
+            "{verb} leftovers: {temporary_directories} temporary directories, {lock_files} lock \
+             files, {whiteouts} whiteouts"
         )
     }
 }

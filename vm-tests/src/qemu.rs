@@ -124,27 +124,12 @@ pub struct Start<'a> {
 }
 
 impl Qemu {
-    /// Starts QEMU, paused: before the kernel's first instruction, or in the saved state.
-    ///
-    /// Disks are not synced (`cache=unsafe`): with qcow2, what the guest has not
-    /// flushed is still lost when the process is killed, since QEMU holds the
-    /// tables back until a flush; only a failure of this machine would lose more.
-    pub fn start(start: &Start) -> Result<Self> {
-        let Start {
-            accelerator,
-            boot,
-            saved,
-            root,
-            payload,
-            directory,
-        } = *start;
-        let socket = |name: &str| directory.join(name);
-        for name in ["monitor", "agent"] {
-            let _ = std::fs::remove_file(socket(name));
-        }
+    /// The machine of `start`, its root disk, and what it is talked to through.
+    fn machine(start: &Start) -> Command {
+        let directory = start.directory;
         let mut command = command();
         command
-            .args(accelerator.options())
+            .args(start.accelerator.options())
             .args(["-machine", "pc,memory-backend=memory", "-smp", "1"])
             .args(["-m", &MEMORY.to_string()])
             // Shared memory is what virtiofs needs.
@@ -155,7 +140,7 @@ impl Qemu {
             .arg("-qmp")
             .arg(format!(
                 "unix:{},server=on,wait=off",
-                socket("monitor").display()
+                monitor_socket(directory).display()
             ))
             .arg("-chardev")
             .arg(format!(
@@ -166,7 +151,7 @@ impl Qemu {
             .arg("-chardev")
             .arg(format!(
                 "socket,id=agent,path={},server=on,wait=off",
-                socket("agent").display()
+                agent_socket(directory).display()
             ))
             .args([
                 "-device",
@@ -183,9 +168,30 @@ impl Qemu {
             .arg("-drive")
             .arg(format!(
                 "if=none,id=root,format=qcow2,cache=unsafe,file={}",
-                root.display()
+                start.root.display()
             ))
             .args(["-device", "virtio-blk-pci,drive=root,serial=root"]);
+        command
+    }
+
+    /// Starts QEMU, paused: before the kernel's first instruction, or in the saved state.
+    ///
+    /// Disks are not synced (`cache=unsafe`): with qcow2, what the guest has not
+    /// flushed is still lost when the process is killed, since QEMU holds the
+    /// tables back until a flush; only a failure of this machine would lose more.
+    pub fn start(start: &Start) -> Result<Self> {
+        let Start {
+            boot,
+            saved,
+            payload,
+            directory,
+            ..
+        } = *start;
+        let (monitor, agent) = (monitor_socket(directory), agent_socket(directory));
+        for socket in [&monitor, &agent] {
+            let _ = std::fs::remove_file(socket);
+        }
+        let mut command = Self::machine(start);
         if let Some(payload) = payload {
             let file = payload.display();
             command.arg("-drive").arg(format!(
@@ -209,8 +215,8 @@ impl Qemu {
             .spawn()
             .context("starting QEMU through setpriv (Debian: util-linux, qemu-system-x86)")?;
         let mut qemu = Self {
-            monitor: Monitor::new(connect(&mut child, &socket("monitor"))?)?,
-            agent: Agent::new(connect(&mut child, &socket("agent"))?),
+            monitor: Monitor::new(connect(&mut child, &monitor)?)?,
+            agent: Agent::new(connect(&mut child, &agent)?),
             child,
             processor_time: Duration::ZERO,
         };
@@ -398,6 +404,14 @@ impl Drop for Qemu {
 /// Where the console of a QEMU with this directory is logged.
 pub fn console_file(directory: &Path) -> PathBuf {
     directory.join("console")
+}
+
+fn monitor_socket(directory: &Path) -> PathBuf {
+    directory.join("monitor")
+}
+
+fn agent_socket(directory: &Path) -> PathBuf {
+    directory.join("agent")
 }
 
 /// Where the lines go that the guest writes to its report port.
