@@ -22,7 +22,7 @@ use crate::config::{Age, Size};
     after_help = "STORE is a name (`example`, read from /etc/overstore/example.toml) or a path to a \
                   TOML file (anything with a `/` or ending in `.toml`).\n\n\
                   Exit codes: 0 done, or nothing wrong; 1 the store is not as described; 2 the \
-                  command line or the configuration is wrong; 3 the machine would not do it.\n\n\
+                  command line or the configuration is wrong; 3 the machine could not do it.\n\n\
                   Start with `overstore new > example.toml`.",
     max_term_width = 100
 )]

@@ -31,7 +31,7 @@ const BUSY: Duration = Duration::from_secs(60);
 /// interrupted. `waiting` is called once if another process holds Nix's lock for more than a second.
 ///
 /// # Errors
-/// When the machine would not do it.
+/// When the machine could not do it.
 pub(super) fn make(state: &Path, wal: bool, waiting: &mut dyn FnMut(&str)) -> Result<(), Error> {
     let path = state.join(layout::DATABASE_DIRECTORY);
     let directory = walked(&path, safe_path::directory(&path, Symlinks::Refuse))?

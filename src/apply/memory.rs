@@ -90,7 +90,7 @@ pub(super) fn write(memory: &Memory, store: &Store, tell: Tell<'_>) {
     if let Err(error) = try_write(memory, store) {
         let Fault { what: why, remedy } = Fault::of(&error);
         let fault = Fault::new(format!(
-            "nothing is remembered of this run, and nothing else is lost by that: {why}"
+            "nothing is remembered of this run; nothing else is lost: {why}"
         ));
         tell(Progress::Warning(&fault.remedy(remedy)));
     }

@@ -30,7 +30,7 @@ use crate::remedy::{Fault, Remedy, command};
 /// locks.
 ///
 /// # Errors
-/// When the machine would not do it; nothing is mounted then.
+/// When the machine could not do it; nothing is mounted then.
 pub(super) fn mount(
     overlay: &Overlay,
     record_for: Option<&str>,

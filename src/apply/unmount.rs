@@ -58,7 +58,7 @@ impl TakeDown<'_> {
     /// Unmounts the overlay, if `up` mounted it.
     ///
     /// # Errors
-    /// When the machine would not do it.
+    /// When the machine could not do it.
     pub(crate) fn run(&self, tell: Tell<'_>) -> Result<TakenDown, Error> {
         // A set-up at work is waited for. Without a work directory there is none.
         let workdir = safe_path::directory(&self.store.workdir, Symlinks::Refuse).ok();

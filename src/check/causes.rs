@@ -85,7 +85,7 @@ pub(super) fn only(store: &Store, observed: &Observed, findings: Vec<Finding>) -
         causes.push(
             Finding::at(Code::NotSetUp, &store.real)
                 .expected("the store as described")
-                .found("nothing of it: it was never set up")
+                .found("nothing: it was never set up")
                 .remedy(up),
         );
     }

@@ -74,7 +74,7 @@ fn without_row(store: &Store, path: &StorePath) -> Finding {
         &store.upper_layer.join(path.as_str()),
     )
     .expected("metadata of it in the upper database")
-    .found("none: left over by something that was interrupted, or the row was lost")
+    .found("none: an interrupted operation left it, or the row was lost")
     .remedy(
         Remedy::say(
             "if it is of use, bring back the database that knew it, or add the same \
@@ -96,9 +96,7 @@ fn in_both_layers(store: &Store, path: &StorePath) -> Finding {
     .found("the lower store has it too: its space is lost here")
     .remedy(
         Remedy::say(
-            "nothing has to be done; this compares the two, and removes the copy above where they \
-             are equal (Nix's own `--optimise` removes it unseen, and it may be the good one of a \
-             damaged object below)",
+            "nothing has to be done; this compares the two, and removes the upper copy where they are equal (Nix's own `--optimise` does not compare, and the upper copy may be the good one of a damaged lower object)",
         )
         .run(store.command(["optimise"])),
     )

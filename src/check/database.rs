@@ -99,8 +99,7 @@ impl Rule<'_> {
             Ok(Some(Ok(VERSION | 0))) => return None,
             Ok(Some(Ok(version))) if version < VERSION => (
                 format!(
-                    "version {version}, whose database Nix would upgrade, or refuse; this kind of \
-                     store has had version {VERSION} ever since there is one"
+                    "version {version}, whose database Nix would upgrade, or refuse; this kind of store has always had version {VERSION}"
                 ),
                 Remedy::from(write),
             ),
@@ -116,7 +115,7 @@ impl Rule<'_> {
                 Remedy::from(write),
             ),
             Ok(None) => (
-                "no schema file: its making was interrupted".to_owned(),
+                "no schema file: an interrupted run did not write it".to_owned(),
                 up(self.store).into(),
             ),
             Err(why) if observed.machine.uid != 0 => {

@@ -119,16 +119,14 @@ fn incompatible(store: &Store, observed: &Observed) -> Option<Finding> {
     };
     (!names.is_empty()).then(|| {
         Finding::at(Code::WorkdirIncompatible, &store.workdir)
-            .expected("a work directory that the kernel takes once more")
+            .expected("a work directory that the kernel will mount again")
             .found(format!(
-                "`work/incompat` in it has {}: it was mounted with an option after which the kernel \
-                 mounts it no more, with the option or without",
+                "`work/incompat` in it has {}: it was mounted with an option after which the kernel refuses to mount it again, with or without that option",
                 names.join(", ")
             ))
             .remedy(
                 Remedy::say(
-                    "if the machine has not stopped without unmounting it, nothing is lost: remove \
-                     OverlayFS's mark, and the option from `mount.options`",
+                    "if the machine did not stop without unmounting it, nothing is lost: remove OverlayFS's mark, and the option from `mount.options`",
                 )
                 .run(remove())
                 .or(Remedy::say(
@@ -238,7 +236,7 @@ fn unfit(store: &Store, observed: &Observed, stat: &Stat) -> Option<Finding> {
             )
             .found(actual)
             .remedy(if stat.fs.read_only {
-                Remedy::say("see why it is, then make it writable").run(command![
+                Remedy::say("find out why it is read-only, then make it writable").run(command![
                     "findmnt",
                     "--target",
                     store.upper_layer

@@ -241,7 +241,7 @@ impl Looked<'_> {
         self.lower.state()?;
         Some(
             Finding::at(Code::LowerPathSymlink, &self.lower.real)
-                .expected("a path without symbolic links, which is all that Nix opens")
+                .expected("a path without symbolic links: Nix opens no other")
                 .found(format!(
                     "it leads through a symbolic link to {}",
                     show_path(resolved)

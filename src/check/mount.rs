@@ -183,7 +183,7 @@ fn risky_defaults(
         let why = options::kind(name)?.risk_of(Some(value))?;
         Some(
             Finding::at(Code::MountOptionRisky, &store.real)
-                .expected("mount options that keep the upper layer whole by itself")
+                .expected("mount options that keep the upper layer complete by itself")
                 .found(format!("`{name}={value}` is this kernel's default: {why}"))
                 .remedy(
                     Remedy::say("turn it off, and mount the store again").and_set(
@@ -461,7 +461,7 @@ fn unsupported(observed: &Observed) -> Option<Finding> {
             format!("Linux {}", observed.machine.kernel),
         )
         .expected("`overlay` in /proc/filesystems")
-        .found("it is missing (mounting may still load the module)")
+        .found("it is missing (mounting may still load its module)")
         .remedy(command!["modprobe", "overlay"])
     })
 }

@@ -73,7 +73,7 @@ fn unfit(store: &Store, place: &Place, stat: &Stat) -> Option<Finding> {
                 .expected("a directory that can be written to: Nix opens no store without that")
                 .found(format!("{name}, which is read-only there"))
                 .remedy(
-                    Remedy::say("see why it is; make it writable, or name another with `state`")
+                    Remedy::say("find out why; make it writable, or name another with `state`")
                         .run(command!["findmnt", "--target", place.path]),
                 ),
         );

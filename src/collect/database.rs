@@ -109,7 +109,7 @@ impl UpperRows {
             }
         }
         if u32::try_from(ids.len()).is_err() {
-            let what = "it has more than four thousand million rows".to_owned();
+            let what = "it has more than four billion rows".to_owned();
             return Err(self.database.damaged(what));
         }
         ids.shrink_to_fit();

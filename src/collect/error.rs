@@ -38,10 +38,7 @@ pub(crate) enum CollectError {
         source: io::Error,
     },
     /// A directory of roots is deeper than any.
-    #[error(
-        "{} is deeper in a directory of roots than Nix ever goes",
-        show_path(path)
-    )]
+    #[error("{} is deeper in a directory of roots than Nix looks", show_path(path))]
     Deep {
         /// The directory.
         path: PathBuf,

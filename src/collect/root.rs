@@ -45,7 +45,7 @@ impl RootKind {
             Self::Temporary(file) => format!("a process of Nix (temproots/{file})"),
             Self::Process { pid, name } => format!("process {pid} ({name})"),
             Self::Kernel(file) => show_path(file).into_owned(),
-            Self::BothLayers => "it is in both layers, and left for that".to_owned(),
+            Self::BothLayers => "it is in both layers, so it is left".to_owned(),
             Self::Nix(what) => what.clone(),
         }
     }

@@ -223,7 +223,7 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
                 .remedy("give the path of a TOML file in it");
         }
         ReadError::NotRegular(kind) => {
-            return Failure::refused(format!("{shown} is {kind}, which is not read"))
+            return Failure::refused(format!("{shown} is {kind}, not a file"))
                 .remedy("give the path of a TOML file");
         }
         ReadError::TooLong(limit) => {

@@ -32,7 +32,7 @@ pub(super) fn run(arguments: &cli::Down, json: bool) -> Result<ExitCode, Failure
         Ok(TakenDown::Busy { below, holders }) => {
             let detach = loaded.store.command(["down", "--lazy"]);
             let remedy = Remedy::say("end these processes").or(Remedy::say(
-                "detach the mount, which then goes when its last user does",
+                "detach the mount; it disappears when its last user ends",
             )
             .run(detach));
             report.fail(Fault::new(busy(&loaded.store, &below, &holders)).remedy(remedy));

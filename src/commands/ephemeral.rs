@@ -265,7 +265,7 @@ fn run_in_processes_of_its_own(
         None => SET_UP_FAILED,
     })?;
     let Some((_, _still_here, _, _)) = pipes.take() else {
-        return Err(io::Error::other("its pipes are gone"));
+        return Err(io::Error::other("its pipes are closed"));
     };
     for signal in [SIGINT, SIGQUIT] {
         // The terminal sends it to the command too, which decides.

@@ -38,7 +38,7 @@ impl Reading<'_> {
                                 &socket.span,
                                 "expected no control characters, and no space or backslash at the end",
                             )
-                            .help("systemd has no way to write these: name another path"),
+                            .help("a unit file cannot contain these: name another path"),
                     );
                     return None;
                 }

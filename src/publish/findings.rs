@@ -33,7 +33,7 @@ pub(crate) fn findings(
 fn finding(problem: &Problem, store: &StoreDirectory, database: &Path) -> Finding {
     let print = |path: &StorePath| String::from_utf8_lossy(&store.print(path)).into_owned();
     let repair = |path: &StorePath| {
-        Remedy::say("in the live store, with a substituter that has it")
+        Remedy::say("in the live store, from a substituter that has it")
             .run(command!["nix-store", "--repair-path", print(path)])
             .or("delete what refers to it and is not needed, or publish without it")
     };

@@ -62,7 +62,11 @@ impl OptimiseReport {
             BinaryBytes(self.free)
         )?;
         for different in &self.different {
-            writeln!(out, "both stay of {}: {}", different.path, different.reason)?;
+            writeln!(
+                out,
+                "both copies of {} stay: {}",
+                different.path, different.reason
+            )?;
         }
         for left in &self.left {
             writeln!(out, "left for a later run {}: {}", left.path, left.reason)?;

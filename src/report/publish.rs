@@ -68,7 +68,7 @@ impl PublishReport {
             super::text::write_finding(out, finding)?;
         }
         if !self.findings.is_empty() {
-            return writeln!(out, "{name}: not whole, so nothing was published");
+            return writeln!(out, "{name}: incomplete, so nothing was published");
         }
         for retired in &self.retired {
             writeln!(out, "{name}: generation {retired} is retired")?;

@@ -158,7 +158,7 @@ fn equal_copies_go_and_what_differs_in_anything_stays() {
             "{text}"
         );
         assert!(
-            text.contains(&format!("both stay of {}: it is not valid", all[7])),
+            text.contains(&format!("both copies of {} stay: it is not valid", all[7])),
             "{text}"
         );
     }

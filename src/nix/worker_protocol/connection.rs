@@ -335,7 +335,7 @@ impl Connection {
                 },
                 Kind::FileTooLarge => DaemonError::Malformed {
                     socket,
-                    what: "found more than any store has to tell".to_owned(),
+                    what: "found more than any store holds".to_owned(),
                 },
                 Kind::UnexpectedEof | Kind::BrokenPipe | Kind::ConnectionReset => {
                     DaemonError::Closed { socket }
