@@ -1,8 +1,15 @@
 //! Builds, additions, copies and collections of one store at once, and kill -9 among them.
+//!
+//! Nix until 2.34 loses a temporary root that is told to it while it deletes what refers to that path:
+//! it says yes, and deletes the path all the same (`collectGarbage` asks for temporary roots when it
+//! first visits a path, and again before deleting it only since 2.35). What that does to a build is no
+//! failure of overstore's; each time it is proved from what Nix says that it was that.
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use crate::support::{Example, FEATURES, Outcome, Run, World};
+use crate::support::{Example, FEATURES, Outcome, Run, StoreUp, World, wait_until};
 
 /// The socket of the store's daemon.
 const SOCKET: &str = "/run/example.socket";
@@ -16,6 +23,54 @@ fn nix<'w>(world: &'w World, words: &[&str]) -> Run<'w> {
             &format!("unix://{SOCKET}?root=/mnt/example/merged-store"),
         ])
         .env("NIX_CONFIG", FEATURES)
+}
+
+/// Where a `nix-daemon` is that writes down what it says to overstore.
+const WATCHED: &str = "/opt/watched";
+
+/// Makes it.
+fn watch(world: &World) {
+    let program = format!("{WATCHED}/nix-daemon");
+    world.mkdir(format!("{WATCHED}/said"));
+    // Where temporary roots are told, and what is deleted, are told at this verbosity.
+    world.write(
+        &program,
+        "#!/bin/bash\nfile=$(mktemp /opt/watched/said/XXXXXXXX)\n\
+         exec /usr/bin/nix-daemon -vvv \"$@\" > >(exec tee \"$file\")\n",
+    );
+    world.ok(["chmod", "755", &program]);
+}
+
+/// What a command of Nix prints; `None` where it failed because Nix has lost a temporary root.
+#[track_caller]
+fn done(world: &World, command: Run) -> Option<String> {
+    let outcome = command.run();
+    if outcome.code() == Some(0) {
+        return Some(outcome.stdout());
+    }
+    let said = outcome.stderr();
+    let lost = said.split(|c: char| !c.is_ascii_alphanumeric() && !"+-._?=".contains(c));
+    let lost = lost.filter(|word| word.len() > 33 && word.as_bytes()[32] == b'-');
+    let is_lost = lost.into_iter().any(|path| is_lost(world, path));
+    assert!(is_lost, "no temporary root was lost: {outcome}");
+    None
+}
+
+/// Whether Nix was told a temporary root while it was not deleting it, and deleted it afterwards in the
+/// same collection.
+fn is_lost(world: &World, path: &str) -> bool {
+    let directory = format!("{WATCHED}/said");
+    world.list(&directory).iter().any(|file| {
+        let text = world.read(format!("{directory}/{}", file.display()));
+        let text = String::from_utf8_lossy(&text);
+        let Some((before, _)) = text.split_once(&format!("deleting '/nix/store/{path}'")) else {
+            return false;
+        };
+        let told = format!("got new GC root '/nix/store/{path}'");
+        // Who is told this waits until it is deleted.
+        let waiting = format!("synchronising with deletion of path '/nix/store/{path}'");
+        before.matches(&told).count() > before.matches(&waiting).count()
+    })
 }
 
 /// Builds what depends on what it has just added: both can be garbage at any moment.
@@ -36,7 +91,10 @@ fn build(world: &World, shell: &str, number: usize, worker: usize) {
         ),
     );
     let out = format!("/root/result-{worker}");
-    let built = nix(world, &["nix-build", &expression, "--out-link", &out]).ok();
+    let built = nix(world, &["nix-build", &expression, "--out-link", &out]);
+    let Some(built) = done(world, built) else {
+        return;
+    };
     let path = built.trim().rsplit('/').next().expect("a path").to_owned();
     // Its root keeps it, whatever is collected.
     let content = world.read(format!("{}/{path}", Example::REAL));
@@ -49,7 +107,9 @@ fn add(world: &World, number: usize) {
     let file = format!("/tmp/added-{}", number % 3);
     world.write(&file, format!("content {}", number % 3));
     let root = "/root/added";
-    let added = nix(world, &["nix-store", "--add", &file]).ok();
+    let Some(added) = done(world, nix(world, &["nix-store", "--add", &file])) else {
+        return;
+    };
     // Nothing keeps it between the two: it may have gone.
     let rooted = nix(
         world,
@@ -65,18 +125,9 @@ fn add(world: &World, number: usize) {
         .nix(["nix-store", "--add", &file, "--store", "/mnt/scratch"])
         .ok();
     let to = format!("unix://{SOCKET}?root=/mnt/example/merged-store");
-    world
-        .nix([
-            "nix",
-            "copy",
-            "--no-check-sigs",
-            "--from",
-            "/mnt/scratch",
-            "--to",
-            &to,
-        ])
-        .args([copied.trim()])
-        .ok();
+    let from = ["--no-check-sigs", "--from", "/mnt/scratch"];
+    let copy = world.nix(["nix", "copy"]).args(from).args(["--to", &to]);
+    done(world, copy.args([copied.trim()]));
 }
 
 /// Builds what waits for itself for ever, and has kill -9 end the builder, or the daemon's part in it.
@@ -132,7 +183,9 @@ fn be_killed(world: &World, shell: &str, number: usize) {
 
 /// Collects, and is killed in every third turn: the collector, or the Nix that it has started.
 fn collect(world: &World, number: usize) {
+    let path = format!("{WATCHED}:/usr/local/bin:/usr/sbin:/usr/bin");
     let gc = world.overstore(["gc", "example", "--leftovers"]);
+    let gc = gc.env("PATH", path);
     if number % 3 != 2 {
         gc.ok();
         return;
@@ -185,6 +238,7 @@ fn stress(world: &World, collections: usize) {
         ),
     );
     world.overstore(["up", "example"]).ok();
+    watch(world);
     let url = world.overstore(["url", "example"]).ok().trim().to_owned();
     let daemon = world.nix_daemon(&url, SOCKET);
     let shell = lower.path("mksh-static");
@@ -240,6 +294,48 @@ struct Finish<'a>(&'a AtomicBool);
 impl Drop for Finish<'_> {
     fn drop(&mut self) {
         self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the tolerance above rests on. Where it fails, Nix has the repair, and the tolerance can go.
+#[test]
+fn nix_itself_loses_temporary_roots_while_it_deletes() {
+    for world in World::each() {
+        let store = StoreUp::up(&world);
+        let paths = store.register(&[("needed", &[]), ("user", &["needed"])]);
+        // It can choose, and not delete, as long as somebody else writes to the database.
+        let database = format!("{}/db/db.sqlite", Example::STATE);
+        let writer = world.command(["sqlite3", "-batch", &database]).stdin(
+            "begin immediate;\n\
+             .shell touch /tmp/locked; until [ -e /tmp/go ]; do sleep 0.02; done\n\
+             rollback;\n",
+        );
+        let writer = writer.spawn();
+        let locked = world.path("/tmp/locked");
+        wait_until("the database is locked", || locked.exists());
+        let delete = store.nix(&["nix-store", "--delete"]).args(&paths).spawn();
+        wait_until("Nix waits for the database", || {
+            let mut processes = world.list("/proc").into_iter();
+            processes.any(|process| {
+                let file = |name| std::fs::read(world.path("/proc").join(&process).join(name));
+                file("comm").is_ok_and(|name| name == b"nix-store\n")
+                    && file("wchan").is_ok_and(|place| place == b"hrtimer_nanosleep")
+            })
+        });
+        let socket = world.path(format!("{}/gc-socket/socket", Example::STATE));
+        // As a process does that is about to use it.
+        let mut nix = UnixStream::connect(socket).expect("Nix takes temporary roots");
+        writeln!(nix, "{}", paths[0]).expect("Nix reads");
+        let mut answer = [0];
+        nix.read_exact(&mut answer).expect("an answer");
+        assert_eq!(answer, *b"1", "{}", world.tree.name);
+        assert!(store.has(&paths[0]) && store.has(&paths[1]));
+        world.write("/tmp/go", "");
+        assert_eq!(Outcome::of(writer).code(), Some(0));
+        let outcome = Outcome::of(delete);
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        let is_lost = !store.has(&paths[0]);
+        assert!(is_lost, "{}: Nix is repaired: {outcome}", world.tree.name);
     }
 }
 
