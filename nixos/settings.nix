@@ -28,7 +28,7 @@ in
   store = path "{file}`/nix/store`" ''
     The store directory, as store paths name it.
   '';
-  lower-store = path required ''
+  lower-store = path "none: it has to be given, or `lower.publication`" ''
     The lower store: a path (a local store with that root), `local`, `daemon`,
     `auto`, or a store URL: `local://`, `unix://`, `local-overlay://` or
     `mounted-ssh-ng://`.
@@ -71,6 +71,11 @@ in
     read-only = key types.bool "`false`" ''
       Whether Nix is told that the lower store is read-only: it then neither
       locks nor writes its database.
+    '';
+    publication = path "none" ''
+      The directory of a publication, as it is mounted here, in place of
+      `lower-store`: its current generation is the lower store's metadata. `real` is
+      then required.
     '';
   };
   mount.options = key (types.listOf types.str) "none" ''

@@ -245,12 +245,13 @@ in
     lowerPaths =
       let
         url = config.settings.lower-store;
-        inherit (config.settings.lower) real state;
+        inherit (config.settings.lower) real state publication;
         root = lib.head (lib.splitString "?" (if url == null then "" else url));
         below = directory: lib.optional (lib.hasPrefix "/" root) "${lib.removeSuffix "/" root}${directory}";
       in
       (if real != null then [ real ] else below "/nix/store")
-      ++ (if state != null then [ state ] else below "/nix/var/nix");
+      ++ (if state != null then [ state ] else below "/nix/var/nix")
+      ++ lib.optional (publication != null) publication;
     allowedUsers = lib.mkIf (config.user != null) (lib.mkDefault [ config.user ]);
   };
 }

@@ -1,16 +1,13 @@
 //! The remount hook in the state directory: a link to overstore, for Nix to call.
 
-use std::ffi::OsStr;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, readlinkat, renameat, symlinkat, unlinkat};
-use rustix::io::Errno;
+use rustix::fs::{readlinkat, symlinkat};
 
 use super::directory;
 use super::durable::Unsynced;
 use super::error::{Doing, Error};
-use crate::linux::safe_path::Reached;
-use crate::records::atomic_file::DRAFT;
+use crate::records::atomic_link;
 
 /// Makes the link, or has it lead to the running program again. The directory it is in is
 /// overstore's own, and is made where it is missing.
@@ -31,25 +28,10 @@ pub(super) fn link(hook: &Path, program: &Path, unsynced: &mut Unsynced) -> Resu
         });
     }
     match readlinkat(&directory, name, Vec::new()) {
-        Ok(_) => replace(&directory, name, program),
+        Ok(_) => atomic_link::replace(&directory, name, program),
         // What is there and is no link, nobody but its owner removes.
         Err(_) => symlinkat(program, &directory, name),
     }
     .doing("make the link", hook)?;
     unsynced.add(&directory, parent)
-}
-
-/// Puts a link in the place of one that is there.
-fn replace(directory: &Reached, name: &OsStr, target: &Path) -> Result<(), Errno> {
-    let mut draft = name.to_owned();
-    draft.push(DRAFT);
-    match unlinkat(directory, &draft, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno),
-    }
-    symlinkat(target, directory, &draft)?;
-    renameat(directory, &draft, directory, name).inspect_err(|_| {
-        // The error that matters is the first.
-        let _ = unlinkat(directory, &draft, AtFlags::empty());
-    })
 }

@@ -4,6 +4,7 @@ mod database;
 mod directory;
 mod durable;
 mod error;
+mod generation;
 mod holders;
 mod hook;
 mod links;

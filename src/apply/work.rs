@@ -6,7 +6,7 @@ use super::directory;
 use super::durable::Unsynced;
 use super::error::{Error, walked};
 use super::progress::{Progress, Tell};
-use super::{database, hook, links, marks, memory, mount, state};
+use super::{database, generation, hook, links, marks, memory, mount, state};
 use crate::compare::Identity;
 use crate::config::Store;
 use crate::linux::root::System;
@@ -150,6 +150,7 @@ impl<'a> Work<'a> {
                     return Ok(None);
                 }
             }
+            Step::LinkGeneration { link, generation } => generation::link(link, generation)?,
             Step::Mount(overlay) => {
                 // What was added below meanwhile does not mix with what is above.
                 marks::restore(self.set_up.store, overlay.userxattr())?;

@@ -98,6 +98,10 @@ codes! {
     LowerDaemonSilent("lower-daemon-silent", [Error], [LowerStore], Never);
     /// The lower store is not the one that the upper database was made for.
     LowerStoreChanged("lower-store-changed", [Warning], [LowerStore], Never);
+    /// The publication of the lower store cannot be read.
+    PublicationUnreadable("publication-unreadable", [Warning, Error], [LowerStore], UnlessMade);
+    /// The store's own link, through which the lower store's metadata is read, leads to no generation.
+    GenerationUnset("generation-unset", [Error], [LowerStore], UnlessMade);
     /// A name in the lower store directory at which Nix's collector stops.
     LowerStranger("lower-stranger", [Warning], [LowerStore], Never);
     /// A finding of the nested lower store's own mount.

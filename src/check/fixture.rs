@@ -258,6 +258,14 @@ fn lower(lower: &config::Lower) -> LowerFacts {
         directory: place(lower.real.clone()),
         resolved: None,
         strangers: None,
+        publication: lower.publication.as_ref().map(|_| PublicationFacts {
+            link: LinkFacts::Generation(3),
+            current: Ok(3),
+            used: Ok(Some(UsedGeneration {
+                time: 1_700_000_000,
+                retired_until: None,
+            })),
+        }),
         source: match &lower.source {
             MetadataSource::Database { state, .. } => database(state),
             MetadataSource::Daemon { .. } => SourceFacts::Daemon {

@@ -9,7 +9,8 @@ use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::{show, show_path};
 use crate::nix::layout;
 use crate::observe::{
-    FileFacts, Found, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, SourceFacts,
+    FileFacts, Found, LogFacts, LowerFacts, Machine, MountFacts, Observed, Place, PublicationFacts,
+    SourceFacts,
 };
 
 use crate::nix::schema::VERSION as SCHEMA_VERSION;
@@ -127,6 +128,11 @@ impl Looked<'_> {
         else {
             return;
         };
+        let publication = self.facts.publication.as_ref();
+        if publication.is_some_and(PublicationFacts::out_of_reach) {
+            // That is told.
+            return;
+        }
         let path = layout::database(state);
         if let Some(finding) = self.database(&path, database) {
             // What is in the way of both is said once.

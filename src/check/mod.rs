@@ -16,6 +16,7 @@ pub(crate) mod nix;
 mod pairing;
 pub(crate) mod parts;
 mod path;
+mod publication;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -36,6 +37,7 @@ use crate::remedy::{CommandLine, Remedy, command};
 pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
     let mut findings = description::findings(store);
     findings.extend(parts::findings(observed));
+    findings.extend(publication::findings(store, observed));
     findings.extend(lower::findings(store, observed));
     findings.extend(layers::findings(store, observed));
     findings.extend(mount::findings(store, observed));

@@ -12,6 +12,7 @@ use crate::compare::Objects;
 use crate::config::Store;
 use crate::config::parts::{Relation, Role, parts};
 use crate::linux::safe_path::Danger;
+use crate::lower::publication::PublicationError;
 use crate::lower::sqlite::OfOthers;
 use crate::nix::mount_check::Verdict;
 use crate::nix::worker_protocol::DaemonError;
@@ -89,6 +90,25 @@ fn with(more: &str) -> String {
 
 fn over(lower_store: &str) -> String {
     DESCRIPTION.replace("/mnt/example/store-a?read-only=true", lower_store)
+}
+
+/// A store over a publication.
+const PUBLISHED: &str = "root = \"/mnt/example/merged-store\"\n\
+                         upper-layer = \"/mnt/example/store-b\"\nworkdir = \"/mnt/example/workdir\"\n\
+                         [lower]\npublication = \"/mnt/example/publication\"\n\
+                         real = \"/mnt/example/store-a/nix/store\"\n";
+
+/// Why it cannot be read.
+fn out_of_reach() -> Fault {
+    Fault::of(&PublicationError::Unreachable {
+        path: "/mnt/example/publication".into(),
+        error: ErrorKind::NotFound.into(),
+    })
+}
+
+/// The facts of its publication, to be changed.
+fn published(observed: &mut Observed) -> &mut PublicationFacts {
+    observed.lower.publication.as_mut().unwrap()
 }
 
 const NESTED: &str = "local-overlay://?root=/mnt/middle&lower-store=/mnt/low?read-only=true\
@@ -534,6 +554,30 @@ rules! {
     remount_hook_unsafe = ["remount-hook-unsafe"], |_, observed| {
         let why = ("/usr/bin/overstore".into(), "belongs to user 1000".to_owned());
         the_hook(observed).unsafe_because = Some(why);
+    };
+    a_publication_is_as_described(PUBLISHED.to_owned()) = [], |_, _| {};
+    a_publication_out_of_reach(PUBLISHED.to_owned()) = ["publication-unreadable"], |_, observed| {
+        published(observed).current = Err(out_of_reach());
+    };
+    a_publication_out_of_reach_with_its_generation(PUBLISHED.to_owned()) = ["publication-unreadable"], |_, observed| {
+        let facts = published(observed);
+        (facts.current, facts.used) = (Err(out_of_reach()), Err(out_of_reach()));
+        *source(observed).0 = FileFacts::Missing;
+    };
+    a_publication_never_reached(PUBLISHED.to_owned()) = ["publication-unreadable"], |_, observed| {
+        unmounted(observed);
+        let facts = published(observed);
+        facts.link = LinkFacts::Missing;
+        facts.current = Err(out_of_reach());
+    };
+    a_generation_that_is_not_linked(PUBLISHED.to_owned()) = ["generation-unset"], |_, observed| {
+        published(observed).link = LinkFacts::Missing;
+    };
+    a_link_to_no_generation(PUBLISHED.to_owned()) = ["generation-unset"], |_, observed| {
+        published(observed).link = LinkFacts::Elsewhere("/mnt/other/generations/3".into());
+    };
+    something_in_the_place_of_the_link(PUBLISHED.to_owned()) = ["generation-unset"], |_, observed| {
+        published(observed).link = LinkFacts::Other("a directory".into());
     };
     remount_hook_turned_off(format!("remount-hook = false\n{DESCRIPTION}")) = [], |_, _| {};
     build_users_group_missing = ["build-users-group-missing"], |_, observed| {

@@ -14,12 +14,11 @@ use crate::config::{Chosen, Publication};
 use crate::escape::show_path;
 use crate::linux::clock;
 use crate::linux::root::System;
+use crate::lower::publication::Listed;
 use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::observe;
-use crate::publish::{
-    self, Listed, LowerStore, Problems, PublishError, Publisher, Retire, Swept, Told,
-};
+use crate::publish::{self, LowerStore, Problems, PublishError, Publisher, Retire, Swept, Told};
 use crate::remedy::{Fault, Remedy, command};
 use crate::report::{LowerCheckReport, Outcome, PublishReport, PublishedReport};
 use crate::systemd::notify::ServiceManager;

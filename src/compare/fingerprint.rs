@@ -12,6 +12,7 @@ use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::{show, show_path};
 use crate::linux::safe_path::{self, Symlinks};
 use crate::lower::daemon::DaemonSource;
+use crate::lower::publication::{self, Publication};
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{LowerError, Source, retry};
 use crate::nix::hash::render_sha256;
@@ -44,6 +45,9 @@ pub struct Identity {
     /// names, each with what the daemon said of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub some: Option<BTreeMap<String, String>>,
+    /// Of a publication, whose generations lose paths: its own identity.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub publication: Option<String>,
 }
 
 /// In what a lower store is another one.
@@ -108,6 +112,15 @@ impl Identity {
         let MetadataSource::Database { state, .. } = &bottom.source else {
             return Ok(None);
         };
+        if let Some((publication, link)) = bottom.published() {
+            return Ok(of_publication(publication, link).map(|id| Identity {
+                store_directory: show_path(&store.store).into_owned(),
+                schema: schema.map(str::to_owned),
+                oldest: Vec::new(),
+                some: None,
+                publication: Some(id),
+            }));
+        }
         let path = layout::database(state);
         let oldest = retry(
             || SqliteSource::open(&path, directory(store)).map(Box::new),
@@ -129,6 +142,7 @@ impl Identity {
                 .map(|(path, time)| format!("{} ({time})", show_path(path)))
                 .collect(),
             some: None,
+            publication: None,
         }))
     }
 
@@ -155,6 +169,7 @@ impl Identity {
             schema: None,
             oldest: Vec::new(),
             some: Some(some),
+            publication: None,
         })
     }
 
@@ -170,6 +185,16 @@ impl Identity {
         let (was, is) = (&self.store_directory, &now.store_directory);
         if was != is {
             return differ("store directory", was, is);
+        }
+        if let (Some(was), Some(is)) = (&self.publication, &now.publication)
+            && was != is
+        {
+            let shown = |id: &String| show(id.as_bytes()).into_owned();
+            return differ("publication", &shown(was), &shown(is));
+        }
+        if self.publication.is_some() != now.publication.is_some() {
+            // Then it was looked at in another way.
+            return None;
         }
         match (&self.some, &now.some) {
             (Some(then), Some(now)) => then.iter().find_map(|(path, was)| {
@@ -197,6 +222,16 @@ impl Identity {
             _ => None,
         }
     }
+}
+
+/// The identity of a publication, as the generation says that a link leads to. `None` where that cannot
+/// be read, which is told elsewhere.
+fn of_publication(publication: &Path, link: &Path) -> Option<String> {
+    let target = std::fs::read_link(link).ok()?;
+    let number = publication::number_of(publication, &target)?;
+    let opened = Publication::open(publication).ok()?;
+    let listed = opened.generation(number).ok()??;
+    Some(listed.generation.publication)
 }
 
 fn directory(store: &Store) -> StoreDirectory {
@@ -232,6 +267,7 @@ mod tests {
             schema: Some("10".to_owned()),
             oldest: oldest.iter().map(|&path| path.to_owned()).collect(),
             some: None,
+            publication: None,
         }
     }
 

@@ -56,6 +56,58 @@ impl Resolver<'_> {
         (self.problems.len() == before).then_some(lower)
     }
 
+    /// The lower store that a publication in `[lower]` makes, read through the link `link`.
+    pub(super) fn resolve_publication(
+        &mut self,
+        given: &At<String>,
+        table: &RawLower,
+        link: &Path,
+    ) -> Option<Lower> {
+        let others = [
+            (
+                "state",
+                table.state.as_ref().map(|it| &it.span),
+                "the generation has it",
+            ),
+            (
+                "read-only",
+                table.read_only.as_ref().map(|it| &it.span),
+                "what is published is read-only",
+            ),
+        ];
+        for (key, span, why) in others {
+            let Some(span) = span else { continue };
+            self.problems.push(
+                Problem::new(format!(
+                    "`lower.{key}` does not go with `lower.publication`"
+                ))
+                .at(span, why)
+                .at(&given.span, "the publication")
+                .help(format!("leave `lower.{key}` out")),
+            );
+        }
+        if table.real.is_none() {
+            self.problems.push(
+                Problem::new("`lower.real` is missing")
+                    .at(&given.span, "a publication has the metadata alone")
+                    .help("name the directory of the objects, as it is mounted here"),
+            );
+        }
+        let before = self.problems.len();
+        let directory = read_path("lower.publication", given, self.problems);
+        let real = read_path("lower.real", table.real.as_ref()?, self.problems);
+        let (directory, real) = (directory?, real?);
+        let mut reference = StoreReference::new(StoreKind::Local);
+        reference.set("real", real.as_os_str().as_bytes());
+        reference.set("state", link.as_os_str().as_bytes());
+        reference.set("read-only", "true");
+        let lower = self.complete(reference, &given.value)?;
+        (self.problems.len() == before).then_some(Lower {
+            publication: Some(directory),
+            ..lower
+        })
+    }
+
     /// Adds what the URL does not tell.
     fn add_table(&mut self, reference: &mut StoreReference, table: &RawLower, auto: bool) {
         let stateless = match &reference.kind {
@@ -218,6 +270,7 @@ impl Resolver<'_> {
             reference,
             real,
             source,
+            publication: None,
         })
     }
 

@@ -27,7 +27,9 @@ pub(super) fn complete(raw: &mut RawStore, directory: &Path) {
             });
         }
     };
-    default(&mut raw.lower_store, Path::new("daemon"));
+    if raw.published().is_none() {
+        default(&mut raw.lower_store, Path::new("daemon"));
+    }
     default(&mut raw.upper_layer, &directory.join("upper"));
     default(&mut raw.workdir, &directory.join("work"));
     default(&mut raw.state, &directory.join("state"));

@@ -65,6 +65,7 @@ pub(super) struct Places {
     pub(super) lower_store: Option<Span>,
     pub(super) lower_real: Option<Span>,
     pub(super) lower_state: Option<Span>,
+    pub(super) publication: Option<Span>,
     pub(super) socket: Option<Span>,
 }
 
@@ -180,6 +181,11 @@ fn lower_parts(lower: &Lower, whose: &str, places: &Places, parts: &mut Vec<Part
         &lower.real,
         places.lower_real.as_ref(),
     );
+    if let Some(publication) = &lower.publication {
+        let span = places.publication.as_ref();
+        add(Role::LowerState, "publication", publication, span);
+        return;
+    }
     match &lower.source {
         MetadataSource::Database { state, .. } => {
             add(

@@ -26,8 +26,9 @@ table! {
         /// or `/nix/store`.
         "store" store: String,
         /// The lower store: a path (a local store with that root), `local`, `daemon`, `auto`, or a
-        /// store URL: `local://`, `unix://`, `local-overlay://` or `mounted-ssh-ng://`.
-        #[schemars(required, example = "/mnt/example/store-a")]
+        /// store URL: `local://`, `unix://`, `local-overlay://` or `mounted-ssh-ng://`. Required, but
+        /// where `lower.publication` is given, which it does not go with.
+        #[schemars(example = "/mnt/example/store-a")]
         "lower-store" lower_store: String,
         /// The upper layer: the directory that takes the new store objects.
         #[schemars(required, example = "/mnt/example/store-b")]
@@ -75,6 +76,10 @@ table! {
         /// Whether Nix is told that the lower store is read-only: it then neither locks nor writes
         /// its database. Default: `false`.
         "read-only" read_only: bool,
+        /// The directory of a publication, as it is mounted here: its current generation is the lower
+        /// store's metadata. `real` is then required, and the store is read-only.
+        #[schemars(example = &"/mnt/example/publications/main")]
+        "publication" publication: String,
     }
 }
 
@@ -162,5 +167,13 @@ table! {
         /// Whether what is in both layers is removed from the upper one first: see `overstore
         /// optimise`. Default: `false`.
         "optimise" optimise: bool,
+    }
+}
+
+impl RawStore {
+    /// The publication that the lower store is of, with the table that names it.
+    pub(super) fn published(&self) -> Option<(&At<String>, &RawLower)> {
+        let table = &self.lower.as_ref()?.value;
+        Some((table.publication.as_ref()?, table))
     }
 }

@@ -169,6 +169,9 @@ pub struct Lower {
     pub real: PathBuf,
     /// How its metadata is read.
     pub source: MetadataSource,
+    /// The directory of the publication that it is of, if it is: the state directory of `source` is
+    /// then a link of this store's own, which leads to one of its generations.
+    pub publication: Option<PathBuf>,
 }
 
 /// How the metadata of a lower store is read.
@@ -266,6 +269,9 @@ impl Store {
     }
 }
 
+/// The link of a store's own, in the directory of overstore's own, to the generation that lies below.
+pub(super) const GENERATION_LINK: &str = "generation";
+
 /// The directory of overstore's own in a state directory.
 pub(super) fn memory(state: &Path) -> PathBuf {
     state.join("overstore")
@@ -302,6 +308,11 @@ impl Lower {
             MetadataSource::Overlay { lower, .. } => 1 + lower.depth(),
             _ => 0,
         }
+    }
+
+    /// The publication that it is of, and the link of the store's own to one of its generations.
+    pub(crate) fn published(&self) -> Option<(&Path, &Path)> {
+        Some((self.publication.as_deref()?, self.state()?))
     }
 
     /// The directory of the metadata source's state, if it is in this machine's file system.

@@ -11,7 +11,7 @@ use super::parts::{self, Places};
 use super::problem::{Problem, Span};
 use super::raw::{RawLower, RawStore};
 use super::read::{At, ProgramOrFalse};
-use super::store::memory;
+use super::store::{GENERATION_LINK, memory};
 use super::{Lower, Setting, Store, WhenIncomplete};
 use crate::nix::layout::{LOG_DIR, STATE_DIR, STORE_DIR};
 
@@ -62,7 +62,12 @@ impl Reading<'_> {
         let given = self.given_paths(raw);
         let daemon = self.daemon(raw.daemon.as_ref());
         let store = self.store_directory(given.store);
-        let lower = self.lower(raw, &store, daemon.is_some());
+        let root = given.root.as_deref();
+        let (state, log) = self.state_and_log(root, given.state, given.log);
+        let lower = match raw.published() {
+            Some((publication, table)) => self.published(raw, publication, table, &store, &state),
+            None => self.lower(raw, &store, daemon.is_some()),
+        };
         let mount_options = mount_options::read(raw.mount.as_ref(), self.problems);
         let build_users_group = self.build_users_group(raw);
         let warm = self.warm(raw.warm.as_ref());
@@ -76,8 +81,6 @@ impl Reading<'_> {
         if raw.root.is_some() && given.root.is_none() {
             return None;
         }
-        let root = given.root.as_deref();
-        let (state, log) = self.state_and_log(root, given.state, given.log);
         let real = Setting::or_default(given.real, || {
             root.map_or_else(|| store.value.clone(), |root| root.join("nix/store"))
         });
@@ -167,11 +170,40 @@ impl Reading<'_> {
         )
     }
 
+    /// The lower store that is one of a publication.
+    fn published(
+        &mut self,
+        raw: &RawStore,
+        publication: &At<String>,
+        table: &RawLower,
+        store: &Setting<PathBuf>,
+        state: &Path,
+    ) -> Option<Lower> {
+        if let Some(lower_store) = &raw.lower_store {
+            self.problems.push(
+                Problem::new("`lower-store` does not go with `lower.publication`")
+                    .at(&lower_store.span, "one lower store")
+                    .at(&publication.span, "another one")
+                    .help("keep one of the two"),
+            );
+        }
+        let mut resolver = Resolver {
+            environment: self.environment,
+            auto: &self.environment.auto,
+            store_dir: store,
+            tell_store_dir: store.given,
+            span: publication.span.clone(),
+            problems: self.problems,
+        };
+        let link = memory(state).join(GENERATION_LINK);
+        resolver.resolve_publication(publication, table, &link)
+    }
+
     /// What is wrong between the parts. `None` where a part is not given.
     fn parts_fit(&mut self, store: &Store, raw: &RawStore) -> Option<()> {
         let places = places(raw);
         parts::check(store, &places, self.problems);
-        let lower_store = places.lower_store?;
+        let lower_store = places.lower_store.or(places.publication)?;
         self.stacking(store, &lower_store);
         self.own_daemon(store, raw, &lower_store);
         Some(())
@@ -230,7 +262,7 @@ impl Reading<'_> {
         let example = "it is one of the three keys that every description has: ";
         for (present, key, help) in [
             (
-                raw.lower_store.is_some(),
+                raw.lower_store.is_some() || raw.published().is_some(),
                 "lower-store",
                 "the store below, such as `lower-store = \"/mnt/example/store-a\"`, or \"auto\" for the \
              system's own",
@@ -275,6 +307,7 @@ fn places(raw: &RawStore) -> Places {
         lower_store: span(&raw.lower_store),
         lower_real: in_lower(|table| &table.real),
         lower_state: in_lower(|table| &table.state),
+        publication: in_lower(|table| &table.publication),
         socket: raw
             .daemon
             .as_ref()

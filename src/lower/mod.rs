@@ -8,6 +8,7 @@ pub(crate) mod database;
 mod error;
 mod open;
 mod overlay;
+pub(crate) mod publication;
 pub(crate) mod sqlite;
 
 pub use error::LowerError;

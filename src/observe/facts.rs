@@ -300,6 +300,62 @@ pub struct LowerFacts {
     pub strangers: Option<Vec<OsString>>,
     /// The metadata source.
     pub source: SourceFacts,
+    /// The publication that it is of, if it is.
+    pub publication: Option<PublicationFacts>,
+}
+
+/// The publication of the lower store, and what of it this store uses.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PublicationFacts {
+    /// What is at the store's own link.
+    pub link: LinkFacts,
+    /// The number of the current generation, or why that cannot be told.
+    pub current: Result<u64, Fault>,
+    /// What is known of the generation that the link leads to, or why that cannot be told. `None`
+    /// inside if it is not there.
+    pub used: Result<Option<UsedGeneration>, Fault>,
+}
+
+/// A store's own link to a generation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum LinkFacts {
+    /// There is none.
+    Missing,
+    /// It leads to the generation of this number.
+    Generation(u64),
+    /// It leads to something that is no generation of the publication described.
+    Elsewhere(PathBuf),
+    /// Something else is there: in words.
+    Other(Cow<'static, str>),
+}
+
+/// The generation that a store uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedGeneration {
+    /// When it was made, in seconds since 1970.
+    pub time: u64,
+    /// Until when it stays, in seconds since 1970, if it is retired.
+    pub retired_until: Option<u64>,
+}
+
+impl PublicationFacts {
+    /// The generation that is read: the one in use, else the current one.
+    pub fn read(&self) -> Option<u64> {
+        match (&self.link, &self.current) {
+            (LinkFacts::Generation(number), _) => Some(*number),
+            (LinkFacts::Missing, Ok(current)) => Some(*current),
+            _ => None,
+        }
+    }
+
+    /// Whether there is nothing that could be read.
+    pub fn out_of_reach(&self) -> bool {
+        match self.link {
+            LinkFacts::Missing => self.current.is_err(),
+            LinkFacts::Generation(_) => !matches!(self.used, Ok(Some(_))),
+            LinkFacts::Elsewhere(_) | LinkFacts::Other(_) => true,
+        }
+    }
 }
 
 /// The metadata source of the lower store.

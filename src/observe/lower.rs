@@ -12,11 +12,14 @@ use rustix::io::Errno;
 use super::mount_table::MountTable;
 use super::overlay::{self, Expected};
 use super::path::{self, Visited};
-use super::{Depth, FileFacts, LogFacts, LowerFacts, SourceFacts, names};
+use super::{
+    Depth, FileFacts, LogFacts, LowerFacts, PublicationFacts, SourceFacts, names, publication,
+};
 use crate::config::{Lower, MetadataSource};
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
+use crate::lower::publication::path_of;
 use crate::nix::layout;
 use crate::nix::worker_protocol;
 use crate::remedy::Fault;
@@ -45,6 +48,7 @@ pub(super) fn observe(
         (Depth::Check { lower_names: true }, Some(directory)) => names::strangers(directory).ok(),
         _ => None,
     };
+    let publication = publication::observe(lower);
     LowerFacts {
         directory: visited.place.clone(),
         resolved: visited
@@ -53,7 +57,16 @@ pub(super) fn observe(
             .map(|reached| reached.path().to_owned())
             .filter(|path| *path != lower.real),
         strangers,
-        source: source(system, mounts, lower, visited, depth),
+        source: match publication.as_ref().and_then(PublicationFacts::read) {
+            // By the name that it has itself, which is told to its owner.
+            Some(number) => {
+                let publication = lower.publication.as_deref().unwrap_or(&lower.real);
+                let state = path_of(publication, number);
+                database(mounts, visited, &state, true, depth)
+            }
+            None => source(system, mounts, lower, visited, depth),
+        },
+        publication,
     }
 }
 
@@ -113,6 +126,7 @@ pub(crate) fn observe_for_owner(
         resolved: None,
         strangers: strangers.and_then(Result::ok),
         source: database(&mounts, &visited, state, true, depth),
+        publication: None,
     })
 }
 

@@ -13,6 +13,7 @@ mod overlay;
 mod pairing;
 mod parts;
 mod path;
+mod publication;
 mod rehearsal;
 mod set_up;
 mod shows;

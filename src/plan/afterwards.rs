@@ -10,8 +10,8 @@ use crate::nix::layout;
 use crate::nix::mount_check::Verdict;
 use crate::nix::schema;
 use crate::observe::{
-    FileFacts, Found, Identity, LayerFacts, LeftByMounts, Links, MountFacts, Observed,
-    OverlayFacts, Place, Recorded, Rows, Stat,
+    FileFacts, Found, Identity, LayerFacts, LeftByMounts, LinkFacts, Links, MountFacts, Observed,
+    OverlayFacts, Place, Recorded, Rows, Stat, UsedGeneration,
 };
 use crate::overlayfs::mountinfo::MountInfo;
 use crate::records::layer_mark::Mark;
@@ -89,6 +89,17 @@ impl Observed {
                 if let Some(hook) = &mut self.hook {
                     hook.runs = true;
                     hook.target = Some(program.clone());
+                }
+            }
+            Step::LinkGeneration { .. } => {
+                if let Some(facts) = &mut self.lower.publication
+                    && let Ok(current) = facts.current
+                {
+                    facts.link = LinkFacts::Generation(current);
+                    facts.used = Ok(Some(UsedGeneration {
+                        time: 0,
+                        retired_until: None,
+                    }));
                 }
             }
             Step::Mount(overlay) => {

@@ -13,8 +13,9 @@ use serde::Serialize;
 use crate::check::{self, Code, Finding};
 use crate::config::Store;
 use crate::escape::{show, show_path};
+use crate::lower::publication::path_of;
 use crate::nix::layout;
-use crate::observe::{FileFacts, Found, Links, Observed, Place, Stat};
+use crate::observe::{FileFacts, Found, LinkFacts, Links, Observed, Place, Stat};
 use crate::records::layer_mark::Mark;
 
 /// What `up` may do that it does not do unasked: each is a flag of its own.
@@ -127,6 +128,13 @@ pub(crate) enum Step {
         /// The running program.
         program: PathBuf,
     },
+    /// Have the store's own link lead to a generation of the lower store's publication.
+    LinkGeneration {
+        /// The link.
+        link: PathBuf,
+        /// The directory of the generation.
+        generation: PathBuf,
+    },
     /// Mount the overlay, compare what it shows, and record it.
     Mount(Overlay),
 }
@@ -163,6 +171,8 @@ pub(crate) enum StepKind {
     MakeDatabase,
     /// Link the remount hook to the running program.
     LinkHook,
+    /// Have the store's own link lead to a generation of the lower store's publication.
+    LinkGeneration,
     /// Mount the overlay.
     Mount,
     /// Copy metadata from the lower store.
@@ -319,6 +329,8 @@ impl Planning<'_> {
         for place in observed.state.iter().filter(|place| !missing(place)) {
             self.directory(place, layout::DIRECTORY_MODE, None);
         }
+        // What is remembered of the lower store is read through it.
+        self.generation(store);
         if unfinished {
             self.steps.push(Step::MakeDatabase {
                 state: store.state.value.clone(),
@@ -338,6 +350,21 @@ impl Planning<'_> {
             self.steps.push(Step::LinkHook {
                 hook: hook.clone(),
                 program: program.clone(),
+            });
+        }
+    }
+
+    /// Links the current generation, where none is linked yet. Another one takes more than that:
+    /// `refresh` sees whether it has what the upper store needs.
+    fn generation(&mut self, store: &Store) {
+        let facts = self.observed.lower.publication.as_ref();
+        if let Some((publication, link)) = store.lower.published()
+            && let Some(facts) = facts.filter(|facts| facts.link == LinkFacts::Missing)
+            && let Ok(current) = facts.current
+        {
+            self.steps.push(Step::LinkGeneration {
+                link: link.to_owned(),
+                generation: path_of(publication, current),
             });
         }
     }
@@ -427,6 +454,11 @@ impl Step {
                 let (shown, program) = (show_path(hook), show_path(program));
                 let text = format!("link the remount hook {shown} to {program}");
                 (StepKind::LinkHook, hook, text)
+            }
+            Step::LinkGeneration { link, generation } => {
+                let (shown, generation) = (show_path(link), show_path(generation));
+                let text = format!("link {shown} to the generation {generation}");
+                (StepKind::LinkGeneration, link, text)
             }
             Step::Mount(overlay) => {
                 let options = overlay.options.text().unwrap_or_default();

@@ -6,6 +6,7 @@ use crate::apply;
 use crate::compare::AcrossError;
 use crate::escape::show_path;
 use crate::linux::safe_path::Obstacle;
+use crate::lower::publication::PublicationError;
 use crate::lower::{LowerError, Transient};
 use crate::nix::schema::Verdict;
 use crate::nix::store_path::StorePath;
@@ -143,6 +144,15 @@ impl HasRemedy for PublishError {
             | Self::Interrupted
             | Self::NoGeneration(_)
             | Self::Current(_) => Remedy::default(),
+        }
+    }
+}
+
+impl From<PublicationError> for PublishError {
+    fn from(error: PublicationError) -> Self {
+        match error {
+            PublicationError::Unreachable { path, error } => Self::io("read", &path, error),
+            PublicationError::Wrong { path, what } => Self::Record { path, what },
         }
     }
 }

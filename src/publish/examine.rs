@@ -8,7 +8,7 @@ use rustix::fs::{Mode, OFlags, openat};
 use rustix::io::Errno;
 
 use super::error::PublishError;
-use super::place::{self, CURRENT};
+use super::place;
 use super::verify::{Failed, Problems, Verifying};
 use crate::compare::{Layer, Progress};
 use crate::linux::root::System;
@@ -16,6 +16,7 @@ use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::sync;
 use crate::lower;
 use crate::lower::database::Database;
+use crate::lower::publication::CURRENT;
 use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::observe::{self, LowerFacts, SourceFacts};

@@ -23,6 +23,5 @@ mod verify;
 pub(crate) use error::PublishError;
 pub(crate) use examine::LowerStore;
 pub(crate) use findings::findings;
-pub(crate) use place::Listed;
 pub(crate) use run::{Publisher, Retire, Swept, Told};
 pub(crate) use verify::Problems;

@@ -14,44 +14,25 @@ use serde::{Deserialize, Serialize};
 use super::error::PublishError;
 use super::tree::{LISTING, remove_tree, sync_tree};
 use crate::apply::DirectoryLock;
-use crate::escape::show_path;
-use crate::linux::regular_file::{self, ReadError};
+use crate::escape::{show, show_path};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
 use crate::linux::sync;
+use crate::lower::publication::{
+    self, CHANGES, CURRENT, GENERATION, GENERATIONS, Generation, Listed, OWN, RETIRED, Retired,
+    number, number_in,
+};
 use crate::nix::layout;
 use crate::records::{atomic_file, layer_mark};
 
-/// The link to the current generation.
-pub(crate) const CURRENT: &str = "current";
-
-/// The directory of the generations.
-const GENERATIONS: &str = "generations";
-
 /// Within the directory of the publication: what it is.
 const PUBLICATION: &str = "publication.json";
-
-/// Within a generation, which is a state directory of Nix: the directory of what overstore writes.
-pub(super) const OWN: &str = "overstore";
-
-/// Within that: what the generation is.
-const GENERATION: &str = "generation.json";
-
-/// Within that: what left or changed since the generation before. A line each: `- NAME` for an object
-/// that left, `~ NAME` for one that has other contents.
-const CHANGES: &str = "changes";
-
-/// Within that, once it is retired: since when, and until when it stays.
-const RETIRED: &str = "retired.json";
 
 /// What the name of a generation that is being removed ends with.
 const LEAVING: &str = ".overstore-old";
 
 /// Mode of the directories and files that consumers read.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
-
-/// The size in bytes above which a record is something else.
-const LONGEST_RECORD: u64 = 64 << 10;
 
 /// What a publication is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -64,55 +45,6 @@ pub(super) struct Identity {
     last: u64,
     /// The live store directory, where the owner has it.
     pub real: String,
-}
-
-/// What a generation is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Generation {
-    /// The version of this format: 1.
-    pub version: u32,
-    /// The publication's identity.
-    pub publication: String,
-    /// Its number.
-    pub number: u64,
-    /// The number of the generation before, that `changes` is about.
-    pub before: Option<u64>,
-    /// When it was made, in seconds since 1970.
-    pub time: u64,
-    /// The store directory, as store paths name it.
-    pub store: String,
-    /// Valid paths in it.
-    pub paths: u64,
-    /// References between them.
-    pub references: u64,
-    /// Roots in the live store that keep it.
-    pub roots: u64,
-    /// Paths that were not in the generation before.
-    pub added: u64,
-    /// Paths that were in the generation before and are not in this one.
-    pub left: u64,
-    /// Paths that have other contents than in the generation before.
-    pub changed: u64,
-}
-
-/// That a generation is retired.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Retired {
-    /// Since when, in seconds since 1970.
-    pub time: u64,
-    /// When its database and its roots may go.
-    pub until: u64,
-}
-
-/// A generation that is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
-    /// What it is.
-    pub generation: Generation,
-    /// That it is retired, if it is.
-    pub retired: Option<Retired>,
 }
 
 /// The directory of a publication, locked: one run at a time works in it.
@@ -238,12 +170,16 @@ impl Place {
             Err(Errno::NOENT) => return Ok(None),
             target => target.map_err(|errno| PublishError::io("read", &path, errno))?,
         };
-        let target = String::from_utf8_lossy(target.to_bytes()).into_owned();
-        let number = target.strip_prefix("generations/").and_then(number);
-        number.map(Some).ok_or_else(|| PublishError::Record {
-            path,
-            what: format!("expected a link to a generation, found one to {target}"),
-        })
+        let target = target.to_bytes();
+        number_in(target)
+            .map(Some)
+            .ok_or_else(|| PublishError::Record {
+                path,
+                what: format!(
+                    "expected a link to a generation, found one to {}",
+                    show(target)
+                ),
+            })
     }
 
     /// The numbers in the names of what is in the directory of the generations and ends with `suffix`.
@@ -422,12 +358,6 @@ pub(super) fn real_of(directory: &Path) -> Result<Option<PathBuf>, PublishError>
     }
 }
 
-/// A number as names of generations have it.
-fn number(text: &str) -> Option<u64> {
-    let number: u64 = text.parse().ok()?;
-    (number > 0 && number.to_string() == text).then_some(number)
-}
-
 fn enter(directory: &Reached, name: &OsStr) -> Result<Reached, PublishError> {
     let path = directory.path().join(name);
     directory
@@ -455,24 +385,7 @@ fn read<T: DeserializeOwned>(
     name: &str,
     at: &Path,
 ) -> Result<Option<T>, PublishError> {
-    let path = at.join(name);
-    let content = match regular_file::read_at(directory, name, Symlinks::Refuse, LONGEST_RECORD) {
-        Ok(content) => content,
-        Err(ReadError::Io(error)) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Ok(None);
-        }
-        Err(error) => {
-            let what = error.to_string();
-            return Err(PublishError::Record { path, what });
-        }
-    };
-    match serde_json::from_slice(&content) {
-        Ok(read) => Ok(Some(read)),
-        Err(error) => Err(PublishError::Record {
-            path,
-            what: error.to_string(),
-        }),
-    }
+    Ok(publication::record(directory, name, at)?)
 }
 
 /// Replaces a record, durably.

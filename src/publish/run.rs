@@ -9,13 +9,14 @@ use rustix::io::Errno;
 
 use super::database::{Draft, Wanted};
 use super::error::PublishError;
-use super::place::{Generation, Listed, Making, OWN, Place, Retired};
+use super::place::{Making, Place};
 use super::roots::{self, HeldOff, Roots};
 use crate::compare::{Layer, Progress};
 use crate::config::{Chosen, Publication};
 use crate::linux::clock;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
+use crate::lower::publication::{Generation, Listed, OWN, Retired};
 use crate::nix::layout;
 use crate::nix::schema;
 use crate::nix::store_directory::StoreDirectory;

@@ -2,6 +2,7 @@
 //! state directory. Losing either loses nothing else. And the files under `/run` that are locked.
 
 pub(crate) mod atomic_file;
+pub(crate) mod atomic_link;
 pub(crate) mod layer_mark;
 mod lock_file;
 pub(crate) mod mount_record;

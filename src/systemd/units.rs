@@ -272,6 +272,7 @@ impl Unit<'_> {
         while let Some(this) = lower {
             paths.insert(this.real.as_path());
             paths.extend(this.state());
+            paths.extend(this.publication.as_deref());
             lower = match &this.source {
                 MetadataSource::Overlay {
                     lower, upper_layer, ..

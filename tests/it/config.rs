@@ -142,6 +142,23 @@ fn the_lower_table_goes_into_the_url() {
 }
 
 #[test]
+fn a_publication_is_read_through_a_link_of_the_store_s_own() {
+    let text = "root = \"/srv/merged\"\nupper-layer = \"/srv/upper\"\nworkdir = \"/srv/work\"\n\
+                remount-hook = false\n[lower]\npublication = \"/srv/publications/main\"\n\
+                real = \"/srv/objects\"\n";
+    let store = parse(text);
+    let link = "/srv/merged/nix/var/nix/overstore/generation";
+    assert_eq!(
+        store.lower.reference.render(UrlRules::Since2_34),
+        format!("local?real=/srv/objects&state={link}&read-only=true")
+    );
+    assert_eq!(store.lower.real, Path::new("/srv/objects"));
+    let publication = Path::new("/srv/publications/main");
+    assert_eq!(store.lower.publication.as_deref(), Some(publication));
+    assert!(!store.lower.written_by_nix());
+}
+
+#[test]
 fn auto_is_what_it_is_for_the_one_who_opens_the_store() {
     let of = |auto, further: &str| {
         let environment = Environment {

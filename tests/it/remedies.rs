@@ -104,6 +104,14 @@ const WITHOUT: &[(&str, &str)] = &[
          is to have that file system back",
     ),
     (
+        "publication-unreadable",
+        "what is missing or wrong is the owner's, or not mounted: nothing is run. refresh",
+    ),
+    (
+        "generation-unset",
+        "over a publication only, which the stores here are not over: refresh",
+    ),
+    (
         "lower-row-without-object",
         "told by `publish` only, to the lower store's owner, who repairs it there: publish",
     ),

@@ -15,6 +15,7 @@
 mod example;
 mod expected;
 mod lower;
+pub mod owner;
 mod skip;
 mod snapshot;
 mod soak;
