@@ -77,6 +77,15 @@ pub enum Command {
     /// and both copies are equal, byte by byte; the lower one shows then. Where something differs,
     /// both stay, and are listed. Programs that use an upper copy go on; a later run removes it.
     Optimise(Optimise),
+    /// Put an upper store right after its lower store was replaced.
+    ///
+    /// Each row of the upper database and each object of the upper layer is compared with the lower
+    /// store as it is now. Rows are taken from it anew; what something above needs and the lower store
+    /// no longer has is carried: copied from the old one into the upper layer, if it is what its row
+    /// says; copies of what is below go. What is given up has a flag that says so. The store has to be
+    /// down, and is up afterwards. Exit code 1 when something is needed and nowhere to be had, also with
+    /// --dry-run.
+    Reconcile(Reconcile),
     /// Publish a lower store: make a generation of it that consumers can have below theirs.
     ///
     /// From a live store, in use by Nix, to a database that is complete and does not change, over the
@@ -128,6 +137,7 @@ impl Command {
                 | Command::Warm(_)
                 | Command::Gc(_)
                 | Command::Optimise(_)
+                | Command::Reconcile(_)
                 | Command::Publish(_)
                 | Command::Url(_)
         )
@@ -349,6 +359,37 @@ pub struct Optimise {
     pub trust_databases: bool,
 }
 
+/// Arguments of `reconcile`.
+#[derive(Debug, Args)]
+pub struct Reconcile {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// The lower store of before: its URL, its root, or the directory with its objects. Can be given
+    /// several times. Without it, the one that is remembered is looked for. Only what hashes to what
+    /// the upper database says is taken from it.
+    #[arg(long, value_name = "STORE")]
+    pub old: Vec<OsString>,
+    /// Drop the rows of what is needed and nowhere to be had, and of all that depends on it. Give these
+    /// up; objects of the upper layer stay, without rows.
+    #[arg(long)]
+    pub drop_missing: bool,
+    /// Where an object of the upper layer is another one than the lower store's of the same path, have
+    /// the lower one take its place. Give the upper one up.
+    #[arg(long)]
+    pub prefer_lower: bool,
+    /// Remove objects of the upper layer that have no row. Give them up.
+    #[arg(long)]
+    pub remove_without_rows: bool,
+    /// Go on although links to roots lead to something that may only be out of sight, such as a home
+    /// directory that is not mounted. What they keep and the lower store lost is then dropped.
+    #[arg(long)]
+    pub ignore_absent_roots: bool,
+}
+
 impl Gc {
     /// An option that was given and that only root can have.
     pub fn needs_root(&self) -> Option<&'static str> {
@@ -568,6 +609,8 @@ pub enum SchemaName {
     Gc,
     /// The output of `optimise`.
     Optimise,
+    /// The output of `reconcile`.
+    Reconcile,
     /// The output of `gc --why`.
     Why,
     /// The output of `publish`.

@@ -20,6 +20,7 @@
 //! - [`apply`]: what changes the machine: the steps, each safe to repeat.
 //! - [`warm`]: metadata copied from the lower store into the upper database.
 //! - [`collect`]: garbage of the upper layer: roots, choice, deletion through Nix.
+//! - [`reconcile`]: an upper store over another lower store than before.
 //! - [`publish`]: generations of a lower store, made by its owner: databases, roots, retirement.
 //! - [`systemd`]: units, notifications, the journal.
 //! - [`report`]: outcomes as text and as JSON.
@@ -45,6 +46,7 @@ mod observe;
 mod overlayfs;
 mod plan;
 mod publish;
+mod reconcile;
 mod records;
 mod remedy;
 mod report;

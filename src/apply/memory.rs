@@ -6,11 +6,12 @@ use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
 use super::lock::DirectoryLock;
 use super::progress::{Progress, Tell};
+use crate::compare::Identity;
 use crate::config::{MEMORY_FILE, Store};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::path_set::PathSet;
-use crate::records::{Collected, Memory};
+use crate::records::{Collected, LowerMemory, Memory};
 use crate::remedy::Fault;
 
 /// Remembers that the metadata of these paths was copied now, under the store's lock; with
@@ -58,6 +59,17 @@ pub(crate) fn remember_optimised(store: &Store, system: &System, objects: u64, t
         }
         Ok(())
     });
+}
+
+/// Remembers that the upper database fits the lower store as that is now. Who calls this has the
+/// store's lock. Warns where it cannot be written.
+pub(crate) fn remember_lower(store: &Store, identity: Option<Identity>, tell: Tell<'_>) {
+    let mut memory = Memory::read(store);
+    memory.lower = Some(LowerMemory {
+        store: store.lower.given.clone(),
+        identity,
+    });
+    write(&memory, store, tell);
 }
 
 /// Changes the memory under the store's lock. `what` is not known otherwise.

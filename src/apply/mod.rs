@@ -24,7 +24,7 @@ mod work;
 pub(crate) use error::Error;
 pub(crate) use holders::Holder;
 pub(crate) use lock::DirectoryLock;
-pub(crate) use memory::{remember_collected, remember_optimised, remember_warmed};
+pub(crate) use memory::{remember_collected, remember_lower, remember_optimised, remember_warmed};
 pub(crate) use progress::{Progress, Tell};
 pub(crate) use remount::remount;
 pub(crate) use set_up::{End, Ended};

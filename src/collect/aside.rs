@@ -2,7 +2,7 @@
 //! directory, beside the kernel's.
 //!
 //! A copy gets there, and back, by one rename. It is whole as long as it is in `replaced`; what is in
-//! `removed` is being deleted, and nobody needs it.
+//! `removed` is being deleted, and nobody needs it. What is in `carried` is being made.
 
 use std::ffi::OsStr;
 use std::io;
@@ -23,18 +23,20 @@ use crate::nix::store_path::StorePath;
 const DIRECTORY: &str = "overstore";
 const REPLACED: &str = "replaced";
 const REMOVED: &str = "removed";
+const CARRIED: &str = "carried";
 
 /// The directory, which nobody else uses meanwhile.
 #[derive(Debug)]
-pub(super) struct Aside {
+pub(crate) struct Aside {
     replaced: Layer,
     removed: Layer,
+    carried: Layer,
     _turn: DirectoryLock,
 }
 
 impl Aside {
     /// Whether a store has one.
-    pub(super) fn exists(store: &Store) -> bool {
+    pub(crate) fn exists(store: &Store) -> bool {
         safe_path::directory(&store.workdir.join(DIRECTORY), Symlinks::Refuse).is_ok()
     }
 
@@ -42,7 +44,7 @@ impl Aside {
     ///
     /// # Errors
     /// When it cannot be made or opened.
-    pub(super) fn open(store: &Store, system: &System) -> Result<Self, CollectError> {
+    pub(crate) fn open(store: &Store, system: &System) -> Result<Self, CollectError> {
         let path = store.workdir.join(DIRECTORY);
         let failed = |what: String| CollectError::Aside {
             path: path.clone(),
@@ -61,6 +63,7 @@ impl Aside {
         let aside = Self {
             replaced: layer(REPLACED)?,
             removed: layer(REMOVED)?,
+            carried: layer(CARRIED)?,
             _turn: turn,
         };
         aside.empty()?;
@@ -72,11 +75,25 @@ impl Aside {
         &self.replaced
     }
 
+    /// Where objects are made that are carried into the upper layer. What is in it is not whole.
+    pub(crate) fn carried(&self) -> &Layer {
+        &self.carried
+    }
+
+    /// Deletes something of the upper layer. Killed in the middle, the next run goes on with it.
+    ///
+    /// # Errors
+    /// When it cannot be deleted.
+    pub(crate) fn remove(&self, upper: &Layer, name: &str) -> Result<(), CollectError> {
+        rename(upper, &self.removed, name)?;
+        delete(&self.removed, OsStr::new(name))
+    }
+
     /// The names of the copies that are whole.
     ///
     /// # Errors
     /// When they cannot be listed.
-    pub(super) fn names(&self) -> Result<Vec<StorePath>, CollectError> {
+    pub(crate) fn names(&self) -> Result<Vec<StorePath>, CollectError> {
         let mut names = Vec::new();
         self.replaced.each(|name| {
             names.extend(StorePath::parse(name.to_bytes()));
@@ -98,7 +115,7 @@ impl Aside {
     ///
     /// # Errors
     /// When the kernel will not.
-    pub(super) fn put_back(&self, upper: &Layer, name: &str) -> Result<bool, CollectError> {
+    pub(crate) fn put_back(&self, upper: &Layer, name: &str) -> Result<bool, CollectError> {
         rename(&self.replaced, upper, name)
     }
 
@@ -106,7 +123,7 @@ impl Aside {
     ///
     /// # Errors
     /// When it cannot be synced.
-    pub(super) fn sync(&self, upper: &Layer) -> Result<(), CollectError> {
+    pub(crate) fn sync(&self, upper: &Layer) -> Result<(), CollectError> {
         for layer in [upper, &self.replaced] {
             sync::sync(layer.fd()).map_err(|error| CollectError::layer(layer.path(), error))?;
         }
@@ -122,16 +139,18 @@ impl Aside {
         delete(&self.removed, OsStr::new(name))
     }
 
-    /// Deletes what earlier runs were deleting.
+    /// Deletes what earlier runs were deleting, or had not finished.
     fn empty(&self) -> Result<(), CollectError> {
-        let mut names = Vec::new();
-        self.removed.each(|name| {
-            names.push(name.to_owned());
-            Ok(())
-        })?;
-        for name in names {
-            use std::os::unix::ffi::OsStrExt;
-            delete(&self.removed, OsStr::from_bytes(name.to_bytes()))?;
+        for layer in [&self.removed, &self.carried] {
+            let mut names = Vec::new();
+            layer.each(|name| {
+                names.push(name.to_owned());
+                Ok(())
+            })?;
+            for name in names {
+                use std::os::unix::ffi::OsStrExt;
+                delete(layer, OsStr::from_bytes(name.to_bytes()))?;
+            }
         }
         Ok(())
     }

@@ -10,7 +10,8 @@ use rusqlite::{Connection, OptionalExtension};
 use super::graph::{Edges, Graph};
 use crate::lower::LowerError;
 use crate::lower::database::Database;
-use crate::lower::sqlite::text as read_text;
+use crate::lower::sqlite::{read_row, text as read_text};
+use crate::nix::path_info::PathInfo;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::sqlite::hardening::is_ordinary_table;
@@ -25,6 +26,8 @@ pub(crate) struct Keep {
 }
 
 const ROWS: &str = "select id from upper.ValidPaths order by id";
+const WHOLE_ROWS: &str = "select id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
+                          from upper.ValidPaths order by id";
 const REFERENCES: &str = "select referrer, reference from upper.Refs \
                           indexed by sqlite_autoindex_Refs_1 order by referrer, reference";
 /// Each derivation, each of its outputs that has a row, and whether the output says that this
@@ -114,6 +117,60 @@ impl UpperRows {
         }
         ids.shrink_to_fit();
         self.ids = ids;
+        Ok(())
+    }
+
+    /// How many nodes there are.
+    pub(crate) fn count(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Hands the path of every row to `each`, in the order of the nodes.
+    ///
+    /// # Errors
+    /// As for [`each`](Self::each).
+    pub(crate) fn each_path<E: From<LowerError>>(
+        &self,
+        mut each: impl FnMut(u32, StorePath) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.prepare("select path from upper.ValidPaths order by id")?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        for node in 0..u32::try_from(self.ids.len()).unwrap_or(u32::MAX) {
+            let Some(row) = rows.next().map_err(sqlite)? else {
+                return Err(self.database.damaged("rows vanished".to_owned()).into());
+            };
+            let path = read_text(row, 0).and_then(|path| self.store.parse(path));
+            each(node, path.map_err(|what| self.database.damaged(what))?)?;
+        }
+        Ok(())
+    }
+
+    /// Hands every row to `each`, in the order of the nodes: its node, its path, and what it says but
+    /// for its references.
+    ///
+    /// # Errors
+    /// When the database cannot be read, or has a row that Nix does not write; and those of `each`.
+    pub(crate) fn each<E: From<LowerError>>(
+        &self,
+        mut each: impl FnMut(u32, StorePath, PathInfo) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.prepare(WHOLE_ROWS)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let mut last = None;
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let id = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, id, "ValidPaths")?;
+            let Some(node) = self.node_of_id(id) else {
+                return Err(self.database.damaged(format!("row {id} came late")).into());
+            };
+            let path = read_text(row, 1).and_then(|path| self.store.parse(path));
+            let path = path.map_err(|what| self.database.damaged(what))?;
+            let info = read_row(row, 2, &self.store);
+            let info = info.map_err(|what| self.database.wrong_row(path.clone(), what))?;
+            each(node, path, info)?;
+        }
         Ok(())
     }
 

@@ -29,13 +29,16 @@ mod space;
 mod why;
 
 pub(crate) use absent::Absent;
+pub(crate) use aside::Aside;
 pub(crate) use choice::{Choice, Chooser, Garbage, Limits};
-pub(crate) use database::Keep;
+pub(crate) use database::{Keep, UpperRows};
 pub(crate) use error::CollectError;
 pub(crate) use generations::delete as delete_generations;
+pub(crate) use graph::{Edges, Nodes};
+pub(crate) use layers::{Kind, Layer, Layers};
 pub(crate) use leftovers::Removed;
 pub(crate) use nix::{Programs, keep};
 pub(crate) use optimise::{Optimised, Optimiser, Step};
-pub(crate) use root::Roots;
+pub(crate) use root::{RootKind, Roots};
 pub(crate) use run::{Collected, Collector, Incomplete, Options, Progress};
 pub(crate) use why::{Why, why};

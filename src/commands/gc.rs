@@ -243,7 +243,7 @@ fn with_progress(
     collected
 }
 
-fn absent(absent: &[Absent]) -> Failure {
+pub(super) fn absent(absent: &[Absent]) -> Failure {
     let mut text = "some roots cannot be seen, and Nix would remove them for that:".to_owned();
     for root in absent {
         text += &format!(

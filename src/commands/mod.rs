@@ -15,6 +15,7 @@ mod plan;
 mod private;
 mod progress;
 mod publish;
+mod reconcile;
 mod remount;
 mod schema;
 mod status;
@@ -83,6 +84,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Warm(arguments) => warm::run(&arguments, json),
         Command::Gc(arguments) => gc::run(&arguments, json),
         Command::Optimise(arguments) => optimise::run(&arguments, json),
+        Command::Reconcile(arguments) => reconcile::run(&arguments, json),
         Command::Publish(arguments) => publish::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => match arguments.store.clone() {

@@ -9,7 +9,7 @@ use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
     self, CodesReport, ErrorReport, GcReport, LowerCheckReport, OptimiseReport, PublishReport,
-    Report, StatusReport, UrlReport, WarmReport, WhyReport,
+    ReconcileReport, Report, StatusReport, UrlReport, WarmReport, WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
@@ -28,6 +28,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Warm => schema_for!(WarmReport),
         SchemaName::Gc => schema_for!(GcReport),
         SchemaName::Optimise => schema_for!(OptimiseReport),
+        SchemaName::Reconcile => schema_for!(ReconcileReport),
         SchemaName::Why => schema_for!(WhyReport),
         SchemaName::Publish => schema_for!(PublishReport),
         SchemaName::PublishCheck => schema_for!(LowerCheckReport),
@@ -51,6 +52,7 @@ mod tests {
         insta::assert_json_snapshot!("warm", schema(SchemaName::Warm));
         insta::assert_json_snapshot!("gc", schema(SchemaName::Gc));
         insta::assert_json_snapshot!("optimise", schema(SchemaName::Optimise));
+        insta::assert_json_snapshot!("reconcile", schema(SchemaName::Reconcile));
         insta::assert_json_snapshot!("why", schema(SchemaName::Why));
         insta::assert_json_snapshot!("error", schema(SchemaName::Error));
         insta::assert_json_snapshot!("report", schema(SchemaName::Report));

@@ -16,6 +16,7 @@ pub use fingerprint::Identity;
 pub(crate) use layers::Missing;
 pub use layers::across;
 pub(crate) use layers::{Across, AcrossError, Several};
+pub(crate) use objects::Below as LowerObjects;
 pub(crate) use objects::Objects;
 pub(crate) use objects::{Held, held, objects};
 pub(crate) use sizes::sizes;

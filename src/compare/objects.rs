@@ -183,14 +183,16 @@ pub(crate) fn objects(
 
 /// What the lower layer's directory has: looked for by name, and from some number on in a listing,
 /// of which eight bytes a path are kept.
-struct Below<'a> {
+#[derive(Debug)]
+pub(crate) struct Below<'a> {
     directory: BorrowedFd<'a>,
     lookups: usize,
     listed: Option<PathSet>,
 }
 
 impl<'a> Below<'a> {
-    fn new(directory: BorrowedFd<'a>) -> Self {
+    /// What this directory has.
+    pub(crate) fn new(directory: BorrowedFd<'a>) -> Self {
         Self {
             directory,
             lookups: 0,
@@ -198,7 +200,11 @@ impl<'a> Below<'a> {
         }
     }
 
-    fn has(&mut self, path: &StorePath) -> io::Result<bool> {
+    /// Whether it has an object.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn has(&mut self, path: &StorePath) -> io::Result<bool> {
         if self.lookups < MOST_LOOKUPS {
             self.lookups += 1;
             return has(self.directory, path);

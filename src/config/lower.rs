@@ -224,11 +224,7 @@ impl Resolver<'_> {
         let state = self.path(&mut reference, "state");
         let real = self.path(&mut reference, "real");
         let (root, state, real) = (root?, state?, real?);
-        let real = match (real, &root) {
-            (Some(real), _) => real,
-            (None, Some(root)) => root.join("nix/store"),
-            (None, None) => self.store_dir.to_owned(),
-        };
+        let real = real_of(real, root.as_deref(), self.store_dir);
         let source = match reference.kind.clone() {
             // Resolved above.
             StoreKind::Auto | StoreKind::Local => MetadataSource::Database {
@@ -420,6 +416,34 @@ impl Resolver<'_> {
             _ => {}
         }
     }
+}
+
+/// Where the objects of a store are that may be named with `real`, or with `root`, and has this store
+/// directory.
+fn real_of(real: Option<PathBuf>, root: Option<&Path>, store_dir: &Path) -> PathBuf {
+    match (real, root) {
+        (Some(real), _) => real,
+        (None, Some(root)) => root.join("nix/store"),
+        (None, None) => store_dir.to_owned(),
+    }
+}
+
+/// Where the objects are of the store that a URL names, as [`Lower::real`](super::Lower) has it, for a
+/// store whose store directory is `store_dir`.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(crate) fn objects_of(url: &[u8], store_dir: &Path) -> Result<PathBuf, String> {
+    let text = std::str::from_utf8(url).map_err(|_| "it is not UTF-8".to_owned())?;
+    let reference = StoreReference::parse(text).map_err(|error| error.to_string())?;
+    let path = |name: &str| match reference.text(name) {
+        None => Ok(None),
+        Some(value) => match absolute(value) {
+            Ok(path) => Ok(Some(path)),
+            Err(bad) => Err(format!("`{name}` in it {}", bad.what())),
+        },
+    };
+    Ok(real_of(path("real")?, path("root")?.as_deref(), store_dir))
 }
 
 /// A path of the file that cannot be used.

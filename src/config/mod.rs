@@ -29,6 +29,7 @@ use problem::Problem;
 use raw::{RawDaemon, RawDatabase, RawGc, RawLower, RawMount, RawPermissions, RawStore, RawWarm};
 
 pub use environment::{Auto, Environment};
+pub(crate) use lower::objects_of;
 pub use problem::Errors;
 pub(crate) use problem::Mistake;
 pub(crate) use publication::Chosen;

@@ -6,6 +6,7 @@ pub(crate) mod hash;
 pub mod layout;
 pub mod mount_check;
 pub(crate) mod nar;
+mod object_writer;
 pub(crate) mod path_info;
 pub(crate) mod path_set;
 mod percent;

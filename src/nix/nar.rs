@@ -1,18 +1,22 @@
-//! Hashing store objects as Nix does: SHA-256 of the NAR, without making one.
+//! Hashing store objects as Nix does: SHA-256 of the NAR, without making one; and copying them, hashed
+//! meanwhile.
 //!
 //! The format is that of the Nix manual, "Nix Archive (NAR) format".
 
 use std::fs::File;
-use std::io::{self, Read};
-use std::os::fd::BorrowedFd;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
+use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 use sha2::{Digest, Sha256};
 
+use super::object_writer::ObjectWriter;
 use crate::linux::descent::Descent;
 
 /// Bytes read at once.
 const CHUNK: usize = 256 << 10;
+/// Bytes that an entry of a directory takes in a NAR at least.
+const SMALLEST_ENTRY: u64 = 100;
 
 /// The hash of one object's NAR.
 struct NarHasher<'p> {
@@ -21,6 +25,10 @@ struct NarHasher<'p> {
     buffer: Vec<u8>,
     /// Told how many bytes of files were read; whether to go on.
     progress: &'p (dyn Fn(u64) -> bool + Sync),
+    /// Where a copy is made.
+    copy: Option<ObjectWriter<'p>>,
+    /// Most bytes that it may have.
+    limit: u64,
 }
 
 /// Hashes the object `name` in a store directory: its hash, and the size of its NAR.
@@ -32,15 +40,63 @@ pub(crate) fn hash(
     name: &str,
     progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> io::Result<([u8; 32], u64)> {
-    let mut hasher = NarHasher {
-        hash: Sha256::new(),
-        bytes: 0,
-        buffer: vec![0; CHUNK],
-        progress,
-    };
-    hasher.text(b"nix-archive-1");
-    hasher.object(directory, name.as_bytes())?;
-    Ok((hasher.hash.finalize().into(), hasher.bytes))
+    NarHasher::run(directory, name, progress, None, u64::MAX)
+}
+
+/// Copies the object `name` of a store directory to the directory `to`, in which there is nothing of
+/// that name, and hashes what is written meanwhile: its hash, and the size of its NAR. The copy has the
+/// modes and times that Nix gives to objects, and no other attributes. Contents are shared with the
+/// original where the file system can do that. Where it turns out to have more than `limit` bytes, it
+/// stops. What was made stays then; nothing is synced.
+///
+/// # Errors
+/// As [`hash`]; and when it cannot be written.
+pub(crate) fn copy(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    to: BorrowedFd<'_>,
+    limit: u64,
+    progress: &(dyn Fn(u64) -> bool + Sync),
+) -> io::Result<([u8; 32], u64)> {
+    let writer = ObjectWriter::to(to);
+    NarHasher::run(directory, name, progress, Some(writer), limit)
+}
+
+impl<'p> NarHasher<'p> {
+    fn run(
+        directory: BorrowedFd<'_>,
+        name: &str,
+        progress: &'p (dyn Fn(u64) -> bool + Sync),
+        copy: Option<ObjectWriter<'p>>,
+        limit: u64,
+    ) -> io::Result<([u8; 32], u64)> {
+        let mut hasher = NarHasher {
+            hash: Sha256::new(),
+            bytes: 0,
+            buffer: vec![0; CHUNK],
+            progress,
+            copy,
+            limit,
+        };
+        hasher.text(b"nix-archive-1");
+        hasher.object(directory, name.as_bytes())?;
+        hasher.within_limit(0)?;
+        Ok((hasher.hash.finalize().into(), hasher.bytes))
+    }
+
+    /// Sees that so many bytes more are not too many.
+    fn within_limit(&self, more: u64) -> io::Result<()> {
+        match self.bytes.saturating_add(more) > self.limit {
+            true => Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!(
+                    "it has more than the {} bytes that it should have",
+                    self.limit
+                ),
+            )),
+            false => Ok(()),
+        }
+    }
 }
 
 impl NarHasher<'_> {
@@ -78,6 +134,9 @@ impl NarHasher<'_> {
             }
             levels.pop();
             descent.leave()?;
+            if let Some(copy) = &mut self.copy {
+                copy.leave()?;
+            }
             self.text(b")");
             if !levels.is_empty() {
                 self.text(b")");
@@ -95,7 +154,8 @@ impl NarHasher<'_> {
         levels: &mut Vec<Vec<Vec<u8>>>,
     ) -> io::Result<()> {
         let directory = descent.here();
-        let stat = rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
+        self.within_limit(0)?;
         self.texts(&[b"(", b"type"]);
         match FileType::from_raw_mode(stat.st_mode) {
             FileType::RegularFile => {
@@ -104,21 +164,27 @@ impl NarHasher<'_> {
                     self.texts(&[b"executable", b""]);
                 }
                 self.text(b"contents");
-                let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-                let file = rustix::fs::openat(directory, name, open, Mode::empty())?;
-                self.contents(File::from(file), stat.st_size as u64)?;
+                self.file(directory, name, &stat)?;
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
+                if let Some(copy) = &self.copy {
+                    copy.symlink(name, &target)?;
+                }
                 self.texts(&[b"symlink", b"target", target.to_bytes()]);
             }
             FileType::Directory => {
                 self.text(b"directory");
                 descent.enter(name)?;
-                let mut names = Vec::new();
+                if let Some(copy) = &mut self.copy {
+                    copy.enter(name)?;
+                }
+                let (mut names, mut length) = (Vec::new(), 0);
                 for entry in Dir::read_from(descent.here())? {
                     let name = entry?.file_name().to_bytes().to_owned();
                     if !matches!(&*name, b"." | b"..") {
+                        length += SMALLEST_ENTRY;
+                        self.within_limit(length)?;
                         names.push(name);
                     }
                 }
@@ -140,7 +206,28 @@ impl NarHasher<'_> {
         Ok(())
     }
 
-    fn contents(&mut self, mut file: File, size: u64) -> io::Result<()> {
+    /// A regular file: its contents, and a copy of it.
+    fn file(&mut self, directory: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> io::Result<()> {
+        let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = File::from(openat(directory, name, open, Mode::empty())?);
+        let size = u64::try_from(stat.st_size).unwrap_or(0);
+        self.within_limit(size)?;
+        let Some(copy) = &self.copy else {
+            return self.contents(file, None, size);
+        };
+        let made = copy.file(name)?;
+        // What is in the copy is hashed, whatever becomes of the original.
+        match size > 0 && rustix::fs::ioctl_ficlone(&made, &file).is_ok() {
+            true if made.metadata()?.len() != size => {
+                return Err(io::Error::other("a file changed its length"));
+            }
+            true => self.contents(made.try_clone()?, None, size)?,
+            false => self.contents(file, Some(&made), size)?,
+        }
+        super::object_writer::finish(made.as_fd(), stat.st_mode & 0o100 != 0)
+    }
+
+    fn contents(&mut self, mut file: File, copy: Option<&File>, size: u64) -> io::Result<()> {
         self.raw(&size.to_le_bytes());
         let mut left = size;
         while left > 0 {
@@ -151,6 +238,9 @@ impl NarHasher<'_> {
             let count = file.read(&mut buffer[..most]);
             if let Ok(count) = count {
                 self.raw(&buffer[..count]);
+                if let Some(mut copy) = copy {
+                    copy.write_all(&buffer[..count])?;
+                }
                 left -= count as u64;
                 if !(self.progress)(count as u64) {
                     return Err(io::Error::other("interrupted"));
@@ -198,6 +288,38 @@ mod tests {
             )
         );
         assert!(self::hash(directory.as_fd(), "object", &|_| false).is_err());
+    }
+
+    #[test]
+    fn a_copy_is_what_was_hashed_in_nix_s_form() {
+        use std::os::unix::fs::MetadataExt;
+        let root = tempfile::tempdir().unwrap();
+        let at = |name: &str| root.path().join("object").join(name);
+        std::fs::create_dir_all(at("sub/empty")).unwrap();
+        std::fs::write(at("b"), vec![7; CHUNK + 5]).unwrap();
+        std::fs::write(at("sub/program"), "#!/bin/sh\n").unwrap();
+        std::fs::set_permissions(at("sub/program"), PermissionsExt::from_mode(0o6755)).unwrap();
+        std::os::unix::fs::symlink("../b", at("sub/link")).unwrap();
+        std::fs::create_dir(root.path().join("to")).unwrap();
+        let from = File::open(root.path()).unwrap();
+        let to = File::open(root.path().join("to")).unwrap();
+        let (expected, bytes) = hash(from.as_fd(), "object", &|_| true).unwrap();
+        let copied = copy(from.as_fd(), "object", to.as_fd(), bytes, &|_| true).unwrap();
+        assert_eq!(copied, (expected, bytes));
+        assert_eq!(hash(to.as_fd(), "object", &|_| true).unwrap(), copied);
+        for (name, mode) in [("", 0o555), ("b", 0o444), ("sub/program", 0o555)] {
+            let found = root.path().join("to/object").join(name);
+            let found = found.symlink_metadata().unwrap();
+            assert_eq!((found.mode() & 0o7777, found.mtime()), (mode, 1), "{name}");
+        }
+        let link = root.path().join("to/object/sub/link");
+        assert_eq!(link.symlink_metadata().unwrap().mtime(), 1);
+        // Nothing is copied over something else, and no more than was expected.
+        assert!(copy(from.as_fd(), "object", to.as_fd(), bytes, &|_| true).is_err());
+        std::fs::create_dir(root.path().join("other")).unwrap();
+        let to = File::open(root.path().join("other")).unwrap();
+        let error = copy(from.as_fd(), "object", to.as_fd(), bytes - 8, &|_| true).unwrap_err();
+        assert!(error.to_string().contains("more than"), "{error}");
     }
 
     /// Security case N2.

@@ -6,6 +6,7 @@ mod gc;
 mod journal;
 mod optimise;
 mod publish;
+mod reconcile;
 mod status;
 mod text;
 mod url;
@@ -27,6 +28,7 @@ pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
 pub(crate) use optimise::OptimiseReport;
 pub(crate) use publish::{LowerCheckReport, PublishReport, PublishedReport};
+pub(crate) use reconcile::{MissingReport, ReconcileReport, WithoutRowReport};
 pub(crate) use status::{
     CollectedReport, Content, NowReport, SizesReport, StatusReport, WarmedReport,
 };

@@ -18,10 +18,12 @@ mod error;
 mod ids;
 mod outputs;
 mod reader;
+mod replace;
 mod roots;
 mod upper_writer;
 
 pub use error::WarmError;
+pub(crate) use replace::Replaced;
 pub(crate) use roots::{Roots, find as find_roots, find_except as find_roots_except, resolve};
 
 use std::path::Path;
@@ -32,7 +34,7 @@ use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use outputs::Objects;
-use upper_writer::{Target, Upper};
+use upper_writer::{Target, Upper, print};
 
 /// Where to copy from and to.
 #[derive(Debug, Clone, Copy)]
@@ -108,6 +110,49 @@ impl Warm<'_> {
                 Ok(tops)
             },
         )
+    }
+
+    /// Has the rows of these paths say what the lower store says, in one transaction. What their
+    /// references need to be there is added.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub(crate) fn replace(
+        &self,
+        paths: &[StorePath],
+        waiting: &dyn Fn(&str),
+    ) -> Result<Replaced, WarmError> {
+        if paths.is_empty() {
+            return Ok(Replaced::default());
+        }
+        let target = Target {
+            upper: &Upper::open(self.database, self.use_sqlite_wal)?,
+            store: self.store,
+            objects: &Objects::open(self.objects)?,
+            waiting,
+        };
+        lower::retry(
+            || lower::open(self.source, self.store),
+            |source| replace::replace(target, source, paths),
+        )
+    }
+
+    /// Drops the rows of these paths, in one transaction: how many went. Those stay that a row refers
+    /// to which is not among them.
+    ///
+    /// # Errors
+    /// When the upper database cannot be written.
+    pub(crate) fn drop_rows(
+        &self,
+        paths: &[StorePath],
+        waiting: &dyn Fn(&str),
+    ) -> Result<u64, WarmError> {
+        if paths.is_empty() {
+            return Ok(0);
+        }
+        let upper = Upper::open(self.database, self.use_sqlite_wal)?;
+        let paths = paths.iter().map(|path| print(self.store, path));
+        replace::drop_rows(&upper, paths, waiting)
     }
 
     /// Copies what is wanted, in one transaction: when this returns, all of it is durable, and

@@ -37,6 +37,11 @@ impl Roots {
         }
     }
 
+    /// The directory that they are in.
+    pub(crate) fn directory(&self) -> PathBuf {
+        self.gcroots.join(DIRECTORY)
+    }
+
     /// Makes roots of these paths, those that are there already aside. They are durable when this
     /// returns.
     ///

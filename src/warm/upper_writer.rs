@@ -265,6 +265,58 @@ impl<'u> Writer<'u> {
             .map_err(|error| self.target.upper.error(error))
     }
 
+    /// Has the row with this id say this of its path, without references. Realisations stay with it.
+    pub(super) fn replace(
+        &mut self,
+        id: i64,
+        path: &StorePath,
+        info: &PathInfo,
+    ) -> Result<(), WarmError> {
+        let upper = self.target.upper;
+        let run =
+            |sql: &str,
+             parameters: &dyn Fn(&mut CachedStatement<'_>) -> rusqlite::Result<usize>| {
+                let statement = upper.connection.prepare_cached(sql);
+                statement
+                    .and_then(|mut statement| parameters(&mut statement))
+                    .map_err(|error| upper.error(error))
+            };
+        for sql in [
+            "delete from main.Refs where referrer = ?",
+            "delete from main.DerivationOutputs where drv = ?",
+        ] {
+            run(sql, &|statement| statement.execute([id]))?;
+        }
+        let time = self.time(info);
+        run(
+            "update main.ValidPaths set hash = ?2, registrationTime = ?3, deriver = ?4, narSize = ?5, \
+             ultimate = ?6, sigs = ?7, ca = ?8 where id = ?1",
+            &|statement| {
+                statement.execute((
+                    id,
+                    render_sha256(&info.nar_hash),
+                    time,
+                    info.deriver
+                        .as_ref()
+                        .map(|deriver| print(self.target.store, deriver)),
+                    (info.nar_size != 0).then_some(info.nar_size),
+                    info.ultimate.then_some(1),
+                    (!info.signatures.is_empty()).then_some(&info.signatures),
+                    &info.content_address,
+                ))
+            },
+        )?;
+        self.outputs(id, path).map(drop)
+    }
+
+    /// The registration time to be written.
+    fn time(&self, info: &PathInfo) -> i64 {
+        match info.registration_time {
+            0 => self.now,
+            time => time,
+        }
+    }
+
     /// Writes the row of a path, and for a derivation those of its outputs: how many these are.
     pub(super) fn path(
         &mut self,
@@ -272,10 +324,7 @@ impl<'u> Writer<'u> {
         path: &StorePath,
         info: &PathInfo,
     ) -> Result<u64, WarmError> {
-        let time = match info.registration_time {
-            0 => self.now,
-            time => time,
-        };
+        let time = self.time(info);
         let signatures = (!info.signatures.is_empty()).then_some(&info.signatures);
         self.path
             .execute((
@@ -292,6 +341,11 @@ impl<'u> Writer<'u> {
                 &info.content_address,
             ))
             .map_err(|error| self.target.upper.error(error))?;
+        self.outputs(id, path)
+    }
+
+    /// Writes the outputs of a derivation: how many.
+    fn outputs(&mut self, id: i64, path: &StorePath) -> Result<u64, WarmError> {
         if !path.is_derivation() {
             return Ok(0);
         }

@@ -63,6 +63,7 @@ mod own_store;
 mod parallel;
 mod publish;
 mod reasons;
+mod reconcile;
 mod refresh;
 mod remedies;
 mod remount;
