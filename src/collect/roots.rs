@@ -13,7 +13,7 @@ use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, op
 use rustix::io::Errno;
 
 use super::CollectError;
-use super::absent::{Absent, Places};
+use super::absent::{Absent, Places, WhyAbsent};
 use super::processes;
 use super::root::{Root, RootKind, Roots};
 use crate::config::Store;
@@ -146,7 +146,11 @@ impl Reader<'_> {
             }
             Ok(_) => {}
             Err(error) => {
-                if let Some(why) = self.places.why_absent(&target, &error) {
+                // Nix links root's first profile from `profiles/default` before there is one, in an
+                // empty directory; the directory of the links itself is certainly there.
+                let is_unmade = |why: &WhyAbsent| matches!(why, WhyAbsent::Empty(directory) if directory.starts_with(self.state));
+                let why = self.places.why_absent(&target, &error);
+                if let Some(why) = why.filter(|why| !is_unmade(why)) {
                     self.found.absent.push(Absent {
                         link: link.to_owned(),
                         target,
