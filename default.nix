@@ -32,13 +32,16 @@ let
   # Each example as a whole system, with the real NixOS around it; nothing of it is
   # built.
   evaluated =
-    file:
+    name:
     (import (pkgs.path + "/nixos/lib/eval-config.nix") {
-      inherit (pkgs.stdenv.hostPlatform) system;
+      system = null;
       modules = [
         ./nixos
-        file
+        (./nixos/examples + "/${name}")
         {
+          nixpkgs.pkgs = pkgs;
+          # All options have to be fit for NixOS's manual, which is the same for each.
+          documentation.nixos.enable = lib.mkForce (name == "netboot.nix");
           boot.loader.grub.enable = lib.mkForce false;
           fileSystems."/" = lib.mkOverride 1400 {
             device = "/dev/disk/by-label/root";
@@ -48,9 +51,7 @@ let
         }
       ];
     }).config.system.build.toplevel.drvPath;
-  examples = lib.mapAttrs (name: _: evaluated (./nixos/examples + "/${name}")) (
-    builtins.readDir ./nixos/examples
-  );
+  examples = lib.mapAttrs (name: _: evaluated name) (builtins.readDir ./nixos/examples);
 in
 {
   inherit overstore;

@@ -21,6 +21,8 @@ let
         module
         {
           nixpkgs.pkgs = pkgs;
+          # Half of what a whole system takes, and done with `flake`.
+          documentation.nixos.enable = lib.mkForce false;
           boot.loader.grub.enable = lib.mkForce false;
           fileSystems."/" = lib.mkOverride 1400 {
             device = "/dev/disk/by-label/root";
