@@ -8,7 +8,7 @@
     paths = "OVERSTORE_TEST_PATHS=/etc/overstore-test/paths"
     machine.wait_for_unit("multi-user.target")
     no_ordering_cycle(machine)
-    scenario(machine, "initrd/2-booted", paths)
+    scenario(machine, "initrd/2-booted overstore-initrd-system.service", paths)
     # Nothing of the running system was copied up.
     machine.succeed("test ! -e /data/upper/$(basename $(readlink -f /run/current-system))")
   '';

@@ -13,6 +13,6 @@
     machine.wait_for_unit("multi-user.target")
     no_ordering_cycle(machine)
     machine.succeed("findmnt --noheadings --types overlay /etc")
-    scenario(machine, "initrd/2-booted", paths)
+    scenario(machine, "initrd/2-booted overstore-initrd-system.service", paths)
   '';
 }

@@ -58,6 +58,13 @@ is_absent() { if [ -e "$1" ] || [ -L "$1" ]; then die "there is a $1"; fi; }
 is_active() { is_equal active "$(systemctl is-active "$1" || :)" "state of $1"; }
 is_failed() { is_equal failed "$(systemctl is-active "$1" || :)" "state of $1"; }
 
+# is_up_in_initrd UNIT NAME: that unit of the initrd was started, and all that `up` had to tell at its end
+# is that the store NAME is up. A mount alone does not show that: it may be made before something fails.
+is_up_in_initrd() {
+    is_equal done "$(journal --output-fields=JOB_RESULT _PID=1 "UNIT=$1" JOB_TYPE=start)" "what became of $1"
+    is_equal "$2: is up" "$(journal --unit="$1" | grep "^$2: ")" "what 'up' said in the initrd"
+}
+
 uptime_seconds() { cut -d. -f1 /proc/uptime; }
 
 # wait_until COMMAND...: until it succeeds. Ten minutes are for what never comes, not for a busy
