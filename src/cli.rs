@@ -1,10 +1,13 @@
 //! The command line: the one definition that parsing, `--help`, the manual pages and the shell
 //! completions come from.
 
+mod given;
+pub(crate) mod help;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Age, Size};
 
@@ -34,6 +37,30 @@ pub struct Cli {
     /// Print the result as JSON (its schema: `overstore schema`).
     #[arg(long, global = true)]
     pub json: bool,
+
+    /// The command and its options as they were given, without the stores.
+    #[arg(skip)]
+    pub given: Vec<OsString>,
+}
+
+impl Cli {
+    /// Reads this process's command line.
+    ///
+    /// # Errors
+    /// When it is none, or asks for help or for the version.
+    pub fn read() -> Result<Cli, clap::Error> {
+        let mut definition = command();
+        let matches = definition.try_get_matches_from_mut(std::env::args_os())?;
+        let mut cli =
+            Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))?;
+        cli.given = given::without_stores(&definition, &matches);
+        Ok(cli)
+    }
+}
+
+/// The definition of the command line.
+pub(crate) fn command() -> clap::Command {
+    help::add_to(Cli::command())
 }
 
 /// The commands, in the order of `--help`.
@@ -52,6 +79,8 @@ pub enum Command {
     Down(Down),
     /// Print what `up` would do, step by step, and do nothing.
     Plan(Plan),
+    /// List the stores that have a name, a line each, and how they are.
+    List(List),
     /// Check everything about the store, and change nothing.
     Check(Check),
     /// Show the store at a glance: its parts, what each layer holds, what is wrong.
@@ -132,6 +161,7 @@ impl Command {
             Command::Up(_)
                 | Command::Down(_)
                 | Command::Plan(_)
+                | Command::List(_)
                 | Command::Check(_)
                 | Command::Status(_)
                 | Command::Warm(_)
@@ -151,6 +181,19 @@ pub struct StoreArgument {
     /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
     #[arg(value_name = "STORE")]
     pub store: OsString,
+}
+
+/// The stores a command is about.
+#[derive(Debug, Default, Clone, Args)]
+pub struct Stores {
+    /// Names, or paths to TOML files. A name is that of a file in ~/.config/overstore (for
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml. Of several
+    /// stores the exit code is the highest.
+    #[arg(value_name = "STORE", required_unless_present = "all")]
+    pub stores: Vec<OsString>,
+    /// All stores that have a name.
+    #[arg(long, conflicts_with = "stores")]
+    pub all: bool,
 }
 
 /// Working on a system that is not running.
@@ -232,14 +275,21 @@ pub struct Plan {
 
 /// Arguments of `check`.
 #[derive(Debug, Args)]
+#[command(override_usage = "overstore check [OPTIONS] <STORE>...\n       \
+                      overstore check [OPTIONS] --all\n       \
+                      overstore check --list")]
 pub struct Check {
-    /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
-    #[arg(value_name = "STORE", required_unless_present = "list")]
-    pub store: Option<OsString>,
+    /// Names, or paths to TOML files. A name is that of a file in ~/.config/overstore (for
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml. Of several
+    /// stores the exit code is the highest.
+    #[arg(value_name = "STORE", required_unless_present_any = ["list", "all"])]
+    pub stores: Vec<OsString>,
+    /// All stores that have a name.
+    #[arg(long, conflicts_with = "stores")]
+    pub all: bool,
     /// Print everything that can be found, with its severity, its part of the store, and whether it
     /// stops `up`. Looks at no store.
-    #[arg(long, conflicts_with_all = ["store", "root", "lower", "contents", "nix"])]
+    #[arg(long, conflicts_with_all = ["stores", "all", "root", "lower", "contents", "nix"])]
     pub list: bool,
     #[command(flatten)]
     pub root: RootArgument,
@@ -256,11 +306,32 @@ pub struct Check {
     pub nix: bool,
 }
 
+/// Arguments of `list`.
+#[derive(Debug, Args)]
+pub struct List {
+    /// Print the names alone, a line each, and look at no store.
+    #[arg(long, conflicts_with = "json")]
+    pub names: bool,
+    /// With --names: those of publications.
+    #[arg(long, requires = "names")]
+    pub publications: bool,
+    /// With --names: those of the objects in the lower store directory of STORE, as store paths.
+    #[arg(
+        long,
+        value_name = "STORE",
+        requires = "names",
+        conflicts_with = "publications"
+    )]
+    pub below: Option<OsString>,
+}
+
 /// Arguments of `status`.
 #[derive(Debug, Args)]
+#[command(override_usage = "overstore status [OPTIONS] <STORE>...\n       \
+                      overstore status [OPTIONS] --all")]
 pub struct Status {
     #[command(flatten)]
-    pub store: StoreArgument,
+    pub stores: Stores,
     #[command(flatten)]
     pub root: RootArgument,
     /// Exit with 1 where an error is found.
@@ -274,7 +345,13 @@ pub struct Status {
 
 /// Arguments of `warm`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("what").required(true).multiple(true))]
+#[command(
+    group = clap::ArgGroup::new("what").required(true).multiple(true),
+    override_usage = "overstore warm [OPTIONS] <STORE> <PATH>...\n       \
+                      overstore warm [OPTIONS] --all <STORE>\n       \
+                      overstore warm [OPTIONS] --roots <DIR> <STORE>\n       \
+                      overstore warm --forget <STORE>"
+)]
 pub struct Warm {
     #[command(flatten)]
     pub store: StoreArgument,
@@ -299,10 +376,12 @@ pub struct Warm {
 
 /// Arguments of `gc`.
 #[derive(Debug, Args)]
+#[command(override_usage = "overstore gc [OPTIONS] <STORE>...\n       \
+                      overstore gc [OPTIONS] --all")]
 pub struct Gc {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub store: StoreArgument,
+    pub stores: Stores,
     /// List what would go, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -424,7 +503,11 @@ impl std::str::FromStr for Generations {
 
 /// Arguments of `publish`.
 #[derive(Debug, Args)]
-#[command(group = clap::ArgGroup::new("retiring"))]
+#[command(
+    group = clap::ArgGroup::new("retiring"),
+    override_usage = "overstore publish [OPTIONS] <PUBLICATION>\n       \
+                      overstore publish --check <DIR> [OPTIONS]"
+)]
 pub struct Publish {
     /// A name (read from /etc/overstore/publications/NAME.toml) or a path to a TOML file.
     #[arg(value_name = "PUBLICATION", required_unless_present = "check")]
@@ -516,6 +599,8 @@ pub enum UrlFormat {
 
 /// Arguments of `exec`.
 #[derive(Debug, Args)]
+#[command(override_usage = "overstore exec <STORE> [-- <COMMAND>...]\n       \
+                      overstore exec --ephemeral [OPTIONS] [-- <COMMAND>...]")]
 pub struct Exec {
     /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
     /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
@@ -601,6 +686,10 @@ pub enum SchemaName {
     Url,
     /// The output of `status`.
     Status,
+    /// The output of `list`.
+    List,
+    /// The output of `check`, `status` and `gc` for several stores, or with `--all`.
+    Stores,
     /// The output of `check --list`.
     Codes,
     /// The output of `warm`.

@@ -3,7 +3,6 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::Parser;
 use overstore::Cli;
 
 fn main() -> ExitCode {
@@ -12,7 +11,7 @@ fn main() -> ExitCode {
     let result = match Path::new(&name).file_name() {
         Some(name) if name == overstore::REMOUNT_HOOK => overstore::remount_hook(arguments),
         Some(name) if name == overstore::GENERATOR => return overstore::generator(arguments),
-        _ => match Cli::try_parse() {
+        _ => match Cli::read() {
             Ok(cli) => overstore::run(cli),
             Err(error) => return overstore::not_run(&error),
         },

@@ -214,25 +214,56 @@ impl From<CommandLine> for Remedy {
 
 impl fmt::Display for Remedy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (number, way) in self.ways.iter().enumerate() {
-            if number > 0 {
-                f.write_str("; or ")?;
-            }
-            way.fmt(f)?;
-        }
-        Ok(())
+        f.write_str(&self.words().join(" "))
     }
 }
 
-impl fmt::Display for Way {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let join = |texts: Vec<String>, with: &str| (!texts.is_empty()).then(|| texts.join(with));
-        let settings = self.settings.iter().map(Setting::to_string).collect();
-        let settings = join(settings, " and ").map(|settings| format!("set {settings}"));
-        let commands = self.commands.iter().map(CommandLine::to_string).collect();
-        let parts = [self.instruction.clone(), settings, join(commands, " && ")];
-        let parts: Vec<String> = parts.into_iter().flatten().collect();
-        f.write_str(&parts.join(": "))
+impl Remedy {
+    /// The text for people, in the pieces between which a line may end: words, and command lines,
+    /// which are typed, or copied, whole.
+    pub(crate) fn words(&self) -> Vec<String> {
+        let mut words = Vec::new();
+        for (number, way) in self.ways.iter().enumerate() {
+            if number > 0 {
+                append(&mut words, ";");
+                words.push("or".to_owned());
+            }
+            words.extend(way.words());
+        }
+        words
+    }
+}
+
+impl Way {
+    fn words(&self) -> Vec<String> {
+        let mut words: Vec<String> = Vec::new();
+        let instruction = self.instruction.iter().flat_map(|it| it.split(' '));
+        words.extend(instruction.map(str::to_owned));
+        for (number, setting) in self.settings.iter().enumerate() {
+            match number {
+                0 => {
+                    append(&mut words, ":");
+                    words.push("set".to_owned());
+                }
+                _ => words.push("and".to_owned()),
+            }
+            words.push(setting.to_string());
+        }
+        for (number, command) in self.commands.iter().enumerate() {
+            match number {
+                0 => append(&mut words, ":"),
+                _ => words.push("&&".to_owned()),
+            }
+            words.push(command.to_string());
+        }
+        words
+    }
+}
+
+/// Adds to the last word, if there is one.
+fn append(words: &mut [String], text: &str) {
+    if let Some(last) = words.last_mut() {
+        *last += text;
     }
 }
 

@@ -15,13 +15,17 @@ use crate::observe::{self, Depth};
 use crate::remedy::Fault;
 use crate::report::{self, CodesReport, Outcome, Report};
 
-pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failure> {
-    let Some(store) = arguments.store.clone() else {
-        // `--list`: the command line demands one of the two.
-        CodesReport::new().print(json)?;
-        return Ok(ExitCode::SUCCESS);
-    };
-    let store = cli::StoreArgument { store };
+/// What can be found at all.
+pub(super) fn list(json: bool) -> Result<ExitCode, Failure> {
+    CodesReport::new().print(json)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) fn run(
+    arguments: &cli::Check,
+    store: &cli::StoreArgument,
+    json: bool,
+) -> Result<ExitCode, Failure> {
     if arguments.nix && arguments.root.root.is_some() {
         return Err(Failure::refused(
             "--nix and --root exclude each other: Nix would open the store of the system to be \
@@ -29,7 +33,7 @@ pub(super) fn run(arguments: &cli::Check, json: bool) -> Result<ExitCode, Failur
         )
         .remedy("leave one of them out"));
     }
-    let loaded = description::load(&store, &arguments.root)?;
+    let loaded = description::load(store, &arguments.root)?;
     let super::Loaded { store, system } = super::private::inside(loaded)?;
     let depth = Depth::Check {
         lower_names: arguments.lower,

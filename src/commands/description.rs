@@ -1,5 +1,6 @@
 //! From the STORE argument to a validated description.
 
+use std::collections::BTreeMap;
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 use crate::cli::{RootArgument, StoreArgument};
 use crate::commands::Failure;
 use crate::config::names::DESCRIPTION_DIRECTORIES;
-use crate::config::{self, Environment, Publication, Store};
+use crate::config::{self, Environment, Publication, Store, nearest};
 use crate::escape::show_path;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::regular_file::{self, ReadError};
@@ -238,13 +239,16 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
     let unreadable = format!("{shown} cannot be read");
     match error.kind() {
         io::ErrorKind::NotFound => {
-            Failure::refused(format!("there is no file {shown}")).remedy(match others(file) {
-                names if names.is_empty() => format!(
+            let Others { similar, names } = others(file);
+            Failure::refused(format!("there is no file {shown}")).remedy(match similar {
+                Some(similar) => format!("did you mean `{similar}`?"),
+                None if names.is_empty() => format!(
                     "write one: `{starter} > {shown}`, then edit it; or give the path of a file"
                 ),
-                names => {
-                    format!("give one of these names: {names}; or the path of a file")
-                }
+                None => format!(
+                    "give one of these names: {}; or the path of a file",
+                    names.join(", ")
+                ),
             })
         }
         io::ErrorKind::PermissionDenied => Failure::doing(unreadable, error)
@@ -256,6 +260,37 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
     }
 }
 
+/// The stores that have a name, and the files that describe them.
+pub(super) fn named() -> BTreeMap<OsString, PathBuf> {
+    let mut named = BTreeMap::new();
+    for directory in with_names() {
+        for (name, file) in in_directory(&directory) {
+            named.entry(name).or_insert(file);
+        }
+    }
+    named
+}
+
+/// The publications that have a name.
+pub(super) fn named_publications() -> Vec<OsString> {
+    let mut names: Vec<OsString> = in_directory(Path::new(PUBLICATIONS))
+        .map(|(name, _)| name)
+        .collect();
+    names.sort();
+    names
+}
+
+/// The descriptions in a directory: their names and files, hidden ones left out.
+fn in_directory(directory: &Path) -> impl Iterator<Item = (OsString, PathBuf)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten();
+    entries.filter_map(|entry| {
+        let file = entry.ok()?.path();
+        let described = file.extension() == Some(OsStr::new("toml"));
+        let name = file.file_stem().filter(|_| described)?.to_owned();
+        (!name.as_bytes().starts_with(b".")).then_some((name, file))
+    })
+}
+
 /// Where descriptions of stores are that have a name, from the directory that counts most: one's own,
 /// then the system's.
 fn with_names() -> impl Iterator<Item = PathBuf> {
@@ -263,26 +298,41 @@ fn with_names() -> impl Iterator<Item = PathBuf> {
     observe::own_descriptions().into_iter().chain(system)
 }
 
-/// The names of the descriptions beside a named one that is not there, with commas.
-fn others(file: &Path) -> String {
+/// What may have been meant by a file that is not there: the names of descriptions of its kind where
+/// it was meant by a name, otherwise the files beside it.
+fn others(file: &Path) -> Others {
     let directories = [DIRECTORY, PUBLICATIONS].map(Path::new);
-    let Some(directory) = file.parent().filter(|it| directories.contains(it)) else {
-        return String::new();
+    let directory = match file.parent() {
+        Some(directory) if !directory.as_os_str().is_empty() => directory,
+        _ => Path::new("."),
     };
+    let is_name = directories.contains(&directory);
     let places: Vec<PathBuf> = match directory == Path::new(DIRECTORY) {
         true => with_names().collect(),
         false => vec![directory.to_owned()],
     };
-    let entries = places
+    let found: BTreeMap<String, PathBuf> = places
         .iter()
-        .filter_map(|directory| std::fs::read_dir(directory).ok());
-    let mut names: Vec<_> = entries
-        .flatten()
-        .filter_map(|entry| Some(PathBuf::from(entry.ok()?.file_name())))
-        .filter(|name| name.extension() == Some(OsStr::new("toml")))
-        .filter_map(|name| Some(format!("`{}`", show_path(Path::new(name.file_stem()?)))))
+        .flat_map(|directory| in_directory(directory))
+        .map(|(name, file)| (show_path(Path::new(&name)).into_owned(), file))
         .collect();
-    names.sort();
-    names.dedup();
-    names.join(", ")
+    let similar = nearest(&name(file), found.keys().map(String::as_str));
+    Others {
+        similar: similar.map(|name| match is_name {
+            true => name.to_owned(),
+            false => show_path(&found[name]).into_owned(),
+        }),
+        names: match is_name {
+            true => found.keys().map(|name| format!("`{name}`")).collect(),
+            false => Vec::new(),
+        },
+    }
+}
+
+/// What there is in the place of what was named.
+struct Others {
+    /// The one whose name is nearly the same.
+    similar: Option<String>,
+    /// All of them.
+    names: Vec<String>,
 }

@@ -28,8 +28,12 @@ use crate::report::{
 use crate::systemd::notify::ServiceManager;
 use crate::systemd::text::unit_name;
 
-pub(super) fn run(arguments: &cli::Gc, json: bool) -> Result<ExitCode, Failure> {
-    let loaded = load(&arguments.store, &RootArgument::default())?;
+pub(super) fn run(
+    arguments: &cli::Gc,
+    store: &cli::StoreArgument,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let loaded = load(store, &RootArgument::default())?;
     let super::Loaded { store, system } = super::private::inside(loaded)?;
     require_as_described(&store, &system, "collected")?;
     let manager = ServiceManager::from_environment();

@@ -1,6 +1,7 @@
 //! One file a command: from its arguments to its exit code.
 
 mod check;
+mod completions;
 mod description;
 mod down;
 mod ephemeral;
@@ -18,6 +19,7 @@ mod publish;
 mod reconcile;
 mod remount;
 mod schema;
+mod several;
 mod status;
 mod units;
 mod up;
@@ -29,7 +31,7 @@ use std::process::ExitCode;
 
 use crate::apply::Progress;
 use crate::cli::{self, Cli, Command};
-use crate::config::names::STORE_VARIABLE;
+use crate::config::names::{PROGRAM, STORE_VARIABLE};
 use crate::linux::exhaustion;
 use crate::plan::Allowed;
 use crate::remedy::Fault;
@@ -48,8 +50,13 @@ use hashing::with_hashing;
 /// See [`Failure`]; what the command found out about the store is not an error but its result.
 pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     exhaustion::expect_descriptors().map_err(Failure::machine)?;
-    // What cannot be printed is no JSON either.
-    let json = cli.json && cli.command.has_json();
+    let json = cli.json;
+    if json && !cli.command.has_json() {
+        return Err(
+            Failure::refused("`--json`: this command has no result that could be JSON")
+                .remedy("leave it out"),
+        );
+    }
     run_command(cli).inspect_err(|failure| {
         if json {
             failure.print_json();
@@ -65,7 +72,14 @@ pub fn not_run(error: &clap::Error) -> ExitCode {
         let text = text.strip_prefix("error: ").unwrap_or(&text);
         Failure::refused(text.trim_end()).print_json();
     }
-    match error.print() {
+    let printed = match error.kind() {
+        // Of a command, clap would name the command's own.
+        clap::error::ErrorKind::DisplayVersion => {
+            writeln!(std::io::stdout(), "{PROGRAM} {}", env!("CARGO_PKG_VERSION"))
+        }
+        _ => error.print(),
+    };
+    match printed {
         // The help, or the version, which was all there was to do.
         Err(failed) if !error.use_stderr() => Failure::from(failed).report(),
         // Nothing is left to tell it to if it cannot be printed.
@@ -79,10 +93,22 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Up(arguments) => up::run(&arguments, json),
         Command::Down(arguments) => down::run(&arguments, json),
         Command::Plan(arguments) => plan::run(&arguments, json),
-        Command::Check(arguments) => check::run(&arguments, json),
-        Command::Status(arguments) => status::run(&arguments, json),
+        Command::List(arguments) => several::list(&arguments, json),
+        Command::Check(arguments) if arguments.list => check::list(json),
+        Command::Check(arguments) => several::run(&arguments.stores, &cli.given, json, |store| {
+            check::run(&arguments, store, json)
+        }),
+        Command::Status(arguments) => {
+            several::run(&arguments.stores.stores, &cli.given, json, |store| {
+                status::run(&arguments, store, json)
+            })
+        }
         Command::Warm(arguments) => warm::run(&arguments, json),
-        Command::Gc(arguments) => gc::run(&arguments, json),
+        Command::Gc(arguments) => {
+            several::run(&arguments.stores.stores, &cli.given, json, |store| {
+                gc::run(&arguments, store, json)
+            })
+        }
         Command::Optimise(arguments) => optimise::run(&arguments, json),
         Command::Reconcile(arguments) => reconcile::run(&arguments, json),
         Command::Publish(arguments) => publish::run(&arguments, json),
@@ -95,7 +121,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Units(arguments) => units::run(&arguments),
         Command::New(arguments) => new::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
-        Command::Completions(arguments) => generate::completions(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
         Command::Manual(arguments) => generate::manual(&arguments),
     }
 }

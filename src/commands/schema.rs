@@ -8,8 +8,9 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    self, CodesReport, ErrorReport, GcReport, LowerCheckReport, OptimiseReport, PublishReport,
-    ReconcileReport, Report, StatusReport, UrlReport, WarmReport, WhyReport,
+    self, CodesReport, ErrorReport, GcReport, ListReport, LowerCheckReport, OptimiseReport,
+    PublishReport, ReconcileReport, Report, StatusReport, StoresReport, UrlReport, WarmReport,
+    WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
@@ -24,6 +25,8 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Report => schema_for!(Report),
         SchemaName::Url => schema_for!(UrlReport),
         SchemaName::Status => schema_for!(StatusReport),
+        SchemaName::List => schema_for!(ListReport),
+        SchemaName::Stores => schema_for!(StoresReport),
         SchemaName::Codes => schema_for!(CodesReport),
         SchemaName::Warm => schema_for!(WarmReport),
         SchemaName::Gc => schema_for!(GcReport),
@@ -48,6 +51,8 @@ mod tests {
         insta::assert_json_snapshot!("publish_check", schema(SchemaName::PublishCheck));
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
         insta::assert_json_snapshot!("status", schema(SchemaName::Status));
+        insta::assert_json_snapshot!("list", schema(SchemaName::List));
+        insta::assert_json_snapshot!("stores", schema(SchemaName::Stores));
         insta::assert_json_snapshot!("codes", schema(SchemaName::Codes));
         insta::assert_json_snapshot!("warm", schema(SchemaName::Warm));
         insta::assert_json_snapshot!("gc", schema(SchemaName::Gc));

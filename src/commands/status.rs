@@ -1,5 +1,6 @@
 //! `overstore status`.
 
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
@@ -23,8 +24,12 @@ use crate::report::{
 };
 use crate::warm::Roots;
 
-pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failure> {
-    let loaded = description::load(&arguments.store, &arguments.root)?;
+pub(super) fn run(
+    arguments: &cli::Status,
+    store: &cli::StoreArgument,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let loaded = description::load(store, &arguments.root)?;
     let super::Loaded { store, system } = super::private::inside(loaded)?;
     let observed = observe::observe(&system, &store, Depth::Up).map_err(Failure::observing)?;
     let looked = Looked {
@@ -36,7 +41,7 @@ pub(super) fn run(arguments: &cli::Status, json: bool) -> Result<ExitCode, Failu
     };
     let compared = looked.compare();
     let sizes = match arguments.sizes {
-        true => Some(sizes(&store, compared.content)?),
+        true => sizes(&store, compared.content)?,
         false => None,
     };
     let report = looked.report(compared, sizes);
@@ -191,13 +196,18 @@ fn warm_roots(store: &Store) -> (u64, u64) {
     (kept.len() as u64, gone)
 }
 
-fn sizes(store: &Store, content: Option<Content>) -> Result<SizesReport, Failure> {
+/// What the objects take up. A layer that is missing, as before a store is set up, takes up nothing
+/// that could be told; a finding says that it is missing.
+fn sizes(store: &Store, content: Option<Content>) -> Result<Option<SizesReport>, Failure> {
     let bar = progress::objects(content.map_or(0, |content| content.objects));
-    let sizes = compare::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1))
-        .map_err(|error| Failure::doing("cannot add up the upper layer", error))?;
+    let sizes = compare::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1));
     bar.finish_and_clear();
-    Ok(SizesReport {
-        upper_layer: sizes.upper_layer,
-        in_both_layers: sizes.both,
-    })
+    match sizes {
+        Ok(sizes) => Ok(Some(SizesReport {
+            upper_layer: sizes.upper_layer,
+            in_both_layers: sizes.both,
+        })),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(Failure::doing("cannot add up the upper layer", error)),
+    }
 }

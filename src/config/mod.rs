@@ -38,6 +38,7 @@ pub use publication::{PUBLICATION_KEYS, Publication, parse_publication};
 pub(crate) use quantity::{Age, Size};
 pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Own, Setting, WarmAtUp, WhenIncomplete};
 pub use store::{MetadataSource, Store};
+pub(crate) use unknown::nearest;
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
 pub const KEYS: [(&str, &[&str]); 8] = [

@@ -110,7 +110,7 @@ fn suggestion(key: &str, prefix: &str, known: &[&str], tables: &Tables) -> Optio
 }
 
 /// The known word that is most like `word`, if one is at all.
-pub(super) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let most = |name: &str| (name.len().max(word.len()) / 3).max(1);
     known
         .into_iter()

@@ -4,6 +4,7 @@ mod codes;
 mod error;
 mod gc;
 mod journal;
+mod list;
 mod optimise;
 mod publish;
 mod reconcile;
@@ -11,6 +12,7 @@ mod status;
 mod text;
 mod url;
 mod warm;
+mod wrap;
 
 use std::io::{self, Write};
 
@@ -26,6 +28,7 @@ use crate::systemd::journal::Journal;
 pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
+pub(crate) use list::{ListReport, ListedReport, OfStore, State, StoresReport};
 pub(crate) use optimise::OptimiseReport;
 pub(crate) use publish::{LowerCheckReport, PublishReport, PublishedReport};
 pub(crate) use reconcile::{MissingReport, ReconcileReport, WithoutRowReport};
@@ -156,7 +159,7 @@ impl Report {
     pub(crate) fn text(&self) -> String {
         let mut text = Vec::new();
         // Writing to a Vec cannot fail.
-        let _ = text::write(&mut text, self);
+        let _ = text::write(&mut text, self, None);
         anstream::adapter::strip_str(&String::from_utf8_lossy(&text)).to_string()
     }
 
@@ -169,7 +172,8 @@ impl Report {
         if !json && let Some(journal) = Journal::behind(io::stdout()) {
             return journal::send(&journal, self);
         }
-        print(self, json, |out| text::write(out, self))
+        let columns = wrap::columns(io::stdout());
+        print(self, json, |out| text::write(out, self, columns))
     }
 }
 
@@ -194,10 +198,11 @@ pub(crate) fn print<T: Serialize>(
 
 /// Prints findings to standard error: for commands whose result is something else.
 pub(crate) fn warn(findings: &[Finding]) {
+    let columns = wrap::columns(io::stderr());
     let mut out = anstream::stderr().lock();
     for finding in findings {
         // Nothing is left to tell it to if standard error cannot be written to.
-        let _ = text::write_finding(&mut out, finding);
+        let _ = text::write_finding(&mut out, finding, columns);
     }
 }
 

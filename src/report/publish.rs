@@ -64,8 +64,9 @@ impl PublishReport {
 
     fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         let name = &self.publication;
+        let columns = super::wrap::columns(std::io::stdout());
         for finding in &self.findings {
-            super::text::write_finding(out, finding)?;
+            super::text::write_finding(out, finding, columns)?;
         }
         if !self.findings.is_empty() {
             return writeln!(out, "{name}: incomplete, so nothing was published");
@@ -133,8 +134,9 @@ impl LowerCheckReport {
         for made in &self.made {
             writeln!(out, "+ make {made}")?;
         }
+        let columns = super::wrap::columns(std::io::stdout());
         for finding in &self.findings {
-            super::text::write_finding(out, finding)?;
+            super::text::write_finding(out, finding, columns)?;
         }
         let directory = &self.directory;
         match self.outcome {

@@ -4,12 +4,17 @@ use std::io::{self, Write};
 
 use anstyle::{AnsiColor, Style};
 
+use super::wrap::wrap;
 use super::{Command, Outcome, Report};
 use crate::check::{Code, Finding, Severity};
 
 /// Writes a report for people. Styles are written as ANSI sequences; the stream strips them where
 /// they are not wanted.
-pub(super) fn write(out: &mut (impl Write + ?Sized), report: &Report) -> io::Result<()> {
+pub(super) fn write(
+    out: &mut (impl Write + ?Sized),
+    report: &Report,
+    columns: Option<usize>,
+) -> io::Result<()> {
     for step in &report.steps {
         let mark = if report.command == Command::Plan {
             "-"
@@ -28,12 +33,20 @@ pub(super) fn write(out: &mut (impl Write + ?Sized), report: &Report) -> io::Res
             part = Some(finding.part);
             writeln!(out, "{}", bold(finding.part.as_str()))?;
         }
-        write_finding(out, finding)?;
+        write_finding(out, finding, columns)?;
     }
     writeln!(out, "{}", summary(report))
 }
 
-pub(super) fn write_finding(out: &mut (impl Write + ?Sized), finding: &Finding) -> io::Result<()> {
+/// How far the text of a finding is indented.
+const INDENT: usize = "    expected: ".len();
+
+/// Writes a finding, its lines broken between words where there are that many `columns`.
+pub(super) fn write_finding(
+    out: &mut (impl Write + ?Sized),
+    finding: &Finding,
+    columns: Option<usize>,
+) -> io::Result<()> {
     let style = severity_style(finding.severity);
     writeln!(
         out,
@@ -42,13 +55,22 @@ pub(super) fn write_finding(out: &mut (impl Write + ?Sized), finding: &Finding) 
         finding.code,
         finding.subject
     )?;
+    let wrapped = |text: &str| {
+        let lines = text.split('\n');
+        let lines = lines.map(|line| wrap(line.split(' '), INDENT, columns));
+        lines.collect::<Vec<String>>().join("\n")
+    };
+    let remedy = finding.remedy.words();
     for (name, text) in [
-        ("expected: ", &finding.expected),
-        ("found:    ", &finding.actual),
-        ("remedy:   ", &finding.remedy.to_string()),
+        ("expected: ", wrapped(&finding.expected)),
+        ("found:    ", wrapped(&finding.actual)),
+        (
+            "remedy:   ",
+            wrap(remedy.iter().map(String::as_str), INDENT, columns),
+        ),
     ] {
-        // What has several lines, as Nix's own messages have, stays in its column.
-        let text = text.replace('\n', "\n              ");
+        // What has several lines stays in its column.
+        let text = text.replace('\n', &format!("\n{:INDENT$}", ""));
         writeln!(out, "    {name}{text}")?;
     }
     Ok(())
