@@ -625,6 +625,8 @@ pub struct Exec {
     /// With --ephemeral: copy the metadata of PATH's closure from the lower store at once.
     #[arg(long, value_name = "PATH", requires = "ephemeral")]
     pub warm: Vec<PathBuf>,
+    #[command(flatten)]
+    pub allowed: Allowed,
     /// The command and its arguments; without, it is your shell.
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,

@@ -114,6 +114,18 @@ impl Remedy {
         self
     }
 
+    /// The same with other commands.
+    pub(crate) fn map_commands(
+        mut self,
+        mut map: impl FnMut(CommandLine) -> CommandLine,
+    ) -> Remedy {
+        for way in &mut self.ways {
+            let commands = std::mem::take(&mut way.commands);
+            way.commands = commands.into_iter().map(&mut map).collect();
+        }
+        self
+    }
+
     /// Whether there is none.
     pub(crate) fn is_empty(&self) -> bool {
         self.ways.is_empty()

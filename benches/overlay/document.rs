@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::fs;
 use std::path::Path;
 
+use crate::cache::Work;
 use crate::collecting::Collecting;
 use crate::generator::Result;
 use crate::measure::Times;
@@ -128,6 +129,28 @@ pub fn metadata(metadata: &Metadata) -> String {
              | store | seconds |\n| --- | ---: |\n";
     for (store, seconds) in &metadata.collections {
         let _ = writeln!(text, "| {store} | {seconds:.1} |");
+    }
+    text
+}
+
+/// The table about a daemon without its memory of path infos.
+pub fn cache(versions: &[(String, Vec<Work>)]) -> String {
+    let mut text = "Medians; in brackets, between which two half of all runs were. Seconds.\n\n\
+                    | Nix | a client's work | with | without | ratio |\n\
+                    | --- | --- | ---: | ---: | ---: |\n"
+        .to_owned();
+    for (version, work) in versions {
+        for work in work {
+            let _ = writeln!(
+                text,
+                "| {} | {} | {} | {} | {:.2} |",
+                version.trim().rsplit(' ').next().unwrap_or_default(),
+                work.work,
+                seconds(&work.with),
+                seconds(&work.without),
+                work.without.median() / work.with.median()
+            );
+        }
     }
     text
 }

@@ -9,6 +9,7 @@ use rustix::fs::CWD;
 use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 use serde::{Deserialize, Serialize};
 
+use crate::cache;
 use crate::collecting::{self, Collecting};
 use crate::generator::Result;
 use crate::measure;
@@ -23,6 +24,7 @@ pub struct Results {
     pub least_peak: u64,
     pub metadata: Option<Metadata>,
     pub collecting: Option<Collecting>,
+    pub cache: Option<Vec<cache::Work>>,
 }
 
 /// A file system to measure on.
@@ -47,6 +49,9 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
     let collecting = is_wanted("collecting")
         .then(|| collecting::measure(&disk))
         .transpose()?;
+    let cache = is_wanted("path-info-cache")
+        .then(|| cache::measure(&disk))
+        .transpose()?;
     let setups = match is_wanted("setting-up") {
         true => setup::measure(&[disk, place("/mnt/memory", scratch)?], rounds)?,
         false => Vec::new(),
@@ -56,6 +61,7 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
         least_peak: measure::peak(&Command::new("true"))?,
         metadata,
         collecting,
+        cache,
     })
 }
 

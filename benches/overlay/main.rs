@@ -10,6 +10,7 @@ mod generator;
 #[path = "../../tests/it/support/mod.rs"]
 mod support;
 
+mod cache;
 mod collecting;
 mod document;
 mod inside;
@@ -23,7 +24,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use generator::{Recipe, Result};
-use support::World;
+use support::{Tree, World};
 
 /// Numbers of store paths in the lower stores.
 const SIZES: [u32; 2] = [1_000, 1_000_000];
@@ -63,24 +64,15 @@ fn run() -> Result<()> {
         .prefix("bench-")
         .tempdir_in(&cache)?;
     let rounds = std::env::var("OVERSTORE_BENCH_ROUNDS").unwrap_or_else(|_| ROUNDS.to_string());
-    let inside = Command::new(std::env::current_exe()?)
-        .arg("--inside")
-        .arg(world.pid.to_string())
-        .arg(&cache)
-        .arg(scratch.path().strip_prefix(&cache)?)
-        .arg(&rounds)
-        .stdout(Stdio::piped())
-        .spawn()?
-        .wait_with_output()?;
-    if !inside.status.success() {
-        return Err(format!("measuring failed: {}", inside.status).into());
-    }
+    let measure = |world: &World, part: &str| measure(world, &cache, scratch.path(), &rounds, part);
+    let part = std::env::var("OVERSTORE_BENCH_PART").unwrap_or_default();
     let inside::Results {
         setups,
         least_peak,
         metadata,
         collecting,
-    } = serde_json::from_slice(&inside.stdout)?;
+        cache: older,
+    } = measure(&world, &part)?;
     let machine = machine::describe(&world)?;
     if !setups.is_empty() {
         let text = document::setup(&setups, least_peak, &rounds);
@@ -95,7 +87,42 @@ fn run() -> Result<()> {
         let text = document::collecting(&collecting);
         document::write("collecting", &format!("{machine}\n{text}"))?;
     }
+    if let Some(older) = older {
+        let mut versions = vec![(world.ok(["nix", "--version"]), older)];
+        drop(world);
+        if let Some(tree) = Tree::sid() {
+            let world = World::new(tree);
+            let newer = measure(&world, "path-info-cache")?.cache;
+            versions.push((world.ok(["nix", "--version"]), newer.unwrap_or_default()));
+        }
+        let text = document::cache(&versions);
+        document::write("path infos", &format!("{machine}\n{text}"))?;
+    }
     Ok(())
+}
+
+/// Measures in a World: one part, or all of them if none is named. `scratch` is in the cache.
+fn measure(
+    world: &World,
+    cache: &Path,
+    scratch: &Path,
+    rounds: &str,
+    part: &str,
+) -> Result<inside::Results> {
+    let inside = Command::new(std::env::current_exe()?)
+        .arg("--inside")
+        .arg(world.pid.to_string())
+        .arg(cache)
+        .arg(scratch.strip_prefix(cache)?)
+        .arg(rounds)
+        .env("OVERSTORE_BENCH_PART", part)
+        .stdout(Stdio::piped())
+        .spawn()?
+        .wait_with_output()?;
+    match inside.status.success() {
+        true => Ok(serde_json::from_slice(&inside.stdout)?),
+        false => Err(format!("measuring failed: {}", inside.status).into()),
+    }
 }
 
 /// The lower stores, by ascending size.

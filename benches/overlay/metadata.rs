@@ -1,5 +1,6 @@
 //! Metadata and contents: overstore beside Nix, and beside what the machine can do at most.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -89,7 +90,7 @@ pub fn measure(place: &Place) -> Result<Metadata> {
 pub struct Store {
     pub directory: PathBuf,
     description: String,
-    url: String,
+    pub url: String,
 }
 
 impl Store {
@@ -225,7 +226,31 @@ fn from_a_database(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
 }
 
 /// A daemon that is ended with this.
-struct Daemon(Child);
+pub struct Daemon(Child);
+
+impl Daemon {
+    /// A daemon of a store, once it answers.
+    pub fn start(store: &OsStr, socket: &Path) -> Result<Daemon> {
+        let daemon = Command::new("nix-daemon")
+            .arg("--store")
+            .arg(store)
+            .env("NIX_DAEMON_SOCKET_PATH", socket)
+            .env("NIX_CONFIG", crate::support::FEATURES)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let daemon = Daemon(daemon);
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !socket.exists() {
+            if Instant::now() > patience {
+                return Err("nix-daemon does not answer".into());
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        Ok(daemon)
+    }
+}
 
 impl Drop for Daemon {
     fn drop(&mut self) {
@@ -238,24 +263,7 @@ fn through_a_socket(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
     eprintln!("a closure of {ASKED} paths through a socket");
     let lower = with_root(place, ASKED)?;
     let socket = Path::new("/run/bench.socket");
-    let _daemon = Daemon(
-        Command::new("nix-daemon")
-            .arg("--store")
-            .arg(&lower)
-            .env("NIX_DAEMON_SOCKET_PATH", socket)
-            .env("NIX_CONFIG", crate::support::FEATURES)
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()?,
-    );
-    let patience = Instant::now() + Duration::from_secs(20);
-    while !socket.exists() {
-        if Instant::now() > patience {
-            return Err("nix-daemon does not answer".into());
-        }
-        std::thread::sleep(Duration::from_millis(10));
-    }
+    let _daemon = Daemon::start(lower.as_os_str(), socket)?;
     let text = format!("unix://{}?root={}", socket.display(), lower.display());
     let store = Store::new(place, "asked", &text, "")?;
     let (mut ours, mut nix) = <(Times, Times)>::default();

@@ -65,47 +65,81 @@ const TABLE: &[(&[Code], &[Part], &[Code])] = &[
     ),
 ];
 
-/// The findings without those that follow from others among them.
+/// The findings that follow from none of the others, each with those that follow from it.
 pub(super) fn only(store: &Store, observed: &Observed, findings: Vec<Finding>) -> Vec<Finding> {
     let mut causes: Vec<Finding> = Vec::new();
+    let mut consequences: Vec<(&Finding, &Finding)> = Vec::new();
     for finding in &findings {
-        if !follows(finding, &findings) && !causes.iter().any(|cause| is_same(cause, finding)) {
+        if let Some(cause) = cause_of(finding, &findings) {
+            consequences.push((cause, finding));
+        } else if let Some(cause) = causes.iter_mut().find(|cause| is_same(cause, finding)) {
+            cause.explains([finding.clone()]);
+        } else {
             causes.push(finding.clone());
+        }
+    }
+    for (cause, finding) in consequences {
+        let of = |it: &&mut Finding| {
+            it.code == cause.code && (it.subject == cause.subject || is_same(it, cause))
+        };
+        if let Some(cause) = causes.iter_mut().find(of) {
+            cause.explains([finding.clone()]);
         }
     }
     if observed.mount.overlay.is_some() {
         return causes;
     }
     let up = Remedy::from(up(store));
+    let is_done_by_up = |finding: &Finding| !finding.stops_up && finding.remedy == up;
     // What `up` does as soon as nothing keeps it from it.
     if causes.iter().any(|finding| finding.stops_up) {
-        causes.retain(|finding| finding.stops_up || finding.remedy != up);
+        let (done, mut left): (Vec<_>, Vec<_>) = causes.into_iter().partition(is_done_by_up);
+        if let Some(first) = left.iter_mut().find(|finding| finding.stops_up) {
+            first.explains(done);
+        }
+        causes = left;
     } else if nothing_is_there(observed) {
-        causes.retain(|finding| finding.remedy != up);
-        causes.push(
-            Finding::at(Code::NotSetUp, &store.real)
-                .expected("the store as described")
-                .found("nothing: it was never set up")
-                .remedy(up),
-        );
+        let (done, left): (Vec<_>, Vec<_>) = causes.into_iter().partition(is_done_by_up);
+        let mut finding = Finding::at(Code::NotSetUp, &store.real)
+            .expected("the store as described")
+            .found("nothing: it was never set up")
+            .remedy(up);
+        finding.explains(done);
+        causes = left;
+        causes.push(finding);
     }
     causes
 }
 
-/// Whether a line of the table names a cause of this finding among the others.
-fn follows(finding: &Finding, all: &[Finding]) -> bool {
-    let of = |causes: &[Code], parts: &[Part]| {
-        all.iter().any(|cause| {
-            // What `up` makes is the cause of nothing.
-            let made = cause.code == Code::StateMissing && !cause.stops_up;
-            causes.contains(&cause.code)
-                && (parts.is_empty() || parts.contains(&cause.part))
-                && !made
+/// The first cause of a finding among the others that a line of the table names, which follows from
+/// none itself.
+fn cause_of<'f>(finding: &Finding, all: &'f [Finding]) -> Option<&'f Finding> {
+    let mut cause = named(finding, all)?;
+    // No chain is longer than all there is.
+    for _ in all {
+        match named(cause, all) {
+            Some(further) => cause = further,
+            None => break,
+        }
+    }
+    Some(cause)
+}
+
+fn named<'f>(finding: &Finding, all: &'f [Finding]) -> Option<&'f Finding> {
+    let lines = TABLE
+        .iter()
+        .filter(|(_, _, consequences)| consequences.contains(&finding.code));
+    lines
+        .flat_map(|(causes, parts, _)| {
+            all.iter().filter(move |cause| {
+                // What `up` makes is the cause of nothing.
+                let made = cause.code == Code::StateMissing && !cause.stops_up;
+                causes.contains(&cause.code)
+                    && (parts.is_empty() || parts.contains(&cause.part))
+                    && !made
+            })
         })
-    };
-    TABLE.iter().any(|(causes, parts, consequences)| {
-        consequences.contains(&finding.code) && of(causes, parts)
-    })
+        .next()
 }
 
 /// Whether two findings are of one cause: one component of several paths, fixed by one command.

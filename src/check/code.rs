@@ -255,6 +255,14 @@ impl Code {
     pub(crate) fn is_of_a_missing_object(self) -> bool {
         matches!(self, Code::RowWithoutObject | Code::LowerObjectHidden)
     }
+
+    /// Whether it says that the layer or the database that belong together are not.
+    pub(crate) fn is_a_loss(self) -> bool {
+        matches!(
+            self,
+            Code::DatabaseLost | Code::UpperReplaced | Code::ObjectsLost | Code::MarksLost
+        )
+    }
 }
 
 impl std::fmt::Display for Code {

@@ -32,6 +32,9 @@ pub struct Finding {
     pub remedy: Remedy,
     /// Whether `up` does nothing while this is so.
     pub stops_up: bool,
+    /// What was found too and only follows from this: it goes with it. Not shown to people.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub consequences: Vec<Finding>,
 }
 
 impl Finding {
@@ -47,6 +50,7 @@ impl Finding {
             actual: String::new(),
             remedy: Remedy::default(),
             stops_up: declared.stops_up == StopsUp::Always,
+            consequences: Vec::new(),
         }
     }
 
@@ -81,6 +85,15 @@ impl Finding {
     pub(crate) fn remedy(self, remedy: impl Into<Remedy>) -> Finding {
         let remedy = remedy.into();
         Finding { remedy, ..self }
+    }
+
+    /// Keeps what follows from this one, flat, with what follows from that in turn.
+    pub(crate) fn explains(&mut self, consequences: impl IntoIterator<Item = Finding>) {
+        for mut consequence in consequences {
+            let further = std::mem::take(&mut consequence.consequences);
+            self.consequences.push(consequence);
+            self.consequences.extend(further);
+        }
     }
 
     /// `up` cannot make what is missing: for codes that stop `up` only then.

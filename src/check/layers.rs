@@ -67,12 +67,22 @@ fn not_yours(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding> {
     if !machine.user_namespace || stat.uid == machine.uid {
         return None;
     }
+    Some(
+        Finding::at(Code::NotYours, &store.upper_layer)
+            .expected("an upper layer of the user who uses it without root")
+            .found("one that belongs to another user, such as root, who set the store up")
+            .remedy(how_to_have_one(store)),
+    )
+}
+
+/// What a user does for whom a store is somebody else's.
+pub(super) fn how_to_have_one(store: &Store) -> Remedy {
     let own = Remedy::say(
         "have a store of your own: a description with `root`, `upper-layer` and `workdir` in \
          directories of yours, and this store's daemon or its lower store as `lower-store`",
     )
     .run(store.bare_command(["new"]));
-    let remedy = match &store.daemon {
+    match &store.daemon {
         Some(_) => Remedy::say("use the daemon that serves it; its store URL")
             .run(store.command(["url", "--client"]))
             .or(own),
@@ -80,13 +90,7 @@ fn not_yours(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding> {
             "have root serve it with a daemon (`[daemon]` in the description), for its users to go \
              through",
         ),
-    };
-    Some(
-        Finding::at(Code::NotYours, &store.upper_layer)
-            .expected("an upper layer of the user who uses it without root")
-            .found("one that belongs to another user, such as root, who set the store up")
-            .remedy(remedy),
-    )
+    }
 }
 
 /// Another overlay uses the work directory: the kernel warns, and calls the result undefined.
@@ -294,7 +298,9 @@ fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
 }
 
 fn permissions(store: &Store, machine: &Machine, stat: &Stat) -> Option<Finding> {
-    let group = machine.build_users_gid.filter(|_| !machine.user_namespace);
+    // A store of an ordinary user is used in that user's namespace, whose Nix has no build users.
+    let own = machine.user_namespace || (machine.uid != 0 && stat.uid == machine.uid);
+    let group = machine.build_users_gid.filter(|_| !own);
     let mode = layout::store_directory_mode(group.is_some());
     // Nobody but root makes a store for others.
     let owner_fits = stat.uid == 0 || stat.uid == machine.uid;

@@ -30,7 +30,7 @@ pub(crate) use lower::for_owner;
 use std::path::Path;
 
 use crate::config::Store;
-use crate::observe::Observed;
+use crate::observe::{FileFacts, Identity, Observed};
 use crate::remedy::{CommandLine, Remedy, command};
 
 /// Everything that is not as it should be, as far as it was looked at.
@@ -44,12 +44,21 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
     findings.extend(state::findings(store, observed));
     findings.extend(database::findings(store, observed));
     findings.extend(nix::findings(store, observed));
-    // A cause is told, and not what follows from it.
-    findings.retain(|finding| !pairing::explains(observed, finding.code));
-    findings.extend(pairing::findings(store, observed));
+    // A cause is told, and what follows from it is kept with it.
+    let (consequences, mut findings): (Vec<_>, Vec<_>) = findings
+        .into_iter()
+        .partition(|finding| pairing::explains(observed, finding.code));
+    let mut losses = pairing::findings(store, observed);
+    if let Some(loss) = losses.last_mut() {
+        loss.explains(consequences);
+    }
+    findings.extend(losses);
     findings = causes::only(store, observed, findings);
     for finding in &mut findings {
         finding.remedy = for_this_user(store, observed, finding);
+        for consequence in &mut finding.consequences {
+            consequence.remedy = for_this_user(store, observed, consequence);
+        }
     }
     findings
 }
@@ -61,22 +70,58 @@ fn for_this_user(store: &Store, observed: &Observed, finding: &Finding) -> Remed
     if observed.machine.can_mount {
         return remedy;
     }
-    let uid = observed.machine.uid;
-    let layer = observed.upper_layer.place.found.directory();
-    let ours = layer.is_none_or(|stat| stat.uid == uid);
-    let is_up = remedy == Remedy::from(up(store));
-    if !(is_up && ours) {
-        return remedy.by_root();
+    let in_own = |command: CommandLine| in_own_set_up(store, command);
+    match belongs_to(observed) {
+        // What is below is somebody else's.
+        Owner::User if finding.part != Part::LowerStore => remedy.map_commands(in_own),
+        Owner::Nobody if remedy == Remedy::from(up(store)) => {
+            Remedy::say("use it in a set-up of your own, which needs no root")
+                .run(in_own(up(store)))
+                .or(remedy.by_root())
+        }
+        _ => remedy.by_root(),
     }
+}
+
+/// Whose store it is, as far as there is one.
+enum Owner {
+    /// Nobody's: there is neither an upper layer nor a database.
+    Nobody,
+    /// The asking user's, who is not root.
+    User,
+    /// Somebody else's.
+    Other,
+}
+
+fn belongs_to(observed: &Observed) -> Owner {
+    let layer = observed.upper_layer.place.found.directory();
+    let layer = layer.map(|stat| stat.uid);
+    let database = match observed.database.file {
+        FileFacts::File { uid, .. } => Some(uid),
+        _ => None,
+    };
+    let uid = observed.machine.uid;
+    let owners: Vec<u32> = [layer, database].into_iter().flatten().collect();
+    match owners.is_empty() {
+        true => Owner::Nobody,
+        false if uid != 0 && owners.iter().all(|owner| *owner == uid) => Owner::User,
+        false => Owner::Other,
+    }
+}
+
+/// What `up` does for everybody, done in the user's own namespaces; another command as it is.
+fn in_own_set_up(store: &Store, command: CommandLine) -> CommandLine {
+    let up = store.bare_command(["up"]).words();
+    let words = command.words();
+    let Some(rest) = words.strip_prefix(&up[..]) else {
+        return CommandLine::new(words);
+    };
     let check = store.command(["check"]);
-    Remedy::say("use it in a set-up of your own, which needs no root")
-        .run(
-            store
-                .command(["exec"])
-                .with(["--".into()])
-                .with(check.words()),
-        )
-        .or(remedy.by_root())
+    store
+        .bare_command(["exec"])
+        .with(rest.iter().cloned())
+        .with(["--".into()])
+        .with(check.words())
 }
 
 /// Whether a finding of this code only follows from a loss that [`check`] tells.
@@ -94,12 +139,18 @@ fn down_up(store: &Store, observed: &Observed) -> Remedy {
     Remedy::default().run(down(store, observed)).run(up(store))
 }
 
-/// The command that unmounts the store: what somebody else has mounted, `down` leaves alone.
+/// The command that unmounts the store. What `up` has no record of, `down` leaves alone unless it is
+/// told to take it for the store's, which it does where it is of exactly the directories described.
 fn down(store: &Store, observed: &Observed) -> CommandLine {
-    let overlay = observed.mount.overlay.as_ref();
-    match overlay.is_some_and(|overlay| overlay.recorded.is_none()) {
-        true => command!["umount", *store.real],
-        false => store.command(["down"]),
+    let Some(overlay) = &observed.mount.overlay else {
+        return store.command(["down"]);
+    };
+    let is_ours = !matches!(overlay.lower, Identity::Different(_))
+        && [&overlay.upper, &overlay.workdir] == [&Identity::Same; 2];
+    match (&overlay.recorded, is_ours) {
+        (Some(_), _) => store.command(["down"]),
+        (None, true) => store.command(["down", "--unrecorded"]),
+        (None, false) => command!["umount", *store.real],
     }
 }
 

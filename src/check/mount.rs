@@ -42,7 +42,7 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
     findings.extend(undescribed(store, observed, &options));
     findings.extend(risky(store, observed, &options));
     findings.extend(risky_defaults(store, observed, Some(&options)));
-    findings.extend(nix_check(store, facts));
+    findings.extend(nix_check(store, observed, facts));
     findings
 }
 
@@ -285,6 +285,7 @@ fn no_overlay(real: &Path, facts: &MountFacts, up: &CommandLine) -> Finding {
 /// An overlay whose layers are not those described.
 fn layers(real: &Path, lower: &Path, overlay: &OverlayFacts, up: &CommandLine) -> Vec<Finding> {
     let options = SuperOptions::parse(&overlay.info.super_options);
+    // `down --unrecorded` leaves alone what is of other directories.
     let again = |remedy: Remedy| remedy.run(command!["umount", real]).run(up.clone());
     let mut findings = Vec::new();
     let replaced = match (&overlay.lower, &overlay.recorded) {
@@ -419,7 +420,7 @@ fn risky(store: &Store, observed: &Observed, options: &SuperOptions) -> Vec<Find
 }
 
 /// Nix's own check will not pass, although the paths allow it.
-fn nix_check(store: &Store, facts: &MountFacts) -> Option<Finding> {
+fn nix_check(store: &Store, observed: &Observed, facts: &MountFacts) -> Option<Finding> {
     if !*store.check_mount || facts.nix_check == Verdict::Accepted {
         return None;
     }
@@ -449,7 +450,7 @@ fn nix_check(store: &Store, facts: &MountFacts) -> Option<Finding> {
                 show_path(&store.upper_layer)
             ))
             .found(actual)
-            .remedy(Remedy::from(command!["umount", *store.real]).run(up(store))),
+            .remedy(down_up(store, observed)),
     )
 }
 

@@ -120,10 +120,19 @@ fn group(store: &Store, observed: &Observed) -> Option<Finding> {
     })
 }
 
-/// Nix did not open the store.
-pub(crate) fn refuses(store: &Store, command: &str, message: &str) -> Finding {
+/// Nix did not open the store, of which nothing else is wrong.
+pub(crate) fn refuses(store: &Store, observed: &Observed, command: &str, message: &str) -> Finding {
+    let of_another =
+        matches!(super::belongs_to(observed), super::Owner::Other) && observed.machine.uid != 0;
     Finding::at(Code::NixRefuses, &store.real)
         .expected(format!("success of {command}"))
         .found(message)
-        .remedy("fix what is found above first; if Nix still refuses, this is its own message")
+        .remedy(match of_another {
+            true => super::layers::how_to_have_one(store),
+            false => Remedy::say(
+                "see what it says; of the store nothing is wrong, so it is Nix's settings \
+                 (nix.conf, `NIX_CONFIG`) or its surroundings",
+            )
+            .run(command!["nix", "config", "check"]),
+        })
 }

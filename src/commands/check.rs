@@ -11,7 +11,7 @@ use crate::cli;
 use crate::compare;
 use crate::config::Store;
 use crate::linux::exhaustion;
-use crate::observe::{self, Depth};
+use crate::observe::{self, Depth, Observed};
 use crate::remedy::Fault;
 use crate::report::{self, CodesReport, Outcome, Report};
 
@@ -41,9 +41,10 @@ pub(super) fn run(
     let observed = observe::observe(&system, &store, depth).map_err(Failure::observing)?;
     let mut report = Report::new(report::Command::Check, &store.name);
     report.add_findings(check::check(&store, &observed));
-    report.add_findings(layers::compare(&store, &observed, &report.findings));
+    let across = layers::compare(&store, &observed, &mut report.findings);
+    report.add_findings(across);
     exhaustion::expect_none().map_err(Failure::observing)?;
-    if let Err(failure) = look_closer(arguments, &store, &mut report) {
+    if let Err(failure) = look_closer(arguments, &store, &observed, &mut report) {
         // What was found before is told all the same.
         report.fail(failure.fault());
     }
@@ -51,7 +52,12 @@ pub(super) fn run(
 }
 
 /// What takes its time, or has others do something.
-fn look_closer(arguments: &cli::Check, store: &Store, report: &mut Report) -> Result<(), Failure> {
+fn look_closer(
+    arguments: &cli::Check,
+    store: &Store,
+    observed: &Observed,
+    report: &mut Report,
+) -> Result<(), Failure> {
     let set_up = !report.findings.iter().any(|it| it.code == Code::NotSetUp);
     if arguments.contents && set_up {
         contents(store, arguments.lower, report)?;
@@ -59,7 +65,7 @@ fn look_closer(arguments: &cli::Check, store: &Store, report: &mut Report) -> Re
     let well = matches!(report.outcome, Outcome::Done | Outcome::Unchanged);
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
     if arguments.nix && well {
-        report.add_findings(nix::open(store)?.into_iter().collect());
+        report.add_findings(nix::open(store, observed)?.into_iter().collect());
         report.add_findings(check::nix::collector_fails(store).into_iter().collect());
     }
     Ok(())

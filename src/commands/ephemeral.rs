@@ -97,7 +97,7 @@ fn set_up(
     if let Some(own) = &store.own {
         private::place(&store, own)?;
     }
-    private::set_up(&store)?;
+    private::set_up(&store, arguments.allowed.into())?;
     if !arguments.warm.is_empty() {
         let wanted = WarmAtUp {
             all: false,

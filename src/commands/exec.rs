@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
 use super::{Failure, load, print_error, private};
-use crate::cli::{RootArgument, StoreArgument};
+use crate::cli::{self, Exec, RootArgument, StoreArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
@@ -33,26 +33,31 @@ const NIX_CONF: &str = "nix.conf";
 /// The size in bytes above which such a file is something else.
 const LONGEST_SETTINGS: u64 = 1 << 20;
 
-pub(super) fn run(store: &StoreArgument, words: &[OsString]) -> Result<ExitCode, Failure> {
+pub(super) fn run(store: &StoreArgument, arguments: &Exec) -> Result<ExitCode, Failure> {
     let loaded = load(store, &RootArgument::default())?;
     let store = &loaded.store;
     let can_mount = namespaces::can_mount().unwrap_or(false);
     if !can_mount {
         refuse_foreign_lower(&store.lower)?;
     }
-    if let Err(fault) = set_up(&loaded.system, store, can_mount) {
+    if let Err(fault) = set_up(&loaded.system, store, can_mount, arguments.allowed) {
         print_error(None, &fault);
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
-    let mut command = command(words, store);
+    let mut command = command(&arguments.command, store);
     Ok(ExitCode::from(not_run(&command.exec(), &command)))
 }
 
-fn set_up(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
+fn set_up(
+    system: &System,
+    store: &Store,
+    can_mount: bool,
+    allowed: cli::Allowed,
+) -> Result<(), Fault> {
     // Of several that start at once, one sets up, and the others find what it made.
     let _turn = private::turn(system, store)?;
     private::enter(system, store, can_mount)?;
-    private::set_up(store)
+    private::set_up(store, allowed.into())
 }
 
 /// The shell of the one who runs this.

@@ -114,7 +114,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Publish(arguments) => publish::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => match arguments.store.clone() {
-            Some(store) => exec::run(&cli::StoreArgument { store }, &arguments.command),
+            Some(store) => exec::run(&cli::StoreArgument { store }, &arguments),
             None => ephemeral::run(&arguments),
         },
         Command::Remount(arguments) => remount::run(&arguments),

@@ -73,7 +73,7 @@ pub(super) fn inside(loaded: Loaded) -> Result<Loaded, Failure> {
     }
     let _turn = turn(&loaded.system, &loaded.store).map_err(Failure::of)?;
     let loaded = beside(loaded)?;
-    let Ended { upper_lock, .. } = run(&loaded.store, &loaded.system);
+    let Ended { upper_lock, .. } = run(&loaded.store, &loaded.system, Allowed::default());
     if let Some(lock) = upper_lock {
         lock.leave_to_descendants().map_err(Failure::observing)?;
     }
@@ -204,12 +204,12 @@ fn join(system: &System, store: &Store, member: &Member) -> Result<bool, Fault> 
 
 /// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
 /// last process that is in them; until then those hold the upper layer's lock.
-pub(super) fn set_up(store: &Store) -> Result<(), Fault> {
+pub(super) fn set_up(store: &Store, allowed: Allowed) -> Result<(), Fault> {
     // As it is in the new namespace.
     let system = System::here().map_err(|error| Failure::observing(error).fault())?;
     let Ended {
         end, upper_lock, ..
-    } = run(store, &system);
+    } = run(store, &system, allowed);
     let findings = match end {
         End::Done(observed) => check::check(store, &observed),
         End::Refused { findings, .. } => findings,
@@ -239,11 +239,11 @@ pub(super) fn set_up(store: &Store) -> Result<(), Fault> {
     }
 }
 
-fn run(store: &Store, system: &System) -> Ended {
+fn run(store: &Store, system: &System, allowed: Allowed) -> Ended {
     let set_up = SetUp {
         store,
         system,
-        allowed: Allowed::default(),
+        allowed,
         remember: false,
     };
     set_up.run(&mut |progress| super::tell(&progress, &ServiceManager::default()))

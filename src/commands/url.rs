@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::Failure;
 use super::description::description_and_environment;
+use crate::apply::Progress;
 use crate::check::{Code, description};
 use crate::cli::{self, UrlFormat};
 use crate::config::Store;
@@ -11,7 +12,9 @@ use crate::config::names::URL_VARIABLE;
 use crate::escape::show_path;
 use crate::nix::url::{StoreReference, UrlRules};
 use crate::nix::version::NixVersion;
+use crate::remedy::{Fault, Remedy};
 use crate::report::{self, UrlByVersion, UrlReport};
+use crate::systemd::notify::ServiceManager;
 use crate::systemd::text::environment_value;
 
 pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure> {
@@ -28,6 +31,9 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
                 show_path(socket)
             ))
             .remedy("begin it with `/`"));
+        }
+        if socket.is_none() && store.daemon.is_none() {
+            warn_of_system_daemon(&store);
         }
         report(
             &store,
@@ -54,6 +60,19 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
         out.write_all(text.as_bytes())
     })?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// No daemon is described: what is printed is right only where the system's serves this store.
+fn warn_of_system_daemon(store: &Store) {
+    let what = format!(
+        "no daemon is described for {}: this is the URL of the system's, which serves the store only \
+         where Nix is told to, as by `store` in nix.conf",
+        store.name
+    );
+    let remedy = Remedy::say("where another serves it, say which, or give it with `--socket`")
+        .and_set("daemon.socket", "\"/run/...\"");
+    let fault = Fault::new(what).remedy(remedy);
+    super::tell(&Progress::Warning(&fault), &ServiceManager::default());
 }
 
 fn rules(version: &str) -> Result<UrlRules, Failure> {

@@ -385,7 +385,9 @@ impl Planning<'_> {
     /// Gives a directory, whose facts are `stat`, its owner and mode by the path `path`.
     fn fix(&mut self, stat: &Stat, path: &Path, mode: u32, gid: Option<u32>) {
         let uid = self.observed.machine.uid;
-        let gid = gid.unwrap_or(0);
+        // A user's own namespace knows no other groups than the user's.
+        let own = self.observed.machine.user_namespace;
+        let gid = gid.unwrap_or(if own { stat.gid } else { 0 });
         if self.allowed.fix_permissions && (stat.mode, stat.uid, stat.gid) != (mode, uid, gid) {
             self.steps.push(Step::FixPermissions {
                 path: path.to_owned(),

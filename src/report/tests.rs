@@ -51,7 +51,12 @@ fn lines_of_a_message_are_indented_for_people_only() {
     let store = fixture::store(fixture::DESCRIPTION);
     let message = "error: no\n  [mount-missing] /x\nso";
     let mut report = Report::new(Command::Check, &store.name);
-    report.add_findings(vec![refuses(&store, "nix store info", message)]);
+    report.add_findings(vec![refuses(
+        &store,
+        &fixture::observed(&store),
+        "nix store info",
+        message,
+    )]);
     let text = report.text();
     let expected =
         "    found:    error: no\n                [mount-missing] /x\n              so\n";

@@ -25,6 +25,18 @@ fn only(world: &World, codes: &[&str]) -> String {
     outcome.stdout()
 }
 
+/// What JSON has as following from the finding of a code: the codes.
+fn consequences(world: &World, code: &str) -> Vec<String> {
+    let outcome = world.overstore(["check", "--json", "example"]).run();
+    let report: Value =
+        serde_json::from_slice(&outcome.out).unwrap_or_else(|error| panic!("{error}: {outcome}"));
+    let mut findings = report["findings"].as_array().expect("a list").iter();
+    let finding = findings.find(|it| it["code"] == code).expect("it is found");
+    let consequences = finding["consequences"].as_array().into_iter().flatten();
+    let code = |it: &Value| it["code"].as_str().expect("a code").to_owned();
+    consequences.map(code).collect()
+}
+
 fn describe(world: &World, from: &str, to: &str) {
     let text = String::from_utf8(world.read(Example::CONFIGURATION)).expect("TOML");
     assert!(text.contains(from), "{text}");
@@ -43,6 +55,14 @@ fn a_store_that_was_never_set_up_is_one_line() {
         "{status}"
     );
     assert!(!status.contains("content"), "{status}");
+    let made = [
+        "upper-missing",
+        "workdir-missing",
+        "mount-missing",
+        "state-missing",
+        "database-missing",
+    ];
+    assert_eq!(consequences(&world, "not-set-up"), made);
     // A store that is prepared by somebody, and empty, was not set up either.
     world.ok([
         "install",
@@ -176,4 +196,7 @@ fn a_state_directory_that_is_something_else_is_not_told_by_its_database() {
     world.ok(["mv", Example::STATE, "/mnt/away"]);
     world.write(Example::STATE, "");
     only(&world, &["state-missing"]);
+    // For scripts it is all there.
+    let follows = consequences(&world, "state-missing");
+    assert_eq!(follows, ["database-unreadable", "mount-missing"]);
 }

@@ -48,6 +48,17 @@ fn printed(text: &str, arguments: &[&str]) -> String {
     out
 }
 
+/// What `url --client` prints where no daemon is described, which it warns of.
+fn printed_with_a_warning(text: &str, arguments: &[&str]) -> String {
+    let directory = directory(text);
+    let output = overstore(directory.path(), arguments);
+    let (out, err) = streams(&output);
+    assert_eq!(output.status.code(), Some(0), "{err}");
+    let warning = "warning: no daemon is described for example";
+    assert!(err.starts_with(warning), "{err}");
+    out
+}
+
 /// What a command that is refused says.
 fn refused(text: &str, arguments: &[&str]) -> String {
     let directory = directory(text);
@@ -86,7 +97,7 @@ fn url_has_formats() {
     );
     insta::assert_snapshot!(
         "client_nix_conf",
-        printed(
+        printed_with_a_warning(
             &text,
             &["url", "--client", "--format", "nix.conf", "example.toml"]
         )

@@ -342,6 +342,47 @@ fn layers_that_cannot_be_changed_or_are_somebody_else_s() {
     assert!(!world.path(&merged).join("mark").exists());
 }
 
+/// What goes wrong below an overlay that is mounted and goes on saying that all is well.
+#[test]
+fn an_upper_layer_that_has_become_read_only() {
+    let Some(world) = described() else { return };
+    world.mkdir("/mnt/disk");
+    world.ok(["mount", "-t", "tmpfs", "none", "/mnt/disk"]);
+    let on_the_disk = DESCRIPTION
+        .replace("/mnt/up\"", "/mnt/disk/up\"")
+        .replace("/mnt/work\"", "/mnt/disk/work\"");
+    describe(&world, &on_the_disk);
+    world.overstore(["up", "s"]).ok();
+    world.ok(["mount", "-o", "remount,ro", "/mnt/disk"]);
+    let options = world.ok(["findmnt", "-n", "-o", "OPTIONS", REAL]);
+    assert!(options.starts_with("rw,"), "{options}");
+    let touch = world.run(["touch", &format!("{REAL}/new")]);
+    assert!(touch.stderr().contains("Read-only file system"), "{touch}");
+    assert_eq!(
+        codes(&world, "check"),
+        (vec!["upper-file-system-unfit".to_owned()], Some(1))
+    );
+}
+
+/// A lower store directory that another overlay writes to: what is deleted there is missing here, and
+/// its owner is told.
+#[test]
+fn a_lower_store_that_is_another_s_upper_layer() {
+    let Some(world) = described() else { return };
+    let object = world.list("/mnt/low/nix/store").into_iter().next_back();
+    let object = object.expect("some").into_string().expect("a name");
+    let path = format!("/mnt/low/nix/store/{object}");
+    world.ok(["mv", &path, "/mnt/away"]);
+    world.ok(["mknod", &path, "c", "0", "0"]);
+    world.overstore(["up", "s"]).ok();
+    assert!(!world.path(format!("{REAL}/{object}")).exists());
+    let owner = world.overstore(["publish", "--json", "--check", "/mnt/low"]);
+    let owner = report(&owner.run());
+    let found = owner["findings"].as_array().expect("a list");
+    let missing = |it: &Value| it["code"] == "lower-row-without-object";
+    assert!(found.iter().any(missing), "{owner:#}");
+}
+
 /// An overlay over all of /nix, as most have it: refused, with what to do.
 #[test]
 fn an_overlay_over_all_of_nix() {
@@ -539,12 +580,19 @@ fn the_table_of_reasons_names_what_there_is() {
         .lines()
         .filter(|line| line.starts_with("| ") && !line.starts_with("| ---"));
     let mut named = Vec::new();
+    let [mut before, mut after, mut never] = [0; 3];
     for row in rows {
         let said = row
             .trim_end_matches([' ', '|'])
             .rsplit(" | ")
             .next()
             .unwrap();
+        match said {
+            _ if said.contains("said by") => continue,
+            _ if said.starts_with("- ") => never += 1,
+            _ if said.contains("**") => after += 1,
+            _ => before += 1,
+        }
         let words = said.split('`').skip(1).step_by(2);
         named.extend(words.filter(|word| word.contains('-') && !word.contains([' ', '=', '*'])));
     }
@@ -552,6 +600,12 @@ fn the_table_of_reasons_names_what_there_is() {
         let is_group = word.ends_with("-");
         assert!(is_group || codes.contains(word), "`{word}` is no code");
     }
+    let counted = format!(
+        "Of {} reasons, {before} were found before this table was made, {after} are found since, and \
+         {never} cannot be seen before",
+        before + after + never
+    );
+    assert!(table.contains(&counted), "docs/reasons.md: {counted}");
     // These are not about what the kernel or Nix would say.
     let of_overstore = [
         "path-unsafe",

@@ -204,7 +204,10 @@ fn a_user_is_told_how_to_have_the_store_without_root() {
         assert_eq!(found[0]["code"], code, "{check}");
         let ways = found[0]["remedies"].as_array().expect("a list");
         assert_eq!(ways[0]["commands"][0]["shell"], command, "{check}");
-        assert_eq!(ways[1]["instruction"], "as root", "{check}");
+        // Root is no way to what is the user's.
+        let root = ways.get(1).map(|way| &way["instruction"]);
+        let expected = (code == "not-set-up").then(|| Value::from("as root"));
+        assert_eq!(root, expected.as_ref(), "{check}");
         // As it stands.
         let run = world.command(["sh", "-c", command]).by_alice().run();
         assert_eq!(run.code(), Some(0), "{run}");
@@ -251,6 +254,88 @@ fn a_store_of_roots_is_told_as_such_to_a_user() {
         );
         world.ok(["rm", "-rf", "/mnt/example"]);
     }
+}
+
+/// 6: `check --nix` of a store of root's by a user, and the URL for clients of a daemon that is not
+/// described.
+#[test]
+fn a_user_is_not_sent_to_a_daemon_that_serves_another_store() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let check = world.overstore(["check", "--nix", "--json", "example"]);
+    let check = check.by_alice().run();
+    let found = findings(&check);
+    let refused = found.iter().find(|it| it["code"] == "nix-refuses");
+    let remedy = refused.expect("Nix cannot open it")["remedy"].as_str();
+    let remedy = remedy.expect("a text");
+    assert!(remedy.contains("a store of your own"), "{check}");
+    assert!(!remedy.contains("found above"), "{check}");
+
+    let url = world.overstore(["url", "--client", "example"]).run();
+    assert_eq!(url.code(), Some(0), "{url}");
+    let expected = "unix:///nix/var/nix/daemon-socket/socket?root=/mnt/example/merged-store\n";
+    assert_eq!(url.stdout(), expected, "{url}");
+    let warning = "no daemon is described for example: this is the URL of the system's";
+    assert!(url.stderr().contains(warning), "{url}");
+    assert!(url.stderr().contains("`[daemon]`"), "{url}");
+    let socket = ["url", "--client", "--socket", "/run/socket", "example"];
+    let socket = world.overstore(socket).run();
+    assert_eq!(socket.stderr(), "", "{socket}");
+}
+
+/// 7: an overlay that somebody else has mounted, and a daemon that does not take this user.
+#[test]
+fn what_is_advised_of_somebody_elses_mount_or_daemon_can_be_done() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let options = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        Example::LOWER,
+        Example::UPPER,
+        Example::WORKDIR
+    );
+    world.ok(["umount", Example::REAL]);
+    let mount = ["mount", "-t", "overlay", "overlay", "-o", &options];
+    world.command(mount).args([Example::REAL]).ok();
+    let links = world.path(Example::UPPER).join(".links");
+    rustix::fs::removexattr(links, "trusted.overlay.opaque").expect("it was set");
+    let check = world.overstore(["check", "--json", "example"]).run();
+    let found = findings(&check);
+    assert_eq!(found[0]["code"], "links-not-opaque", "{check}");
+    let commands = found[0]["remedies"][0]["commands"].as_array();
+    for command in commands.expect("commands") {
+        world.ok(["sh", "-c", command["shell"].as_str().expect("a command")]);
+    }
+    assert_eq!(codes(&world), [""; 0]);
+
+    // A daemon that is there, and starting it is no way to be let in.
+    let socket = "/run/daemon/socket";
+    let daemon = format!("unix://{socket}?root=/mnt/example/store-a");
+    let described = format!(
+        "root = \"/mnt/alice/root\"\nlower-store = \"{daemon}\"\n\
+         upper-layer = \"/mnt/alice/upper\"\nworkdir = \"/mnt/alice/work\"\n"
+    );
+    world.mkdir("/mnt/alice");
+    world.ok(["chown", "alice:", "/mnt/alice"]);
+    world.write("/etc/overstore/alice.toml", described);
+    world.write(
+        "/etc/nix/nix.conf",
+        "substituters =\nallowed-users = root\n",
+    );
+    let _daemon = world.nix_daemon("/mnt/example/store-a", socket);
+    let silent = || {
+        let check = world.overstore(["check", "--json", "alice"]).by_alice();
+        let check = check.run();
+        let found = findings(&check);
+        let silent = found.iter().find(|it| it["code"] == "lower-daemon-silent");
+        let silent = silent.unwrap_or_else(|| panic!("{check}"));
+        silent["remedy"].as_str().expect("a text").to_owned()
+    };
+    assert_eq!(silent(), "read the daemon's own log, which says why");
+    world.ok(["chmod", "0700", "/run/daemon"]);
+    assert!(silent().contains("give this user access"), "{}", silent());
 }
 
 /// 23: a store directory as `root`.

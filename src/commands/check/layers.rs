@@ -9,33 +9,44 @@ use crate::records::Memory;
 use crate::remedy::{HasRemedy, Remedy};
 
 /// Compares the layers and the upper database, where both are there. What is known already is not
-/// found again.
-pub(super) fn compare(store: &Store, observed: &Observed, known: &[Finding]) -> Vec<Finding> {
+/// found again, and what follows from that is kept there.
+pub(super) fn compare(store: &Store, observed: &Observed, known: &mut [Finding]) -> Vec<Finding> {
     if !can_be_compared(store, observed, known) {
         return Vec::new();
     }
     match compare::across(store, &PathSet::default()) {
         Ok(across) => {
             let mut findings = check::compare::findings(store, &across);
-            findings.retain(|finding| {
-                let told =
-                    |it: &Finding| (it.code, &it.subject) == (finding.code, &finding.subject);
-                !check::follows_from_a_loss(observed, finding.code) && !known.iter().any(told)
-            });
+            let told = |it: &Finding, finding: &Finding| {
+                (it.code, &it.subject) == (finding.code, &finding.subject)
+            };
+            findings.retain(|finding| !known.iter().any(|it| told(it, finding)));
+            let (consequences, mut findings): (Vec<_>, Vec<_>) = findings
+                .into_iter()
+                .partition(|finding| check::follows_from_a_loss(observed, finding.code));
+            if let Some(loss) = known.iter_mut().find(|it| it.code.is_a_loss()) {
+                loss.explains(consequences);
+            }
             findings.extend(lower_changed(store, observed));
             findings
         }
-        // What is in the way was found already.
-        Err(_) if known.iter().any(in_the_way) => Vec::new(),
-        Err(error) => vec![
-            Finding::at(Code::LayersUnreadable, &store.database())
+        Err(error) => {
+            let finding = Finding::at(Code::LayersUnreadable, &store.database())
                 .expected("layers and databases that can be compared")
                 .found(error.to_string())
                 .remedy(error.remedy().or(Remedy::say(
                     "fix what is reported of the lower store and the upper database, then check again",
                 )
-                .run(store.command(["check"])))),
-        ],
+                .run(store.command(["check"]))));
+            // What is in the way was found already.
+            match known.iter_mut().find(|it| in_the_way(it)) {
+                Some(cause) => {
+                    cause.explains([finding]);
+                    Vec::new()
+                }
+                None => vec![finding],
+            }
+        }
     }
 }
 

@@ -8,9 +8,10 @@ use crate::check::{self, Finding};
 use crate::commands::Failure;
 use crate::config::Store;
 use crate::escape::show_lines;
+use crate::observe::Observed;
 
 /// Has the `nix` on `PATH` open the store.
-pub(super) fn open(store: &Store) -> Result<Option<Finding>, Failure> {
+pub(super) fn open(store: &Store, observed: &Observed) -> Result<Option<Finding>, Failure> {
     let url = store
         .reference()
         .render_for_all()
@@ -32,6 +33,7 @@ pub(super) fn open(store: &Store) -> Result<Option<Finding>, Failure> {
     let message = show_lines(output.stderr.trim_ascii());
     Ok(Some(check::nix::refuses(
         store,
+        observed,
         "nix store info --store URL",
         &message,
     )))
