@@ -31,7 +31,7 @@ pub struct Work {
 
 /// The same store with the memory, or without, behind a daemon each.
 struct Served {
-    store: Store,
+    _store: Store,
     url: String,
     _daemon: Daemon,
 }
@@ -50,7 +50,7 @@ impl Served {
             store.directory.join("merged").display()
         );
         Ok(Self {
-            store,
+            _store: store,
             url,
             _daemon: daemon,
         })

@@ -719,7 +719,12 @@ mod across {
 #[test]
 fn nix_refuses() {
     let store = fixture::store(DESCRIPTION);
-    let finding = super::nix::refuses(&store, "nix store info --store URL", "error: told so");
+    let finding = super::nix::refuses(
+        &store,
+        &fixture::observed(&store),
+        "nix store info --store URL",
+        "error: told so",
+    );
     let (codes, text) = told(vec![finding]);
     assert_eq!(codes, ["nix-refuses"]);
     insta::assert_snapshot!("nix_refuses", text);

@@ -617,6 +617,8 @@ fn the_table_of_reasons_names_what_there_is() {
         "mount-missing",
         "not-yours",
         "part-of-another-store",
+        "publication-unreadable",
+        "generation-unset",
         "workdir-differs",
         "lower-replaced",
     ];

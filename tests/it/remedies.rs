@@ -141,12 +141,6 @@ const WITHOUT: &[(&str, &str)] = &[
         "what is wrong in the other description is for a person to correct: identity",
     ),
     (
-<<<<<<< HEAD
-        "path-unreachable",
-        "a file system that answers with errors: check::an_unreachable_path makes it, and the remedy \
-         is to have that file system back",
-    ),
-    (
         "publication-unreadable",
         "what is missing or wrong is the owner's, or not mounted: nothing is run. refresh",
     ),
@@ -155,8 +149,6 @@ const WITHOUT: &[(&str, &str)] = &[
         "over a publication only, which the stores here are not over: refresh",
     ),
     (
-=======
->>>>>>> 47069ea (JSON has what follows from a finding; what a user is advised of a store of one's own needs no root; the kernel's other files read for reasons; Nix without its memory of path infos as a benchmark)
         "lower-row-without-object",
         "told by `publish` only, to the lower store's owner, who repairs it there: publish",
     ),
