@@ -18,13 +18,11 @@
       device = "/nix-store.squashfs";
       fsType = "squashfs";
       options = [ "loop" ];
-      neededForBoot = true;
     };
     "/nix/.rw-store" = {
       device = "none";
       fsType = "tmpfs";
       options = [ "mode=0755" ];
-      neededForBoot = true;
     };
   };
 

@@ -10,7 +10,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::nixos_whole::{InitrdUnit, assert_order};
 use crate::support::{Content, Files, Run, Tree, World, assert_expected, files, skip};
@@ -79,6 +79,25 @@ fn the_examples_have_nothing_to_object_to() {
         for (example, said) in said {
             assert_eq!(said["assertions"], Value::Array(Vec::new()), "{example}");
             assert_eq!(said["warnings"], Value::Array(Vec::new()), "{example}");
+        }
+    }
+}
+
+/// What a store at `/nix/store` needs is mounted in the initrd, without anybody saying so; nothing else
+/// is.
+#[test]
+fn the_file_systems_of_the_systems_store_are_needed_for_boot() {
+    for world in worlds_with_nixpkgs() {
+        let needed = evaluated(&world, "examples.neededForBoot");
+        let expected = |name: &str| match name {
+            "micro-vm" => serde_json::json!(["/", "/nix", "/nix/.ro-state", "/nix/.ro-store"]),
+            "netboot" | "system-daemon" => {
+                serde_json::json!(["/", "/nix/.ro-store", "/nix/.rw-store"])
+            }
+            _ => serde_json::json!([]),
+        };
+        for (name, needed) in needed.as_object().unwrap() {
+            assert_eq!(*needed, expected(name), "{name}");
         }
     }
 }
@@ -486,6 +505,95 @@ fn every_nix_file_can_be_parsed() {
 
 /// What can be said of the layout without nixfmt, which has the last word where there is one: see
 /// `docs/nixos.md`.
+/// A type checker for Python: the one that NixOS's driver uses, or mypy.
+pub struct TypeChecker {
+    program: &'static str,
+    /// Where the modules are that a script imports.
+    modules: PathBuf,
+}
+
+impl TypeChecker {
+    /// The one that is installed; `None` (reported as missing `part`) without any.
+    pub fn find(part: &str, modules: &Path) -> Option<Self> {
+        let runs = |program: &&str| Command::new(program).arg("--version").output().is_ok();
+        let Some(program) = ["ty", "mypy"].into_iter().find(runs) else {
+            skip(part, "there is no ty and no mypy here (Debian: mypy)");
+            return None;
+        };
+        Some(Self {
+            program,
+            modules: modules.to_owned(),
+        })
+    }
+
+    fn check(&self, script: &str) -> Output {
+        let place = tempfile::tempdir().unwrap();
+        let file = place.path().join("script.py");
+        fs::write(&file, script).unwrap();
+        let mut command = Command::new(self.program);
+        match self.program {
+            "ty" => command
+                .args(["check", "--extra-search-path"])
+                .arg(&self.modules),
+            _ => command
+                .args(["--ignore-missing-imports", "--check-untyped-defs"])
+                .env("MYPYPATH", &self.modules)
+                .env("MYPY_CACHE_DIR", place.path()),
+        };
+        command.arg(&file).output().unwrap()
+    }
+
+    pub fn accepts(&self, name: &str, script: &str) {
+        let checked = self.check(script);
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(checked.status.success(), "{name}: {said}");
+    }
+
+    pub fn refuses(&self, script: &str) {
+        let checked = self.check(script);
+        assert!(!checked.status.success(), "{} finds nothing", self.program);
+    }
+}
+
+/// The test scripts of the NixOS machines, with the types that `tests/nixos/driver.py` says the driver
+/// has.
+#[test]
+fn the_test_scripts_have_no_type_errors() {
+    let Some(world) = worlds().next() else { return };
+    let Some(checker) = TypeChecker::find("mypy", Path::new("")) else {
+        return;
+    };
+    let types = include_str!("../nixos/driver.py");
+    let json = nix(&world, &["nix-instantiate", "--eval", "--strict", "--json"])
+        .args(["/source/tests/nixos/scripts.nix"])
+        .ok();
+    let tests: BTreeMap<String, Value> = serde_json::from_str(&json).unwrap();
+    // One of the tests is a build that has to fail, and has no machine.
+    let directory = fs::read_dir(Path::new(SOURCE).join("vm-tests/nixos")).unwrap();
+    let others = ["default.nix", "shared.nix", "own-store.nix", "refused.nix"];
+    let files = directory
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| name.ends_with(".nix") && !others.contains(&name.as_str()));
+    assert_eq!(tests.len(), files.count(), "a test for each file");
+    // All in one, each in a function of its own: a checker takes long to start.
+    let mut all = types.to_owned();
+    for (name, test) in &tests {
+        let named = name.replace('-', "_");
+        all += &format!("def {named}(");
+        for node in test["nodes"].as_array().unwrap() {
+            all += &format!("{}: DriversMachine, ", node.as_str().unwrap());
+        }
+        all += ") -> None:\n";
+        for line in test["script"].as_str().unwrap().lines() {
+            all += &format!("    {line}\n");
+        }
+    }
+    checker.accepts("vm-tests/nixos", &all);
+    checker.refuses(&format!(
+        "{types}def wrong(machine: DriversMachine) -> None:\n    machine.succeed(1)\n"
+    ));
+}
+
 #[test]
 fn nix_files_are_tidy() {
     for file in nix_files() {

@@ -8,7 +8,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::nixos::{nix, without_hashes, worlds_with_nixpkgs};
+use crate::nixos::{TypeChecker, nix, without_hashes, worlds_with_nixpkgs};
 use crate::support::{Content, World, files, skip};
 use serde_json::Value;
 
@@ -205,6 +205,25 @@ fn the_examples_are_the_same_in_the_real_nixos() {
     }
 }
 
+/// Beside units and files: what is mounted in the initrd, who is asked before a switch, and what
+/// `nixos-rebuild build-vm` makes of a system with a store of its own.
+#[test]
+fn what_the_module_decides_is_so_in_the_real_nixos() {
+    for world in worlds() {
+        let decided = evaluated(&world, "decided");
+        let needed = strings(&decided["neededForBoot"]);
+        assert_eq!(needed, ["/", "/nix/.ro-store", "/nix/.rw-store"]);
+        assert_eq!(decided["checks"], serde_json::json!([true, true]));
+        assert_eq!(decided["storesOfMachine"], serde_json::json!([]));
+        let nothing = serde_json::json!({"assertions": [], "warnings": []});
+        assert_eq!(decided["objectionsOfMachine"], nothing);
+        assert!(decided["machine"].as_str().unwrap().ends_with(".drv"));
+        // It is stopped by the same check.
+        let upgrade = decided["upgrade"].as_str().unwrap();
+        assert!(upgrade.contains("nixos-rebuild switch"), "{upgrade}");
+    }
+}
+
 #[test]
 fn every_objection_is_the_same_in_the_real_nixos() {
     let Some(world) = worlds().into_iter().next() else {
@@ -298,43 +317,28 @@ fn whoever_loads_registrations_is_in_the_manual() {
     }
 }
 
-/// The test scripts of the virtual machines, by the type checker that NixOS's driver uses, or mypy.
+/// The test scripts of the virtual machines, with the types of NixOS's driver; and what the tests
+/// without nixpkgs take for these types.
 #[test]
 fn the_scripts_of_the_machines_have_no_type_errors() {
     let Some(world) = worlds().into_iter().next() else {
         return;
     };
-    let runs = |program: &str| Command::new(program).arg("--version").output().is_ok();
-    let Some(checker) = ["ty", "mypy"].into_iter().find(|program| runs(program)) else {
-        skip("nixpkgs", "there is no ty and no mypy here");
-        return;
-    };
     let nixpkgs = PathBuf::from(std::env::var_os("OVERSTORE_NIXPKGS").unwrap());
-    let driver = nixpkgs.join("nixos/lib/test-driver/src");
-    let check = |script: &str| {
-        let place = tempfile::tempdir().unwrap();
-        let file = place.path().join("script.py");
-        fs::write(&file, script).unwrap();
-        let mut command = Command::new(checker);
-        match checker {
-            "ty" => command.args(["check", "--extra-search-path"]).arg(&driver),
-            _ => command
-                .arg("--ignore-missing-imports")
-                .env("MYPYPATH", &driver),
-        };
-        command.arg(&file).output().unwrap()
+    let Some(checker) = TypeChecker::find("nixpkgs", &nixpkgs.join("nixos/lib/test-driver/src"))
+    else {
+        return;
     };
     let scripts = evaluated(&world, "scripts");
     assert!(scripts.as_object().unwrap().len() >= 10);
     for (name, script) in members(&scripts) {
-        let checked = check(script.as_str().unwrap());
-        assert!(checked.status.success(), "{name}: {checked:?}");
+        checker.accepts(name, script.as_str().unwrap());
     }
-    let wrong = scripts["nixos-boot"].as_str().unwrap().to_owned() + "\nmachine.succeed(1)\n";
-    assert!(
-        !check(&wrong).status.success(),
-        "{checker} finds no mistake"
-    );
+    let boot = scripts["nixos-boot"].as_str().unwrap();
+    checker.refuses(&format!("{boot}\nmachine.succeed(1)\n"));
+    let ours = include_str!("../nixos/driver.py");
+    let compared = format!("{boot}\n{ours}as_stub: DriversMachine = machine\n");
+    checker.accepts("the driver's machine and tests/nixos/driver.py", &compared);
 }
 
 /// What `nix flake check` would evaluate, the tests in virtual machines with it.

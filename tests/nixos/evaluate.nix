@@ -171,6 +171,9 @@ in
   examples = {
     said = lib.mapAttrs (_: said) examples;
     trees = lib.mapAttrs (_: tree) examples;
+    neededForBoot = lib.mapAttrs (
+      _: config: lib.attrNames (lib.filterAttrs (_: one: one.neededForBoot) config.fileSystems)
+    ) examples;
   };
   mistakes = lib.mapAttrs (_: mistake: {
     inherit (mistake) says;

@@ -83,6 +83,37 @@ in
     }
   ) examples;
 
+  # What the module does to a system beside units and files: to an example that is a specialisation of
+  # another system, too, and to the virtual machine that `build-vm` makes of it.
+  decided =
+    let
+      config = evaluate {
+        imports = [ examples.netboot ];
+        specialisation.other.configuration.environment.variables.OTHER = "1";
+      };
+      other = config.specialisation.other.configuration;
+      inherit (config.virtualisation) vmVariant;
+    in
+    {
+      neededForBoot = lib.attrNames (lib.filterAttrs (_: one: one.neededForBoot) config.fileSystems);
+      checks = map (one: one.system.preSwitchChecks ? overstore) [
+        config
+        other
+      ];
+      storesOfMachine = lib.attrNames vmVariant.services.overstore.enabled;
+      objectionsOfMachine = said vmVariant;
+      machine = config.system.build.vm.drvPath;
+      # Who upgrades by itself does it by the same programs.
+      upgrade =
+        (evaluate {
+          imports = [ examples.netboot ];
+          system.autoUpgrade = {
+            enable = true;
+            operation = "switch";
+          };
+        }).systemd.services.nixos-upgrade.script;
+    };
+
   # The initrd of one of them, as it is and with /etc as an overlay, with and without
   # shell scripts that find the system.
   initrds =
