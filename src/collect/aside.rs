@@ -6,6 +6,8 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::sync::OnceLock;
 
 use rustix::fs::{AtFlags, FileType, Mode, RenameFlags, mkdirat, renameat_with, statat, unlinkat};
 use rustix::io::Errno;
@@ -16,7 +18,7 @@ use crate::apply::DirectoryLock;
 use crate::config::Store;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
-use crate::linux::{removal, sync};
+use crate::linux::{processors, removal, sync};
 use crate::nix::store_path::StorePath;
 
 /// In the work directory.
@@ -130,13 +132,19 @@ impl Aside {
         Ok(())
     }
 
-    /// Deletes a copy. Killed in the middle, the next run goes on with it.
+    /// Deletes copies, by all processors. Killed in the middle, the next run goes on with them.
     ///
     /// # Errors
-    /// When it cannot be deleted.
-    pub(super) fn delete(&self, name: &str) -> Result<(), CollectError> {
-        rename(&self.replaced, &self.removed, name)?;
-        delete(&self.removed, OsStr::new(name))
+    /// When one cannot be deleted.
+    pub(super) fn delete<'n>(
+        &self,
+        names: impl Iterator<Item = &'n str>,
+    ) -> Result<(), CollectError> {
+        let names: Vec<&str> = names.collect();
+        for name in &names {
+            rename(&self.replaced, &self.removed, name)?;
+        }
+        delete_all(&self.removed, &names)
     }
 
     /// Deletes what earlier runs were deleting, or had not finished.
@@ -144,16 +152,30 @@ impl Aside {
         for layer in [&self.removed, &self.carried] {
             let mut names = Vec::new();
             layer.each(|name| {
-                names.push(name.to_owned());
+                names.push(OsStr::from_bytes(name.to_bytes()).to_owned());
                 Ok(())
             })?;
-            for name in names {
-                use std::os::unix::ffi::OsStrExt;
-                delete(layer, OsStr::from_bytes(name.to_bytes()))?;
-            }
+            delete_all(layer, &names)?;
         }
         Ok(())
     }
+}
+
+/// Deletes entries of a directory, by all processors.
+fn delete_all<N: AsRef<OsStr> + Sync>(layer: &Layer, names: &[N]) -> Result<(), CollectError> {
+    let failed = OnceLock::new();
+    processors::work_on(
+        names.len(),
+        || (),
+        |(), number| match delete(layer, names[number].as_ref()) {
+            Ok(()) => true,
+            Err(error) => {
+                let _ = failed.set(error);
+                false
+            }
+        },
+    );
+    failed.into_inner().map_or(Ok(()), Err)
 }
 
 fn make(parent: &Reached, name: &str) -> Result<Reached, String> {

@@ -48,6 +48,8 @@ const DERIVERS: &str =
     "select drv, rowid from upper.DerivationOutputs where path = ? order by rowid";
 const BY_PATH: &str = "select id from upper.ValidPaths indexed by sqlite_autoindex_ValidPaths_1 \
                        where path = ?";
+const PATH_OF: &str = "select path from upper.ValidPaths where id = ?";
+const HIGHEST: &str = "select coalesce(max(id), 0) from upper.ValidPaths";
 const BY_ID: &str = "select path, registrationTime, deriver from upper.ValidPaths where id = ?";
 
 /// One state of the upper database.
@@ -246,6 +248,37 @@ impl UpperRows {
         })
     }
 
+    /// The path of a row id.
+    ///
+    /// # Errors
+    /// As [`row`](Self::row).
+    pub(crate) fn path_of_id(&self, id: i64) -> Result<StorePath, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let missing = || self.database.damaged(format!("row {id} is missing"));
+        let mut statement = self.prepare(PATH_OF)?;
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        let row = rows.next().map_err(sqlite)?.ok_or_else(missing)?;
+        let path = read_text(row, 0).and_then(|path| self.store.parse(path));
+        path.map_err(|what| self.database.damaged(what))
+    }
+
+    /// About how many rows there are, found at once: not fewer.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn about(&self) -> Result<u64, LowerError> {
+        let mut statement = self.prepare(HIGHEST)?;
+        let highest: i64 = statement
+            .query_row([], |row| row.get(0))
+            .map_err(|error| self.database.error(error))?;
+        Ok(u64::try_from(highest).unwrap_or(0))
+    }
+
+    /// The row id of a node.
+    pub(crate) fn id_of_node(&self, node: u32) -> Option<i64> {
+        self.ids.get(node as usize).copied()
+    }
+
     /// The rows of all that keeps an object alive directly.
     ///
     /// # Errors
@@ -312,7 +345,8 @@ impl UpperRows {
             .map_err(|error| self.database.error(error))
     }
 
-    fn node_of_id(&self, id: i64) -> Option<u32> {
+    /// The node of a row id, once they have nodes.
+    pub(crate) fn node_of_id(&self, id: i64) -> Option<u32> {
         u32::try_from(self.ids.binary_search(&id).ok()?).ok()
     }
 

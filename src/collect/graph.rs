@@ -118,6 +118,35 @@ impl Graph {
         references.get(place).or_else(kept).copied()
     }
 
+    /// From each node to those that keep it alive directly.
+    pub(crate) fn kept_by(&self) -> Edges {
+        let nodes = || 0..u32::try_from(self.count).unwrap_or(u32::MAX);
+        // How many keep each node, then where the next one of them has its place.
+        let mut places = vec![0_u32; self.count];
+        let place = |places: &mut Vec<u32>, node: u32| {
+            let place = places.get_mut(node as usize);
+            place.map(|place| std::mem::replace(place, *place + 1))
+        };
+        for kept in nodes().flat_map(|node| self.keeps(node)) {
+            place(&mut places, kept);
+        }
+        let mut end = 0;
+        for place in &mut places {
+            end += std::mem::replace(place, end);
+        }
+        let starts = places.clone();
+        let mut targets = vec![0; end as usize];
+        for node in nodes() {
+            for kept in self.keeps(node) {
+                let place = place(&mut places, kept).unwrap_or(u32::MAX);
+                if let Some(target) = targets.get_mut(place as usize) {
+                    *target = node;
+                }
+            }
+        }
+        Edges { starts, targets }
+    }
+
     /// Adds to `alive` all that these roots lead to.
     pub(crate) fn mark(&self, roots: impl IntoIterator<Item = u32>, alive: &mut Nodes) {
         let mut open: Vec<u32> = Vec::new();
@@ -205,6 +234,15 @@ mod tests {
             };
             let mut alive = Nodes::none(graph.count);
             graph.mark(roots.iter().copied(), &mut alive);
+            let kept_by = graph.kept_by();
+            for node in 0..count {
+                for other in 0..count {
+                    prop_assert_eq!(
+                        kept_by.of(node).iter().filter(|&&keeper| keeper == other).count(),
+                        graph.keeps(other).filter(|&kept| kept == node).count()
+                    );
+                }
+            }
             let dead: Vec<u32> = graph.dead(&alive).collect();
             prop_assert_eq!(dead, dead_as_nix_finds_it(count, &references, &kept, &roots));
         }

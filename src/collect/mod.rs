@@ -12,6 +12,7 @@
 mod absent;
 mod aside;
 mod choice;
+mod copies;
 mod database;
 mod error;
 mod generations;

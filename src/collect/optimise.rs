@@ -6,17 +6,17 @@
 //! remounted, so that the lower copy shows; and deleted only when it does and nobody uses the upper
 //! one any more. Whatever happens meanwhile, one of the two is whole, and programs that run go on.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::fs::File;
 use std::os::fd::AsFd;
-use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{AtFlags, Stat, statat};
 use rustix::io::Errno;
 
 use super::CollectError;
 use super::aside::Aside;
+use super::copies::{Difference, Judge, Rows};
 use super::layers::{Kind, Layer, Layers};
 use super::leftovers::Merged;
 use super::processes::Copies;
@@ -24,16 +24,13 @@ use super::space::Space;
 use crate::apply;
 use crate::compare::Comparer;
 use crate::config::Store;
-use crate::escape::show_path;
-use crate::linux::root::System;
-use crate::lower::{self, sqlite::SqliteSource};
-use crate::nix::path_info::PathInfo;
-use crate::nix::store_directory::StoreDirectory;
+use crate::linux::{descriptors, root::System};
 use crate::nix::store_path::{Entry, StorePath};
 use crate::remedy::Fault;
 
-/// How many objects are dealt with by one remount. Each takes a descriptor for its lock.
-const BATCH: usize = 256;
+/// How many objects are dealt with by one sync and one remount at most. Each takes a descriptor for its
+/// lock.
+const BATCH: usize = 1024;
 
 /// What was removed, or would be, and what was not.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -51,33 +48,6 @@ pub(crate) struct Optimised {
     pub free: u64,
     /// Why a remount failed, if one did.
     pub remount: Option<Fault>,
-}
-
-/// In what two copies of an object, or what the databases say of it, are different.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum Difference {
-    /// There is no row above.
-    #[error("it is not valid in the upper database")]
-    NotAbove,
-    /// There is none below.
-    #[error("it is not valid in the lower store")]
-    NotBelow,
-    /// The rows differ.
-    #[error("the upper database and the lower store have different {0} of it")]
-    Metadata(&'static str),
-    /// The copies do.
-    #[error("the copies differ{}", inside(.0))]
-    Contents(PathBuf),
-    /// One of them cannot be read.
-    #[error("the copies cannot be compared: {0}")]
-    Unreadable(String),
-}
-
-fn inside(path: &Path) -> String {
-    match path.as_os_str().is_empty() {
-        true => String::new(),
-        false => format!(" in {}", show_path(path)),
-    }
 }
 
 /// Why an upper copy that is not needed is still there.
@@ -120,15 +90,6 @@ pub(crate) struct Optimiser<'a> {
     pub trust_databases: bool,
 }
 
-/// Where an upper copy is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Place {
-    /// In the upper layer.
-    Upper,
-    /// Put aside by an earlier run.
-    Aside,
-}
-
 impl Optimiser<'_> {
     /// Says what a run would do now, and changes nothing.
     ///
@@ -138,16 +99,23 @@ impl Optimiser<'_> {
         let layers = Layers::open(self.store)?;
         let mut found = Optimised::default();
         let mut space = Space::new(&layers.upper);
-        let mut comparer = Comparer::new();
+        let judge = self.judge();
         let both = in_both(&layers)?;
         tell(Step::Found(both.len() as u64));
         for batch in both.chunks(BATCH) {
-            for (path, rows) in batch.iter().zip(self.rows(batch)?) {
-                match self.difference(&layers.upper, &layers.lower, path, &rows, &mut comparer) {
-                    None => found.objects.push((path.clone(), space.of(path)?)),
-                    Some(difference) => found.different.push((path.clone(), difference)),
+            let rows = batch.iter().zip(judge.rows(batch)?);
+            let mut rest: VecDeque<(&StorePath, Rows)> = rows.collect();
+            while !rest.is_empty() {
+                let objects = rest.make_contiguous();
+                let differences = judge.differences([&layers.upper, &layers.lower], objects);
+                let count = differences.len();
+                for ((path, _), difference) in rest.drain(..count).zip(differences) {
+                    match difference {
+                        None => found.objects.push((path.clone(), space.of(path)?)),
+                        Some(difference) => found.different.push((path.clone(), difference)),
+                    }
+                    tell(Step::Done);
                 }
-                tell(Step::Done);
             }
         }
         found.free = layers.upper.free()?;
@@ -182,18 +150,27 @@ impl Optimiser<'_> {
             layers,
             merged: &merged,
             aside: Aside::open(self.store, self.system)?,
-            comparer: Comparer::new(),
             done: Optimised::default(),
         };
-        for batch in work.aside.names()?.chunks(BATCH) {
-            work.batch(batch, Place::Aside, &mut |_| {})?;
+        let most = descriptors::allow(BATCH);
+        for batch in work.aside.names()?.chunks(most) {
+            work.look_again(batch)?;
         }
-        for batch in objects.chunks(BATCH) {
-            work.batch(batch, Place::Upper, tell)?;
+        let mut rest = objects;
+        while !rest.is_empty() {
+            let (batch, _) = rest.split_at(rest.len().min(most));
+            rest = &rest[work.batch(batch, tell)?..];
         }
         let mut done = work.done;
         done.free = layers.upper.free()?;
         Ok(done)
+    }
+
+    fn judge(&self) -> Judge<'_> {
+        Judge {
+            store: self.store,
+            trust_databases: self.trust_databases,
+        }
     }
 
     /// Puts those copies back into the upper layer that an earlier run left, and that are the only
@@ -221,68 +198,6 @@ impl Optimiser<'_> {
         }
         Ok(restored)
     }
-
-    /// What the two databases have of these paths, in their order.
-    fn rows(&self, paths: &[StorePath]) -> Result<Vec<Rows>, CollectError> {
-        let directory = StoreDirectory::new(self.store.store.as_os_str().as_bytes());
-        let database = self.store.database();
-        let above = lower::retry(
-            || SqliteSource::open(&database, directory.clone()).map(Box::new),
-            |source| {
-                let answers = lower::answers(source, paths)?;
-                source.confirmed()?;
-                Ok::<_, CollectError>(answers)
-            },
-        )?;
-        let below = lower::retry(
-            || lower::open(&self.store.lower.source, &directory),
-            |source| {
-                let answers = lower::answers(source, paths)?;
-                source.confirm()?;
-                Ok::<_, CollectError>(answers)
-            },
-        )?;
-        let rows = above.into_iter().zip(below);
-        Ok(rows.map(|(above, below)| Rows { above, below }).collect())
-    }
-
-    /// In what the copy in `ours` and the lower one are different.
-    fn difference(
-        &self,
-        ours: &Layer,
-        lower: &Layer,
-        path: &StorePath,
-        rows: &Rows,
-        comparer: &mut Comparer,
-    ) -> Option<Difference> {
-        let (above, below) = match (&rows.above, &rows.below) {
-            (None, _) => return Some(Difference::NotAbove),
-            (_, None) => return Some(Difference::NotBelow),
-            (Some(above), Some(below)) => (above, below),
-        };
-        let metadata = [
-            ("hashes", above.nar_hash == below.nar_hash),
-            ("sizes", above.nar_size == below.nar_size),
-            ("references", above.references == below.references),
-        ];
-        if let Some((what, _)) = metadata.iter().find(|(_, equal)| !equal) {
-            return Some(Difference::Metadata(what));
-        }
-        if self.trust_databases {
-            return None;
-        }
-        let (ours, lower) = (ours.fd(), lower.fd());
-        match comparer.difference([ours.as_fd(), lower.as_fd()], path.as_str()) {
-            Ok(place) => place.map(Difference::Contents),
-            Err(error) => Some(Difference::Unreadable(error.to_string())),
-        }
-    }
-}
-
-/// What the databases have of a path.
-struct Rows {
-    above: Option<PathInfo>,
-    below: Option<PathInfo>,
 }
 
 struct Work<'a> {
@@ -290,17 +205,63 @@ struct Work<'a> {
     layers: &'a Layers,
     merged: &'a Merged,
     aside: Aside,
-    comparer: Comparer,
     done: Optimised,
 }
 
+/// A copy that was put aside, with the bytes that it takes up.
+type PutAside = (StorePath, u64);
+
 impl Work<'_> {
+    /// Deals with the upper copies of the first of these objects: gives of how many.
     fn batch(
         &mut self,
         paths: &[StorePath],
-        place: Place,
         tell: &mut dyn FnMut(Step),
-    ) -> Result<(), CollectError> {
+    ) -> Result<usize, CollectError> {
+        let Layers { upper, lower } = self.layers;
+        let mut locks = Locks::new(self.merged);
+        let (mut locked, mut others) = (Vec::new(), Vec::new());
+        for (place, path) in paths.iter().enumerate() {
+            match locks.take(path)? {
+                // Otherwise it was collected meanwhile, or the lower store has lost it.
+                true if is_object(upper, path)? && lower.has(path.as_str())? => {
+                    locked.push((place, path.clone()));
+                }
+                true => {}
+                false => others.push((place, path)),
+            }
+        }
+        let (places, locked): (Vec<usize>, Vec<StorePath>) = locked.into_iter().unzip();
+        let judge = self.optimiser.judge();
+        let objects: Vec<_> = locked.iter().zip(judge.rows(&locked)?).collect();
+        let differences = judge.differences([upper, lower], &objects);
+        let end = match places.get(differences.len()) {
+            Some(&place) => place,
+            None => paths.len(),
+        };
+        for (_, path) in others.into_iter().filter(|(place, _)| *place < end) {
+            self.done.left.push((path.clone(), Left::Locked));
+        }
+        let mut put_aside = Vec::new();
+        for (path, difference) in locked.into_iter().zip(differences) {
+            match difference {
+                None => put_aside.extend(self.put_aside(path)?),
+                Some(difference) => self.done.different.push((path, difference)),
+            }
+        }
+        if !put_aside.is_empty() {
+            self.show()?;
+            self.delete(put_aside)?;
+        }
+        for _ in 0..end {
+            tell(Step::Done);
+        }
+        Ok(end)
+    }
+
+    /// Puts those copies back that earlier runs have left and that are needed again, and deletes the
+    /// others.
+    fn look_again(&mut self, paths: &[StorePath]) -> Result<(), CollectError> {
         let mut locks = Locks::new(self.merged);
         let mut locked = Vec::new();
         for path in paths {
@@ -309,74 +270,56 @@ impl Work<'_> {
                 false => self.done.left.push((path.clone(), Left::Locked)),
             }
         }
-        let rows = self.optimiser.rows(&locked)?;
-        let (mut put_aside, mut changed) = (Vec::new(), false);
+        let rows = self.optimiser.judge().rows(&locked)?;
+        let (mut comparer, mut put_aside) = (Comparer::new(), Vec::new());
         for (path, rows) in locked.into_iter().zip(rows) {
-            tell(Step::Done);
-            match place {
-                Place::Upper => put_aside.extend(self.replace(path, &rows)?),
-                Place::Aside if self.is_needed(&path, &rows)? => {
-                    self.aside.put_back(&self.layers.upper, path.as_str())?;
-                    self.done.restored.push(path);
-                    changed = true;
-                }
-                Place::Aside => {
-                    let bytes = Space::new(self.aside.replaced()).of(&path)?;
-                    put_aside.push((path, bytes));
-                }
+            if self.is_needed(&path, &rows, &mut comparer)? {
+                self.aside.put_back(&self.layers.upper, path.as_str())?;
+                self.done.restored.push(path);
+            } else {
+                let bytes = Space::new(self.aside.replaced()).of(&path)?;
+                put_aside.push((path, bytes));
             }
         }
-        if put_aside.is_empty() && !changed {
-            return Ok(());
-        }
-        self.aside.sync(&self.layers.upper)?;
-        self.done.remount = remount(self.optimiser.system, &self.optimiser.store.real);
+        self.show()?;
         self.delete(put_aside)
     }
 
-    /// Puts an upper copy aside, if the lower one is equal: the object, with the bytes that it takes
-    /// up.
-    fn replace(
-        &mut self,
-        path: StorePath,
-        rows: &Rows,
-    ) -> Result<Option<(StorePath, u64)>, CollectError> {
-        let Layers { upper, lower } = self.layers;
-        let name = path.as_str();
-        // Collected meanwhile, or the lower store has lost it.
-        let is_object = |found| matches!(found, Some((Kind::Object, _)));
-        if !is_object(upper.look(name)?) || !lower.has(name)? {
-            return Ok(None);
-        }
-        let difference = self
-            .optimiser
-            .difference(upper, lower, &path, rows, &mut self.comparer);
-        if let Some(difference) = difference {
-            self.done.different.push((path, difference));
-            return Ok(None);
-        }
+    /// Puts an upper copy aside.
+    fn put_aside(&mut self, path: StorePath) -> Result<Option<PutAside>, CollectError> {
+        let upper = &self.layers.upper;
         let bytes = Space::new(upper).of(&path)?;
-        if !self.aside.put(upper, name)? {
+        if !self.aside.put(upper, path.as_str())? {
             self.done.left.push((path, Left::Earlier));
             return Ok(None);
         }
         Ok(Some((path, bytes)))
     }
 
+    /// Has what was renamed on the disk, and the merged store show what is there now.
+    fn show(&mut self) -> Result<(), CollectError> {
+        self.aside.sync(&self.layers.upper)?;
+        self.done.remount = remount(self.optimiser.system, &self.optimiser.store.real);
+        Ok(())
+    }
+
     /// Whether a copy that an earlier run put aside is the only good one again.
-    fn is_needed(&mut self, path: &StorePath, rows: &Rows) -> Result<bool, CollectError> {
+    fn is_needed(
+        &self,
+        path: &StorePath,
+        rows: &Rows,
+        comparer: &mut Comparer,
+    ) -> Result<bool, CollectError> {
         let Layers { upper, lower } = self.layers;
-        if rows.above.is_none() || matches!(upper.look(path.as_str())?, Some((Kind::Object, _))) {
+        if rows.above.is_none() || is_object(upper, path)? {
             return Ok(false);
         }
         if !lower.has(path.as_str())? {
             return Ok(true);
         }
-        let aside = self.aside.replaced();
-        let difference = self
-            .optimiser
-            .difference(aside, lower, path, rows, &mut self.comparer);
-        Ok(difference.is_some())
+        let layers = [self.aside.replaced(), lower];
+        let judge = self.optimiser.judge();
+        Ok(judge.difference(layers, path, rows, comparer).is_some())
     }
 
     /// Deletes those copies that do not show any more and that nobody uses.
@@ -390,6 +333,7 @@ impl Work<'_> {
             None => copies.users(self.optimiser.system, &names)?,
             Some(_) => Default::default(),
         };
+        let mut unused = Vec::new();
         for (path, bytes) in put_aside {
             let why = if self.done.remount.is_some() {
                 Some(Left::NotRemounted)
@@ -402,12 +346,12 @@ impl Work<'_> {
             };
             match why {
                 Some(why) => self.done.left.push((path, why)),
-                None => {
-                    self.aside.delete(path.as_str())?;
-                    self.done.objects.push((path, bytes));
-                }
+                None => unused.push((path, bytes)),
             }
         }
+        self.aside
+            .delete(unused.iter().map(|(path, _)| path.as_str()))?;
+        self.done.objects.extend(unused);
         Ok(())
     }
 
@@ -473,6 +417,13 @@ impl Drop for Locks<'_> {
     }
 }
 
+fn is_object(layer: &Layer, path: &StorePath) -> Result<bool, CollectError> {
+    Ok(matches!(
+        layer.look(path.as_str())?,
+        Some((Kind::Object, _))
+    ))
+}
+
 /// The objects that both layers have.
 fn in_both(layers: &Layers) -> Result<Vec<StorePath>, CollectError> {
     let mut both = BTreeSet::new();
@@ -480,7 +431,7 @@ fn in_both(layers: &Layers) -> Result<Vec<StorePath>, CollectError> {
         if let Entry::StorePath(path) = Entry::of(name.to_bytes())
             && !path.is_temporary()
             && layers.lower.has(path.as_str())?
-            && matches!(layers.upper.look(path.as_str())?, Some((Kind::Object, _)))
+            && is_object(&layers.upper, &path)?
         {
             both.insert(path);
         }

@@ -2,6 +2,7 @@
 
 pub(crate) mod clock;
 pub(crate) mod descent;
+pub(crate) mod descriptors;
 pub(crate) mod exhaustion;
 pub(crate) mod file_handle;
 pub(crate) mod file_identity;
@@ -12,6 +13,7 @@ pub(crate) mod mount_log;
 pub(crate) mod mount_points;
 pub(crate) mod namespaces;
 pub(crate) mod processes;
+pub(crate) mod processors;
 pub(crate) mod regular_file;
 pub(crate) mod removal;
 pub(crate) mod root;
