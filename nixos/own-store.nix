@@ -15,6 +15,13 @@ let
   stores = lib.filterAttrs (_: store: store.initrd.enable) cfg.enabled;
   names = lib.attrNames stores;
   booted = "/run/booted-system/etc/overstore/booted";
+  bootedOnly = command: name: store: {
+    name = "overstore-${command}@${store.unit}";
+    value = {
+      overrideStrategy = "asDropin";
+      unitConfig.ConditionPathExists = "${booted}/${name}.toml";
+    };
+  };
 
   # Where nothing was mounted, `local` is the store that there is: root's Nix uses
   # the daemon from the first `switch` on.
@@ -129,14 +136,9 @@ in
             };
           };
         }) stores)
-        # Nor is anything collected of a store that was not booted.
-        (lib.mapAttrs' (name: store: {
-          name = "overstore-gc@${store.unit}";
-          value = {
-            overrideStrategy = "asDropin";
-            unitConfig.ConditionPathExists = "${booted}/${name}.toml";
-          };
-        }) (lib.filterAttrs (_: store: store.collected) stores))
+        # Nor is anything collected, or refreshed, of a store that was not booted.
+        (lib.mapAttrs' (bootedOnly "gc") (lib.filterAttrs (_: store: store.collected) stores))
+        (lib.mapAttrs' (bootedOnly "refresh") (lib.filterAttrs (_: store: store.refreshed) stores))
         {
           # The last file counts: the URL of what is mounted, until the next boot.
           nix-daemon.serviceConfig.EnvironmentFile = [

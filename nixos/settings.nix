@@ -137,6 +137,15 @@ in
       copies are equal.
     '';
   };
+  refresh = {
+    schedule = key types.str "never" ''
+      When the store is brought to what is below: a calendar event of systemd.
+    '';
+    optimise = key types.bool "`false`" ''
+      Whether what is in both layers is removed from the upper one afterwards, where
+      both copies are equal.
+    '';
+  };
   parameters = mkOption {
     type = types.attrsOf (
       types.oneOf [

@@ -183,6 +183,11 @@ in
       internal = true;
       description = "Whether its garbage is collected by itself: whether overstore makes units for that.";
     };
+    refreshed = mkOption {
+      type = types.bool;
+      internal = true;
+      description = "Whether it is refreshed by itself: whether overstore makes units for that.";
+    };
     real = mkOption {
       type = types.str;
       internal = true;
@@ -225,6 +230,7 @@ in
         gc.min-free
         gc.max-free
       ];
+    refreshed = config.settings.refresh.schedule != null;
     real =
       if config.settings.real != null then
         config.settings.real

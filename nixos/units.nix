@@ -15,6 +15,7 @@ let
   own = lib.filterAttrs (_: store: store.servedBy == "own") stores;
   system = lib.filterAttrs (_: store: store.servedBy == "system") stores;
   collected = lib.filterAttrs (_: store: store.collected) stores;
+  refreshed = lib.filterAttrs (_: store: store.refreshed) stores;
   # The others' daemon goes on with what was mounted at boot: own-store.nix.
   changeable = lib.filterAttrs (_: store: !store.initrd.enable) system;
 
@@ -102,11 +103,18 @@ in
       }
     );
 
-    systemd.timers = forEach collected (
-      _: store:
-      addTo "overstore-gc@${store.unit}" {
-        wantedBy = [ "timers.target" ];
-      }
-    );
+    systemd.timers =
+      forEach collected (
+        _: store:
+        addTo "overstore-gc@${store.unit}" {
+          wantedBy = [ "timers.target" ];
+        }
+      )
+      // forEach refreshed (
+        _: store:
+        addTo "overstore-refresh@${store.unit}" {
+          wantedBy = [ "timers.target" ];
+        }
+      );
   };
 }

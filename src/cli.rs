@@ -115,6 +115,14 @@ pub enum Command {
     /// down, and is up afterwards. Exit code 1 when something is needed and nowhere to be had, also with
     /// --dry-run.
     Reconcile(Reconcile),
+    /// Bring the store to what is below now, while it is in use.
+    ///
+    /// Over a publication: compares what the upper store took from below with the current generation,
+    /// has the kernel see what is new, and only then has new connections of Nix read that generation.
+    /// Where it lacks something that the upper store needs, nothing is switched, and the exit code
+    /// is 1. Exit code 3: the publication cannot be reached, and the store stays as it is. Over a lower
+    /// store that grows in place it does what `remount` does.
+    Refresh(Refresh),
     /// Publish a lower store: make a generation of it that consumers can have below theirs.
     ///
     /// From a live store, in use by Nix, to a database that is complete and does not change, over the
@@ -168,6 +176,7 @@ impl Command {
                 | Command::Gc(_)
                 | Command::Optimise(_)
                 | Command::Reconcile(_)
+                | Command::Refresh(_)
                 | Command::Publish(_)
                 | Command::Url(_)
         )
@@ -469,6 +478,17 @@ pub struct Reconcile {
     pub ignore_absent_roots: bool,
 }
 
+/// Arguments of `refresh`.
+#[derive(Debug, Args)]
+pub struct Refresh {
+    #[command(flatten)]
+    #[allow(missing_docs)]
+    pub store: StoreArgument,
+    /// Say whether there is a newer generation and what it lacks, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 impl Gc {
     /// An option that was given and that only root can have.
     pub fn needs_root(&self) -> Option<&'static str> {
@@ -704,6 +724,8 @@ pub enum SchemaName {
     Reconcile,
     /// The output of `gc --why`.
     Why,
+    /// The output of `refresh`.
+    Refresh,
     /// The output of `publish`.
     Publish,
     /// The output of `publish --check`.

@@ -52,6 +52,9 @@ pub(crate) enum RemountError {
     /// No mount namespace of one's own.
     #[error("cannot make a private mount namespace: {0}")]
     Namespace(io::Error),
+    /// No thread could be started, or it ended.
+    #[error("cannot remount in a thread: {0}")]
+    Thread(#[source] io::Error),
     /// The mount table could not be read.
     #[error("cannot read the mount table: {0}")]
     MountTable(#[from] io::Error),
@@ -67,6 +70,7 @@ impl HasRemedy for RemountError {
             RemountError::Open { .. }
             | RemountError::Mixed { .. }
             | RemountError::Refused { .. }
+            | RemountError::Thread(_)
             | RemountError::MountTable(_) => Remedy::default(),
         }
     }
@@ -109,6 +113,20 @@ pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountEr
     mount_remount(&target, superblock_flags(&mount), c"").map_err(|error| RemountError::Refused {
         path: directory.to_owned(),
         error: error.into(),
+    })
+}
+
+/// [`remount`], in a thread of its own, so that this one goes on where it is.
+///
+/// # Errors
+/// See [`RemountError`]; or that there is no thread.
+pub(crate) fn remount_aside(system: &System, directory: &Path) -> Result<(), RemountError> {
+    std::thread::scope(|scope| {
+        let thread = std::thread::Builder::new()
+            .spawn_scoped(scope, || remount(system, directory))
+            .map_err(RemountError::Thread)?;
+        let ended = || Err(RemountError::Thread(io::Error::other("it ended")));
+        thread.join().unwrap_or_else(|_| ended())
     })
 }
 

@@ -102,6 +102,14 @@ codes! {
     PublicationUnreadable("publication-unreadable", [Warning, Error], [LowerStore], UnlessMade);
     /// The store's own link, through which the lower store's metadata is read, leads to no generation.
     GenerationUnset("generation-unset", [Error], [LowerStore], UnlessMade);
+    /// The generation that the store uses is not there any more.
+    GenerationGone("generation-gone", [Error], [LowerStore], Never);
+    /// The generation that the store uses is retired: it will not be there much longer.
+    GenerationRetired("generation-retired", [Warning], [LowerStore], Never);
+    /// A newer generation than the one that the store uses is current.
+    GenerationBehind("generation-behind", [Note], [LowerStore], Never);
+    /// The current generation lacks something that the upper store needs.
+    GenerationLacks("generation-lacks", [Error], [LowerStore], Never);
     /// A name in the lower store directory at which Nix's collector stops.
     LowerStranger("lower-stranger", [Warning], [LowerStore], Never);
     /// A finding of the nested lower store's own mount.

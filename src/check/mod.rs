@@ -26,6 +26,7 @@ pub(crate) use code::{Declaration, StopsUp};
 pub use finding::Severity;
 pub(crate) use finding::{Finding, Part};
 pub(crate) use lower::for_owner;
+pub(crate) use publication::{generation, lacking};
 
 use std::path::Path;
 

@@ -576,6 +576,19 @@ rules! {
     a_link_to_no_generation(PUBLISHED.to_owned()) = ["generation-unset"], |_, observed| {
         published(observed).link = LinkFacts::Elsewhere("/mnt/other/generations/3".into());
     };
+    a_generation_that_is_gone(PUBLISHED.to_owned()) = ["generation-gone"], |_, observed| {
+        let facts = published(observed);
+        (facts.current, facts.used) = (Ok(5), Ok(None));
+        *source(observed).0 = FileFacts::Missing;
+    };
+    a_retired_generation(PUBLISHED.to_owned()) = ["generation-retired"], |_, observed| {
+        let facts = published(observed);
+        facts.current = Ok(5);
+        facts.used = Ok(Some(UsedGeneration { time: 1, retired_until: Some(1_700_000_000) }));
+    };
+    a_newer_generation(PUBLISHED.to_owned()) = ["generation-behind"], |_, observed| {
+        published(observed).current = Ok(5);
+    };
     something_in_the_place_of_the_link(PUBLISHED.to_owned()) = ["generation-unset"], |_, observed| {
         published(observed).link = LinkFacts::Other("a directory".into());
     };

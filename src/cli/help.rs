@@ -12,7 +12,14 @@ pub(crate) const GROUPS: [(&str, &[&str]); 4] = [
     ("Looking", &["list", "status", "check", "plan", "url"]),
     (
         "Lower stores",
-        &["warm", "optimise", "remount", "reconcile", "publish"],
+        &[
+            "warm",
+            "optimise",
+            "refresh",
+            "remount",
+            "reconcile",
+            "publish",
+        ],
     ),
     (
         "For packagers",
@@ -24,7 +31,7 @@ pub(crate) const GROUPS: [(&str, &[&str]); 4] = [
 pub(crate) type Example = (&'static str, &'static str);
 
 /// Examples of each command, the most common first.
-pub(crate) const EXAMPLES: [(&str, &[Example]); 19] = [
+pub(crate) const EXAMPLES: [(&str, &[Example]); 20] = [
     (
         "new",
         &[
@@ -204,6 +211,19 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 19] = [
             (
                 "overstore reconcile --old /srv/image-of-before example",
                 "put it right, and carry over what only the old one has",
+            ),
+        ],
+    ),
+    (
+        "refresh",
+        &[
+            (
+                "overstore refresh --dry-run example",
+                "whether there is a newer generation below, and what it lacks",
+            ),
+            (
+                "overstore refresh example",
+                "go on to it, while the store is in use",
             ),
         ],
     ),

@@ -440,16 +440,9 @@ fn in_both(layers: &Layers) -> Result<Vec<StorePath>, CollectError> {
     Ok(both.into_iter().collect())
 }
 
-/// Has the kernel forget what it cached of the layers. In a thread, since it takes a mount namespace
-/// of its own for that.
+/// Has the kernel forget what it cached of the layers.
 pub(super) fn remount(system: &System, real: &Path) -> Option<Fault> {
-    let remounted = std::thread::scope(|scope| {
-        scope
-            .spawn(|| apply::remount(system, real).map_err(|error| Fault::of(&error)))
-            .join()
-    });
-    match remounted {
-        Ok(result) => result.err(),
-        Err(_) => Some(Fault::new("the thread ended")),
-    }
+    apply::remount_aside(system, real)
+        .err()
+        .map(|error| Fault::of(&error))
 }

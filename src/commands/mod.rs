@@ -17,6 +17,7 @@ mod private;
 mod progress;
 mod publish;
 mod reconcile;
+mod refresh;
 mod remount;
 mod schema;
 mod several;
@@ -111,6 +112,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Optimise(arguments) => optimise::run(&arguments, json),
         Command::Reconcile(arguments) => reconcile::run(&arguments, json),
+        Command::Refresh(arguments) => refresh::run(&arguments, json),
         Command::Publish(arguments) => publish::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => match arguments.store.clone() {

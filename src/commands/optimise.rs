@@ -13,6 +13,7 @@ use crate::collect::{CollectError, Optimised, Optimiser, Step};
 use crate::config::Store;
 use crate::escape::show;
 use crate::linux::namespaces;
+use crate::linux::root::System;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::remedy::Fault;
@@ -22,18 +23,38 @@ use crate::systemd::notify::ServiceManager;
 pub(super) fn run(arguments: &cli::Optimise, json: bool) -> Result<ExitCode, Failure> {
     let loaded = load(&arguments.store, &RootArgument::default())?;
     let super::Loaded { store, system } = super::private::inside(loaded)?;
+    let report = optimise(
+        &store,
+        &system,
+        arguments.trust_databases,
+        arguments.dry_run,
+    )?;
+    report.print(json)?;
+    Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Optimises a store.
+///
+/// # Errors
+/// When it is not as described, or the machine would not do it.
+pub(super) fn optimise(
+    store: &Store,
+    system: &System,
+    trust_databases: bool,
+    dry_run: bool,
+) -> Result<OptimiseReport, Failure> {
     let optimiser = Optimiser {
-        store: &store,
-        system: &system,
-        trust_databases: arguments.trust_databases,
+        store,
+        system,
+        trust_databases,
     };
     let can_mount = namespaces::can_mount().unwrap_or(false);
     let mut restored = Vec::new();
-    if can_mount && !arguments.dry_run {
+    if can_mount && !dry_run {
         // Otherwise the store is not as described for want of them.
         restored = optimiser.restore().map_err(Failure::machine)?;
     }
-    require_as_described(&store, &system, "optimised").inspect_err(|_| {
+    require_as_described(store, system, "optimised").inspect_err(|_| {
         let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
         for path in &restored {
             let path = directory.print(path);
@@ -42,7 +63,7 @@ pub(super) fn run(arguments: &cli::Optimise, json: bool) -> Result<ExitCode, Fai
             super::print_warning(&Fault::new(what));
         }
     })?;
-    if !can_mount && !arguments.dry_run {
+    if !can_mount && !dry_run {
         return Err(Failure::not_as_described(format!(
             "only root may optimise the store {}",
             store.name
@@ -53,21 +74,19 @@ pub(super) fn run(arguments: &cli::Optimise, json: bool) -> Result<ExitCode, Fai
             store.command(["optimise"])
         )));
     }
-    let done = with_progress(&optimiser, arguments.dry_run).map_err(Failure::machine)?;
+    let done = with_progress(&optimiser, dry_run).map_err(Failure::machine)?;
     if let Some(why) = &done.remount {
-        print_not_remounted(&store, why);
+        print_not_remounted(store, why);
     }
-    if !arguments.dry_run {
+    if !dry_run {
         let manager = ServiceManager::from_environment();
         let removed = done.objects.len() as u64;
-        apply::remember_optimised(&store, &system, removed, &mut |progress| {
+        apply::remember_optimised(store, system, removed, &mut |progress| {
             super::tell(&progress, &manager);
         });
     }
     restored.extend_from_slice(&done.restored);
-    let report = report(&store, arguments, done, &restored);
-    report.print(json)?;
-    Ok(ExitCode::from(report.outcome.exit_code()))
+    Ok(report(store, trust_databases, dry_run, done, &restored))
 }
 
 fn with_progress(optimiser: &Optimiser<'_>, dry_run: bool) -> Result<Optimised, CollectError> {
@@ -93,7 +112,8 @@ fn with_progress(optimiser: &Optimiser<'_>, dry_run: bool) -> Result<Optimised, 
 
 fn report(
     store: &Store,
-    arguments: &cli::Optimise,
+    trust_databases: bool,
+    dry_run: bool,
     done: Optimised,
     restored: &[StorePath],
 ) -> OptimiseReport {
@@ -110,8 +130,8 @@ fn report(
             true => Outcome::Unchanged,
             false => Outcome::Done,
         },
-        dry_run: arguments.dry_run,
-        trust_databases: arguments.trust_databases,
+        dry_run,
+        trust_databases,
         bytes: done.objects.iter().map(|(_, bytes)| bytes).sum(),
         objects: ObjectReport::all(&directory, &done.objects),
         different: done

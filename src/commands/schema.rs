@@ -9,8 +9,8 @@ use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
     self, CodesReport, ErrorReport, GcReport, ListReport, LowerCheckReport, OptimiseReport,
-    PublishReport, ReconcileReport, Report, StatusReport, StoresReport, UrlReport, WarmReport,
-    WhyReport,
+    PublishReport, ReconcileReport, RefreshReport, Report, StatusReport, StoresReport, UrlReport,
+    WarmReport, WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {
@@ -33,6 +33,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Optimise => schema_for!(OptimiseReport),
         SchemaName::Reconcile => schema_for!(ReconcileReport),
         SchemaName::Why => schema_for!(WhyReport),
+        SchemaName::Refresh => schema_for!(RefreshReport),
         SchemaName::Publish => schema_for!(PublishReport),
         SchemaName::PublishCheck => schema_for!(LowerCheckReport),
         SchemaName::Error => schema_for!(ErrorReport),
@@ -58,6 +59,7 @@ mod tests {
         insta::assert_json_snapshot!("gc", schema(SchemaName::Gc));
         insta::assert_json_snapshot!("optimise", schema(SchemaName::Optimise));
         insta::assert_json_snapshot!("reconcile", schema(SchemaName::Reconcile));
+        insta::assert_json_snapshot!("refresh", schema(SchemaName::Refresh));
         insta::assert_json_snapshot!("why", schema(SchemaName::Why));
         insta::assert_json_snapshot!("error", schema(SchemaName::Error));
         insta::assert_json_snapshot!("report", schema(SchemaName::Report));

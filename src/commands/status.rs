@@ -13,14 +13,16 @@ use crate::config::{MetadataSource, Store};
 use crate::escape::show_path;
 use crate::linux::exhaustion;
 use crate::linux::root::System;
+use crate::linux::safe_path;
 use crate::lower::sqlite::SqliteSource;
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
-use crate::observe::{self, Depth, Observed};
+use crate::observe::{self, Depth, LinkFacts, Observed};
 use crate::records::Memory;
 use crate::records::mount_record::Record;
 use crate::report::{
-    CollectedReport, Content, NowReport, Outcome, SizesReport, StatusReport, WarmedReport,
+    CollectedReport, Content, GenerationReport, NowReport, OpenReport, Outcome, SizesReport,
+    StatusReport, WarmedReport,
 };
 use crate::warm::Roots;
 
@@ -120,6 +122,28 @@ impl Looked<'_> {
         Some(check::compare::lower_changed(store, Some(then), &now))
     }
 
+    /// The generation of a publication that is in use.
+    fn generation(&self) -> Option<GenerationReport> {
+        let (publication, _) = self.store.lower.published()?;
+        let facts = self.observed.lower.publication.as_ref()?;
+        let used = facts.used.as_ref().ok().and_then(Option::as_ref);
+        let readers = safe_path::is_root().then(|| observe::readers(self.system, publication));
+        Some(GenerationReport {
+            publication: show_path(publication).into_owned(),
+            number: match facts.link {
+                LinkFacts::Generation(number) => Some(number),
+                _ => None,
+            },
+            time: used.map(|used| used.time),
+            retired_until: used.and_then(|used| used.retired_until),
+            current: facts.current.as_ref().ok().copied(),
+            open: readers.map(|readers| {
+                let open = |(number, processes)| OpenReport { number, processes };
+                readers.into_iter().map(open).collect()
+            }),
+        })
+    }
+
     /// Everything that is wrong now.
     fn now(&self, compared: &Compared, lower_changed: Option<&Finding>) -> NowReport {
         let mut findings = check::check(self.store, self.observed);
@@ -145,6 +169,7 @@ impl Looked<'_> {
             lower_store: store.lower.given.clone(),
             lower_kind: lower_kind(&store.lower.source),
             lower_real: show_path(&store.lower.real).into_owned(),
+            generation: self.generation(),
             lower_changed: lower_changed.map(|finding| finding.is_some()),
             content: compared.content,
             unreadable: compared.unreadable,

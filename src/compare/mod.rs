@@ -5,6 +5,7 @@ mod contents;
 mod copies;
 mod fingerprint;
 mod layers;
+mod needs;
 mod objects;
 mod sizes;
 
@@ -16,6 +17,7 @@ pub use fingerprint::Identity;
 pub(crate) use layers::Missing;
 pub use layers::across;
 pub(crate) use layers::{Across, AcrossError, Several};
+pub(crate) use needs::{Among, Lacking, Needs, needs};
 pub(crate) use objects::Below as LowerObjects;
 pub(crate) use objects::Objects;
 pub(crate) use objects::{Held, held, objects};

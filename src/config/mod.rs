@@ -17,6 +17,7 @@ mod publication;
 mod quantity;
 mod raw;
 mod read;
+mod refresh;
 mod store;
 mod unknown;
 mod url;
@@ -26,7 +27,10 @@ mod warm;
 use toml::de::{DeTable, DeValue};
 
 use problem::Problem;
-use raw::{RawDaemon, RawDatabase, RawGc, RawLower, RawMount, RawPermissions, RawStore, RawWarm};
+use raw::{
+    RawDaemon, RawDatabase, RawGc, RawLower, RawMount, RawPermissions, RawRefresh, RawStore,
+    RawWarm,
+};
 
 pub use environment::{Auto, Environment};
 pub(crate) use lower::objects_of;
@@ -36,12 +40,14 @@ pub(crate) use publication::Chosen;
 pub(crate) use publication::publication_schema;
 pub use publication::{PUBLICATION_KEYS, Publication, parse_publication};
 pub(crate) use quantity::{Age, Size};
-pub(crate) use store::{Daemon, Gc, Lower, MEMORY_FILE, Own, Setting, WarmAtUp, WhenIncomplete};
+pub(crate) use store::{
+    Daemon, Gc, Lower, MEMORY_FILE, Own, RefreshByItself, Setting, WarmAtUp, WhenIncomplete,
+};
 pub use store::{MetadataSource, Store};
 pub(crate) use unknown::nearest;
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
-pub const KEYS: [(&str, &[&str]); 8] = [
+pub const KEYS: [(&str, &[&str]); 9] = [
     ("", RawStore::KEYS),
     ("lower", RawLower::KEYS),
     ("mount", RawMount::KEYS),
@@ -50,6 +56,7 @@ pub const KEYS: [(&str, &[&str]); 8] = [
     ("daemon", RawDaemon::KEYS),
     ("warm", RawWarm::KEYS),
     ("gc", RawGc::KEYS),
+    ("refresh", RawRefresh::KEYS),
 ];
 
 /// The size of a description, in bytes, above which it is not read: it is some other file then.

@@ -59,6 +59,8 @@ table! {
         "warm" warm: RawWarm,
         /// When and how the garbage of the upper layer is collected by itself.
         "gc" gc: RawGc,
+        /// When and how the store is brought to what is below by itself.
+        "refresh" refresh: RawRefresh,
         /// Other settings of Nix's store, passed on in the store URL.
         #[schemars(example = serde_json::json!({ "require-sigs": false }))]
         "parameters" parameters: Scalars,
@@ -165,6 +167,20 @@ table! {
         /// Default: `false`.
         "leftovers" leftovers: bool,
         /// Whether what is in both layers is removed from the upper one first: see `overstore
+        /// optimise`. Default: `false`.
+        "optimise" optimise: bool,
+    }
+}
+
+table! {
+    /// When and how the store is brought to what is below by itself: see `overstore refresh`. The
+    /// store's units have a timer that does it.
+    #[schemars(rename = "Refresh")]
+    RawRefresh {
+        /// When: a calendar event of systemd. Default: never.
+        #[schemars(example = &"hourly")]
+        "schedule" schedule: String,
+        /// Whether what is in both layers is removed from the upper one afterwards: see `overstore
         /// optimise`. Default: `false`.
         "optimise" optimise: bool,
     }

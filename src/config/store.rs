@@ -65,6 +65,8 @@ pub struct Store {
     pub warm: Option<WarmAtUp>,
     /// `gc`: how its garbage is collected by itself, if it is.
     pub gc: Option<Gc>,
+    /// `refresh`: how it is brought to what is below by itself, if it is.
+    pub refresh: Option<RefreshByItself>,
     /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
     pub parameters: Vec<(String, String)>,
     /// What is particular about a store that is an ordinary user's own.
@@ -125,6 +127,15 @@ pub struct Gc {
     /// Whether objects go that neither database knows.
     pub leftovers: bool,
     /// Whether it is optimised first.
+    pub optimise: bool,
+}
+
+/// How a store is brought to what is below by itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RefreshByItself {
+    /// When: a calendar event of systemd; never by itself if `None`.
+    pub schedule: Option<String>,
+    /// Whether it is optimised afterwards, also when `refresh` is run by hand.
     pub optimise: bool,
 }
 

@@ -72,6 +72,7 @@ impl Reading<'_> {
         let build_users_group = self.build_users_group(raw);
         let warm = self.warm(raw.warm.as_ref());
         let gc = self.gc(raw.gc.as_ref());
+        let refresh = self.refresh(raw.refresh.as_ref());
         let parameters = self.parameters(raw.parameters.as_ref());
         if whole {
             self.missing(raw);
@@ -114,6 +115,7 @@ impl Reading<'_> {
             daemon,
             warm,
             gc,
+            refresh,
             parameters,
             own,
         };

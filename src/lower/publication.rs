@@ -2,6 +2,7 @@
 //! Its format, which `overstore publish` writes, and how consumers read it: whatever is in it may be
 //! somebody else's.
 
+use std::collections::BTreeSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 use crate::escape::{show, show_path};
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::safe_path::{self, Symlinks};
+use crate::nix::store_path::StorePath;
 use crate::remedy::{HasRemedy, Remedy};
 
 /// The link to the current generation.
@@ -37,6 +39,12 @@ pub(crate) const RETIRED: &str = "retired.json";
 
 /// The size in bytes above which a record is something else.
 const LONGEST_RECORD: u64 = 64 << 10;
+
+/// How much of what is written of changes is read, in bytes: looking at each row is faster then.
+const LONGEST_CHANGES: u64 = 64 << 20;
+
+/// How many generations are gone back.
+const MOST_GENERATIONS: u32 = 10_000;
 
 /// What a generation is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -217,6 +225,91 @@ impl Publication {
             };
         }
         Ok(reached)
+    }
+}
+
+/// What left or changed between two generations.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Changes {
+    /// The paths, each once.
+    pub paths: BTreeSet<StorePath>,
+}
+
+impl Publication {
+    /// What left or changed since the generation `then`, as it was written beside `now` and all between
+    /// them; `None` where that is not all there, or is more than is worth reading, so that each row has
+    /// to be looked at.
+    ///
+    /// # Errors
+    /// When something of it cannot be reached.
+    pub(crate) fn changes(
+        &self,
+        then: &Generation,
+        now: &Generation,
+    ) -> Result<Option<Changes>, PublicationError> {
+        let mut changes = Changes::default();
+        let mut left = LONGEST_CHANGES;
+        let mut at = now.clone();
+        for _ in 0..MOST_GENERATIONS {
+            if at.publication != then.publication || at.store != then.store {
+                return Ok(None);
+            }
+            if at.number <= then.number {
+                return Ok((at.number == then.number).then_some(changes));
+            }
+            match self.read_changes(&at, &mut left, &mut changes)? {
+                true => {}
+                false => return Ok(None),
+            }
+            let before = match at.before {
+                Some(before) => self.generation(before),
+                None => return Ok(None),
+            };
+            at = match before {
+                Ok(Some(listed)) => listed.generation,
+                Ok(None) | Err(PublicationError::Wrong { .. }) => return Ok(None),
+                Err(error) => return Err(error),
+            };
+        }
+        Ok(None)
+    }
+
+    /// Reads what is written beside one generation: whether it is what a publication has.
+    fn read_changes(
+        &self,
+        of: &Generation,
+        left: &mut u64,
+        changes: &mut Changes,
+    ) -> Result<bool, PublicationError> {
+        let path = path_of(&self.path, of.number).join(OWN).join(CHANGES);
+        let Some(own) = self.own(of.number)? else {
+            return Ok(false);
+        };
+        let text = match regular_file::read_at(own, CHANGES, Symlinks::Refuse, *left) {
+            Ok(text) => text,
+            Err(ReadError::Io(error)) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(PublicationError::unreachable(path, error));
+            }
+            Err(_) => return Ok(false),
+        };
+        *left -= text.len() as u64;
+        let (mut gone, mut changed) = (0, 0);
+        for line in text
+            .split(|byte| *byte == b'\n')
+            .filter(|it| !it.is_empty())
+        {
+            let (count, name) = match line {
+                [b'-', b' ', name @ ..] => (&mut gone, name),
+                [b'~', b' ', name @ ..] => (&mut changed, name),
+                _ => return Ok(false),
+            };
+            let Ok(name) = StorePath::parse(name) else {
+                return Ok(false);
+            };
+            *count += 1;
+            changes.paths.insert(name);
+        }
+        Ok((gone, changed) == (of.left, of.changed))
     }
 }
 

@@ -130,6 +130,26 @@ pub(crate) fn observe_for_owner(
     })
 }
 
+/// Looks at a generation of a publication, of which a store above is to read: whether Nix can.
+///
+/// # Errors
+/// When the mount table cannot be read.
+pub(crate) fn observe_generation(
+    system: &System,
+    real: &Path,
+    state: &Path,
+) -> io::Result<LowerFacts> {
+    let mounts = MountTable::read(system)?;
+    let visited = path::visit(real, Symlinks::Follow, &mounts);
+    Ok(LowerFacts {
+        directory: visited.place.clone(),
+        resolved: None,
+        strangers: None,
+        source: database(&mounts, &visited, state, true, Depth::Up),
+        publication: None,
+    })
+}
+
 /// Asks a daemon for its version.
 fn ask(socket: &Path) -> Result<String, Fault> {
     match worker_protocol::probe(socket, ANSWER_TIMEOUT) {

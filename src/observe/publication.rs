@@ -1,5 +1,6 @@
 //! The publication of a lower store, and the generation of it that a store uses.
 
+use std::collections::BTreeMap;
 use std::ffi::OsStr;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -10,9 +11,12 @@ use rustix::io::Errno;
 
 use super::{LinkFacts, PublicationFacts, UsedGeneration};
 use crate::config::Lower;
+use crate::linux::processes;
 use crate::linux::regular_file::kind_name;
+use crate::linux::root::System;
 use crate::linux::safe_path::{self, Obstacle, Symlinks};
 use crate::lower::publication::{Publication, number_of};
+use crate::nix::layout;
 use crate::remedy::Fault;
 
 /// Looks at it, if the lower store is of one.
@@ -45,7 +49,7 @@ pub(super) fn observe(lower: &Lower) -> Option<PublicationFacts> {
 }
 
 /// What is at a store's own link.
-pub(super) fn look(publication: &Path, link: &Path) -> LinkFacts {
+pub(crate) fn look(publication: &Path, link: &Path) -> LinkFacts {
     let (Some(parent), Some(name)) = (link.parent(), link.file_name()) else {
         return LinkFacts::Missing;
     };
@@ -69,5 +73,52 @@ pub(super) fn look(publication: &Path, link: &Path) -> LinkFacts {
             LinkFacts::Other(kind_name(kind.unwrap_or(FileType::Unknown)).into())
         }
         Err(errno) => LinkFacts::Other(io::Error::from(errno).to_string().into()),
+    }
+}
+
+/// The processes that have a database of one of the publication's generations open, by the generation's
+/// number: connections of Nix. By what the kernel says that they opened, so that those of generations
+/// are found that are gone, and no file system is asked.
+pub(crate) fn readers(system: &System, publication: &Path) -> BTreeMap<u64, Vec<u32>> {
+    let mut readers: BTreeMap<u64, Vec<u32>> = BTreeMap::new();
+    for process in processes::all(system).unwrap_or_default() {
+        let mut numbers: Vec<u64> = processes::open_files(system, process)
+            .iter()
+            .filter_map(|file| processes::link(system, process, &format!("fd/{file}")))
+            .filter_map(|path| number_of_database(publication, &path))
+            .collect();
+        numbers.sort_unstable();
+        numbers.dedup();
+        for number in numbers {
+            readers.entry(number).or_default().push(process);
+        }
+    }
+    readers
+}
+
+/// The number of the generation whose database this is, as the kernel names an open file.
+fn number_of_database(publication: &Path, path: &Path) -> Option<u64> {
+    let bytes = path.as_os_str().as_bytes();
+    let path = Path::new(OsStr::from_bytes(
+        bytes.strip_suffix(b" (deleted)").unwrap_or(bytes),
+    ));
+    let state = path.ancestors().nth(2)?;
+    let number = number_of(publication, state)?;
+    (layout::database(state) == path).then_some(number)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn databases_of_generations_are_known_by_their_paths() {
+        let of = |path: &str| number_of_database(Path::new("/srv/p"), Path::new(path));
+        assert_eq!(of("/srv/p/generations/7/db/db.sqlite"), Some(7));
+        assert_eq!(of("/srv/p/generations/7/db/db.sqlite (deleted)"), Some(7));
+        assert_eq!(of("/srv/p/generations/7/db/schema"), None);
+        assert_eq!(of("/srv/q/generations/7/db/db.sqlite"), None);
+        assert_eq!(of("/srv/p/generations/7.overstore-old/db/db.sqlite"), None);
+        assert_eq!(of("db.sqlite"), None);
     }
 }

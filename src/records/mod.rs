@@ -10,4 +10,4 @@ mod store_memory;
 mod warmed_paths;
 
 pub(crate) use lock_file::LockFile;
-pub(crate) use store_memory::{Collected, LayerMemory, LowerMemory, Memory, Mounted};
+pub(crate) use store_memory::{Collected, Compared, LayerMemory, LowerMemory, Memory, Mounted};

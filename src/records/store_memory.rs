@@ -42,6 +42,23 @@ pub(crate) struct Memory {
     /// there were marks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub upper_layer: Option<LayerMemory>,
+    /// Of a store over a publication: up to where its upper database was compared with which
+    /// generation.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compared: Option<Compared>,
+}
+
+/// The upper database, compared with a generation of a publication.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct Compared {
+    /// The publication's identity.
+    pub publication: String,
+    /// The generation's number.
+    pub generation: u64,
+    /// The highest id of a row then: those that came later may be from another generation, since
+    /// connections keep theirs to their end.
+    pub highest: i64,
 }
 
 /// A collection of garbage, remembered.
@@ -118,6 +135,7 @@ impl Default for Memory {
             warmed: None,
             collected: None,
             upper_layer: None,
+            compared: None,
         }
     }
 }

@@ -8,6 +8,7 @@ mod list;
 mod optimise;
 mod publish;
 mod reconcile;
+mod refresh;
 mod status;
 mod text;
 mod url;
@@ -32,8 +33,10 @@ pub(crate) use list::{ListReport, ListedReport, OfStore, State, StoresReport};
 pub(crate) use optimise::OptimiseReport;
 pub(crate) use publish::{LowerCheckReport, PublishReport, PublishedReport};
 pub(crate) use reconcile::{MissingReport, ReconcileReport, WithoutRowReport};
+pub(crate) use refresh::RefreshReport;
 pub(crate) use status::{
-    CollectedReport, Content, NowReport, SizesReport, StatusReport, WarmedReport,
+    CollectedReport, Content, GenerationReport, NowReport, OpenReport, SizesReport, StatusReport,
+    WarmedReport,
 };
 pub(crate) use url::{UrlByVersion, UrlReport};
 pub(crate) use warm::WarmReport;

@@ -44,7 +44,7 @@ impl OptimiseReport {
         super::print(self, json, |out| self.write(out))
     }
 
-    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+    pub(super) fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         if self.dry_run {
             for object in &self.objects {
                 writeln!(out, "{}  {}", object.path, BinaryBytes(object.bytes))?;

@@ -38,6 +38,9 @@ pub(crate) struct StatusReport {
     pub lower_kind: &'static str,
     /// The lower store directory.
     pub lower_real: String,
+    /// Of a publication: the generation in use.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationReport>,
     /// Whether the lower store is another one than when the upper database was made; absent where
     /// that was not remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,6 +65,61 @@ pub(crate) struct StatusReport {
     pub collected: Option<CollectedReport>,
     /// What is wrong now, as far as it is looked at here.
     pub now: NowReport,
+}
+
+/// The generation of a publication that a store uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct GenerationReport {
+    /// The directory of the publication.
+    pub publication: String,
+    /// Its number; null where none is linked.
+    pub number: Option<u64>,
+    /// When it was made, in seconds since 1970; null where that cannot be read.
+    pub time: Option<u64>,
+    /// Until when it stays, in seconds since 1970, if it is retired.
+    pub retired_until: Option<u64>,
+    /// The number of the current generation; null where that cannot be read.
+    pub current: Option<u64>,
+    /// The generations that open connections of Nix read; null for who may not look.
+    pub open: Option<Vec<OpenReport>>,
+}
+
+/// Open connections to a generation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct OpenReport {
+    /// The generation's number.
+    pub number: u64,
+    /// The processes that have its database open.
+    pub processes: Vec<u32>,
+}
+
+impl GenerationReport {
+    fn text(&self) -> String {
+        let mut text = match (self.number, self.time) {
+            (Some(number), Some(time)) => format!("{number}, made {}", ago(time)),
+            (Some(number), None) => format!("{number}, which cannot be read"),
+            (None, _) => "none".to_owned(),
+        };
+        if self.retired_until.is_some() {
+            text += ", retired";
+        }
+        match self.current {
+            Some(current) if Some(current) != self.number => {
+                text += &format!("; {current} is current");
+            }
+            _ => {}
+        }
+        for open in self.open.iter().flatten() {
+            let count = match open.processes.len() {
+                1 => "1 process".to_owned(),
+                count => format!("{count} processes"),
+            };
+            text += &format!("; {count} on {}", open.number);
+        }
+        text
+    }
 }
 
 /// What is in the layers and the upper database.
@@ -169,6 +227,9 @@ impl StatusReport {
         let lower = format!("{} ({}{changed})", self.lower_store, self.lower_kind);
         line("lower store", &lower)?;
         line("lower store directory", &self.lower_real)?;
+        if let Some(generation) = &self.generation {
+            line("generation", &generation.text())?;
+        }
         if let Some(content) = self.content {
             let objects = format!(
                 "{} in the upper layer, {} of them in both layers",

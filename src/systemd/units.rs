@@ -120,6 +120,11 @@ pub(crate) fn units(stores: &[Described], places: Places<'_>, environment: &Envi
         {
             unit.add_gc(gc, schedule, &mut files);
         }
+        if let Some(refresh) = &described.store.refresh
+            && let Some(schedule) = &refresh.schedule
+        {
+            unit.add_refresh(refresh.optimise, schedule, &mut files);
+        }
         if let Some(daemon) = &described.store.daemon {
             unit.add_url(&mut files);
             if daemon.system {
@@ -216,19 +221,7 @@ impl Unit<'_> {
     fn add_gc(&self, gc: &Gc, schedule: &str, files: &mut Files) {
         let (head, store) = (self.head(), self.service());
         let name = prose(&self.store().name);
-        let unit = format!("overstore-gc@{}", self.name);
-        let text = format!(
-            "{head}\n[Unit]\nDescription=Garbage collection of the local-overlay store {name}, by itself\n\
-             Documentation=man:overstore-gc(1)\nBindsTo={store}\nAfter={store}\n\n\
-             [Timer]\nOnCalendar={schedule}\nRandomizedDelaySec=5min\nPersistent=yes\n"
-        );
-        let wanted = format!("{store}.wants/{unit}.timer");
-        files.insert(
-            wanted.into(),
-            Content::Link(format!("../{unit}.timer").into()),
-        );
-        files.insert(format!("{unit}.timer").into(), Content::Text(text));
-
+        let unit = self.add_timer("Garbage collection", "gc", schedule, files);
         let file = argument(&self.described.file);
         let program = argument(self.places.program);
         let optimise = match gc.optimise {
@@ -257,6 +250,51 @@ impl Unit<'_> {
             super::text::word(format!("{STORE_VARIABLE}={}", self.store().name).as_bytes())
         );
         files.insert(format!("{unit}.service").into(), Content::Text(text));
+    }
+
+    /// A timer as that of the collection, and the refresh that it starts. What is optimised then is
+    /// in use by others.
+    fn add_refresh(&self, optimise: bool, schedule: &str, files: &mut Files) {
+        let (head, store) = (self.head(), self.service());
+        let name = prose(&self.store().name);
+        let unit = self.add_timer("Refresh", "refresh", schedule, files);
+        let file = argument(&self.described.file);
+        let program = argument(self.places.program);
+        let sandbox = match optimise {
+            true => GC_SANDBOX,
+            false => SANDBOX,
+        };
+        let text = format!(
+            "{head}\n[Unit]\nDescription=Refresh of the local-overlay store {name}\n\
+             Documentation=man:overstore-refresh(1)\n\
+             # Only while the store is up, and ended before it is unmounted.\n\
+             Requisite={store}\nPartOf={store}\nAfter={store}\n\n\
+             [Service]\nType=oneshot\nNotifyAccess=exec\nExecStart={program} refresh {file}\n\
+             TimeoutStartSec=infinity\nNice=10\nIOSchedulingClass=idle\n\
+             LogExtraFields={}\n{sandbox}",
+            super::text::word(format!("{STORE_VARIABLE}={}", self.store().name).as_bytes())
+        );
+        files.insert(format!("{unit}.service").into(), Content::Text(text));
+    }
+
+    /// A timer that lives as long as the store is up. Gives the name of its unit and of the one that it
+    /// starts, without what they end with.
+    fn add_timer(&self, what: &str, command: &str, schedule: &str, files: &mut Files) -> String {
+        let (head, store) = (self.head(), self.service());
+        let name = prose(&self.store().name);
+        let unit = format!("overstore-{command}@{}", self.name);
+        let text = format!(
+            "{head}\n[Unit]\nDescription={what} of the local-overlay store {name}, by itself\n\
+             Documentation=man:overstore-{command}(1)\nBindsTo={store}\nAfter={store}\n\n\
+             [Timer]\nOnCalendar={schedule}\nRandomizedDelaySec=5min\nPersistent=yes\n"
+        );
+        let wanted = format!("{store}.wants/{unit}.timer");
+        files.insert(
+            wanted.into(),
+            Content::Link(format!("../{unit}.timer").into()),
+        );
+        files.insert(format!("{unit}.timer").into(), Content::Text(text));
+        unit
     }
 
     /// What has to be mounted for the store, each once.

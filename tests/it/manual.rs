@@ -283,6 +283,29 @@ fn the_guide_for_owners_works() {
 }
 
 #[test]
+fn the_guide_for_fleets_works() {
+    let Some(world) = World::trixie() else { return };
+    let lower = world.lower_store("/srv/store");
+    world.mkdir("/srv/publications");
+    world.mkdir("/srv/worker");
+    // /srv is on an overlay here, which cannot be an upper layer.
+    world.ok(["mount", "-t", "tmpfs", "none", "/srv/worker"]);
+    for (root, name) in [("shell", "mksh-static"), ("chain", "chain-3")] {
+        let link = format!("/srv/store/nix/var/nix/gcroots/{root}");
+        world.ok(["ln", "-s", &lower.path(name), &link]);
+    }
+    let description = blocks("toml", &page("docs/publishing.md"))[0].to_owned();
+    world.write("/etc/overstore/publications/main.toml", description);
+    let description = blocks("toml", &page("docs/refresh.md"))[0].to_owned();
+    world.write("/etc/overstore/worker.toml", description);
+    let features = blocks("nix.conf", &page("docs/refresh.md"))[0].to_owned();
+    try_out_by("docs/refresh.md", |script| {
+        let run = world.command(["sh", "-c", script]);
+        run.env("NIX_CONFIG", &features)
+    });
+}
+
+#[test]
 fn the_worked_example_works() {
     let Some(world) = World::trixie() else { return };
     world.lower_store("/mnt/example/store-a");

@@ -145,6 +145,22 @@ const WITHOUT: &[(&str, &str)] = &[
         "what is missing or wrong is the owner's, or not mounted: nothing is run. refresh",
     ),
     (
+        "generation-gone",
+        "over a publication only; carried out in refresh::the_generation_in_use_is_told_of",
+    ),
+    (
+        "generation-retired",
+        "over a publication only; carried out in refresh::the_generation_in_use_is_told_of",
+    ),
+    (
+        "generation-behind",
+        "over a publication only; carried out in refresh::the_generation_in_use_is_told_of",
+    ),
+    (
+        "generation-lacks",
+        "told by `refresh` only, and for the publication's owner to fix: refresh",
+    ),
+    (
         "generation-unset",
         "over a publication only, which the stores here are not over: refresh",
     ),
