@@ -15,11 +15,9 @@
         serve = "own";
         settings = {
           root = "/srv/merged";
-          lower-store = "local";
           lower = {
+            publication = "/srv/publications/main";
             real = "/srv/live/nix/store";
-            state = "/srv/publications/main/generations/1";
-            read-only = true;
           };
           upper-layer = "/srv/layers/upper";
           workdir = "/srv/layers/work";
@@ -33,6 +31,7 @@
     machine.succeed("systemctl is-active overstore-publish@main.timer")
     make_lower_store(machine, "/srv/live")
     machine.succeed("systemctl start overstore-publish@main.service")
+    machine.succeed("systemctl start overstore-example.service")
     lines(machine, """
       store=$(overstore url --client example)
       nix-store --store "$store" --check-validity "$lower_app"
@@ -40,11 +39,12 @@
       nix-store --store "$store" --add /tmp/object
       overstore check --lower example
     """, "OVERSTORE_TEST_PATHS=/srv/live/paths")
-    # What is added to the live store is not in that generation, and in the next.
+    # What is added to the live store is not in the generation that the consumer has, even
+    # when there is a newer one.
     machine.succeed("echo later >/tmp/later; NIX_REMOTE= nix-store --store /srv/live --add /tmp/later >/tmp/path")
-    machine.fail('nix-store --store "$(overstore url --client example)" --check-validity "$(cat /tmp/path)"')
     machine.succeed("systemctl start overstore-publish@main.service")
     machine.succeed("test $(readlink /srv/publications/main/current) = generations/2")
+    machine.fail('nix-store --store "$(overstore url --client example)" --check-validity "$(cat /tmp/path)"')
     machine.succeed("overstore check --lower example")
   '';
 }
