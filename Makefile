@@ -1,9 +1,10 @@
-.PHONY: help demo test soak bench lint fuzz install vm-test
+.PHONY: help demo test soak bench lint fuzz install uninstall vm-test
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
 # What can be run here, where PROGRAM is for another machine.
 RUN ?= $(PROGRAM)
+TO = $(DESTDIR)$(PREFIX)
 SCENARIO ?=
 TARGET ?= database
 
@@ -37,21 +38,32 @@ lint: ## Checks the formatting and looks for likely mistakes
 fuzz: ## Feeds hostile input to a reader for ten minutes (TARGET: one of those in fuzz/README.md)
 	cargo +nightly fuzz run $(TARGET) -- -max_total_time=600 -timeout=20 -rss_limit_mb=1024
 
-install: ## Builds the program, and installs it with all that belongs to it (PREFIX, DESTDIR)
-	[ "$(PROGRAM)" != target/release/overstore ] || cargo build --release
-	install -D -m 755 $(PROGRAM) $(DESTDIR)$(PREFIX)/bin/overstore
-	ln -sf overstore $(DESTDIR)$(PREFIX)/bin/overstore-remount
-	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system-generators
-	ln -sf ../../../bin/overstore $(DESTDIR)$(PREFIX)/lib/systemd/system-generators/overstore-generator
-	install -D -m 644 src/systemd/overstore-initrd@.service $(DESTDIR)$(PREFIX)/lib/systemd/system/overstore-initrd@.service
-	install -d $(DESTDIR)$(PREFIX)/share/man/man1
-	$(RUN) manual $(DESTDIR)$(PREFIX)/share/man/man1
-	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions
-	$(RUN) completions bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/overstore
-	install -d $(DESTDIR)$(PREFIX)/share/zsh/site-functions
-	$(RUN) completions zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_overstore
-	install -d $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
-	$(RUN) completions fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/overstore.fish
+install: ## Installs the program, built before, with all that belongs to it (PREFIX, DESTDIR)
+	@[ -x "$(PROGRAM)" ] || { echo "make install: there is no $(PROGRAM): run cargo build --release before" >&2; exit 1; }
+	install -D -m 755 $(PROGRAM) $(TO)/bin/overstore
+	ln -sf overstore $(TO)/bin/overstore-remount
+	install -d $(TO)/lib/systemd/system-generators
+	ln -sf ../../../bin/overstore $(TO)/lib/systemd/system-generators/overstore-generator
+	install -D -m 644 src/systemd/overstore-initrd@.service $(TO)/lib/systemd/system/overstore-initrd@.service
+	install -d $(TO)/share/man
+	$(RUN) manual $(TO)/share/man
+	install -d $(TO)/share/bash-completion/completions $(TO)/share/zsh/site-functions $(TO)/share/fish/vendor_completions.d
+	$(RUN) completions bash >$(TO)/share/bash-completion/completions/overstore
+	$(RUN) completions zsh >$(TO)/share/zsh/site-functions/_overstore
+	$(RUN) completions fish >$(TO)/share/fish/vendor_completions.d/overstore.fish
+	install -d $(TO)/share/doc/overstore
+	install -m 644 README.md CHANGELOG.md SECURITY.md LICENSE-MIT LICENSE-APACHE docs/*.md docs/*.svg $(TO)/share/doc/overstore
+
+uninstall: ## Removes what `install` put there (PREFIX, DESTDIR)
+	rm -f $(TO)/bin/overstore $(TO)/bin/overstore-remount
+	rm -f $(TO)/lib/systemd/system-generators/overstore-generator
+	rm -f $(TO)/lib/systemd/system/overstore-initrd@.service
+	rm -f $(TO)/share/man/man1/overstore.1 $(TO)/share/man/man1/overstore-*.1
+	rm -f $(TO)/share/man/man5/overstore.toml.5 $(TO)/share/man/man8/overstore-generator.8
+	rm -f $(TO)/share/bash-completion/completions/overstore
+	rm -f $(TO)/share/zsh/site-functions/_overstore
+	rm -f $(TO)/share/fish/vendor_completions.d/overstore.fish
+	rm -rf $(TO)/share/doc/overstore
 
 vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only those with one of these in GUEST/SCENARIO)
 	rm -rf target/vm-program

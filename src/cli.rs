@@ -157,7 +157,7 @@ pub enum Command {
     Schema(Schema),
     /// Print a completion script for a shell.
     Completions(Completions),
-    /// Write the manual pages to a directory.
+    /// Write the manual pages below a directory.
     Manual(Manual),
 }
 
@@ -744,7 +744,7 @@ pub struct Completions {
 /// Arguments of `manual`.
 #[derive(Debug, Args)]
 pub struct Manual {
-    /// The directory, which has to exist.
+    /// The pages are written to `man1`, `man5` and `man8` in it, which are made if they are missing.
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 }

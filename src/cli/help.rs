@@ -273,7 +273,7 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 20] = [
         "manual",
         &[(
             "overstore manual man",
-            "write the pages to the directory `man`",
+            "write the pages to man/man1, man/man5 and man/man8",
         )],
     ),
 ];

@@ -8,8 +8,8 @@ mod ephemeral;
 mod exec;
 mod failure;
 mod gc;
-mod generate;
 mod hashing;
+mod manual;
 mod new;
 mod optimise;
 mod plan;
@@ -124,7 +124,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::New(arguments) => new::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),
         Command::Completions(arguments) => completions::run(&arguments),
-        Command::Manual(arguments) => generate::manual(&arguments),
+        Command::Manual(arguments) => manual::run(&arguments),
     }
 }
 

@@ -4,9 +4,14 @@
   src = lib.fileset.toSource {
     root = ../../../..;
     fileset = lib.fileset.unions [
+      ../../../../CHANGELOG.md
       ../../../../Cargo.lock
       ../../../../Cargo.toml
+      ../../../../LICENSE-APACHE
+      ../../../../LICENSE-MIT
       ../../../../Makefile
+      ../../../../README.md
+      ../../../../SECURITY.md
       ../../../../benches
       ../../../../clippy.toml
       ../../../../docs
