@@ -43,6 +43,9 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
     // All parts, unless one is named.
     let part = std::env::var("OVERSTORE_BENCH_PART").unwrap_or_default();
     let is_wanted = |name: &str| part.is_empty() || part == name;
+    if is_wanted("setting-up") {
+        copy_to_memory()?;
+    }
     let metadata = is_wanted("metadata")
         .then(|| metadata::measure(&disk))
         .transpose()?;
@@ -66,7 +69,7 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
 }
 
 /// From here on this process sees the World, and its children are in it: the cache at `/mnt/disk`,
-/// its stores not to be written to, and copies of these at `/mnt/memory`.
+/// and its stores not to be written to.
 fn enter(process: u32, cache: &Path) -> Result<()> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
     let tree = open_tree(CWD, cache, flags)?;
@@ -94,6 +97,11 @@ fn enter(process: u32, cache: &Path) -> Result<()> {
     ] {
         measure::time(Command::new("sh").args(["-c", script]))?;
     }
+    Ok(())
+}
+
+/// Copies the stores that are set up to `/mnt/memory`.
+fn copy_to_memory() -> Result<()> {
     for recipe in crate::recipes() {
         let store = Path::new("/mnt/disk/stores").join(recipe.name());
         measure::time(

@@ -192,9 +192,14 @@ impl Work<'_> {
                 if self.chooser.keep.derivations
                     && let Some(deriver) = &info.deriver
                     && let Some(node) = self.rows.node(deriver)?
-                    && self.rows.outputs(node)?.contains(&path)
                 {
-                    self.graph.mark([node], &mut self.alive);
+                    let outputs = self.rows.outputs(node)?;
+                    // Where its outputs are not known from itself, the lower store's realisations say
+                    // which it has.
+                    let is_realised = self.chooser.keep.realisations && outputs.is_empty();
+                    if is_realised || outputs.contains(&path) {
+                        self.graph.mark([node], &mut self.alive);
+                    }
                 }
                 for reference in info.references {
                     match self.rows.node(&reference)? {

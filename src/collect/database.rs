@@ -23,6 +23,10 @@ pub(crate) struct Keep {
     pub derivations: bool,
     /// `keep-outputs`: a derivation keeps its outputs.
     pub outputs: bool,
+    /// Whether `ca-derivations` is among `experimental-features`: then both also hold of outputs whose
+    /// paths are known from realisations alone. (Nix itself heeds `keep-outputs` for those only in some
+    /// orders of looking.)
+    pub realisations: bool,
 }
 
 const ROWS: &str = "select id from upper.ValidPaths order by id";
@@ -32,9 +36,16 @@ const REFERENCES: &str = "select referrer, reference from upper.Refs \
                           indexed by sqlite_autoindex_Refs_1 order by referrer, reference";
 /// Each derivation, each of its outputs that has a row, and whether the output says that this
 /// derivation is its deriver.
-const OUTPUTS: &str = "select d.drv, o.id, o.deriver = p.path, d.rowid \
+const OUTPUTS: &str = "select o.id, d.drv, o.deriver = p.path, d.rowid \
                        from upper.DerivationOutputs d cross join upper.ValidPaths o indexed by sqlite_autoindex_ValidPaths_1 \
                        on o.path = d.path cross join upper.ValidPaths p on p.id = d.drv order by d.rowid";
+/// Each output that a realisation names and whose deriver has a row. Nix finds realisations by a hash of
+/// the derivation (`queryPartialDerivationOutputMap`), and looks whether the output says the same; the
+/// other way round no hash is needed.
+const REALISED: &str = "select o.id, d.id, 1, r.rowid from upper.Realisations r \
+                        cross join upper.ValidPaths o on o.id = r.outputPath \
+                        cross join upper.ValidPaths d indexed by sqlite_autoindex_ValidPaths_1 \
+                        on d.path = o.deriver order by r.rowid";
 /// The outputs of a derivation.
 const OUTPUTS_OF: &str = "select path from upper.DerivationOutputs where drv = ?";
 const REFERRERS: &str = "select referrer, rowid from upper.Refs indexed by IndexReference \
@@ -60,6 +71,7 @@ pub(crate) struct UpperRows {
     database: Database,
     store: StoreDirectory,
     has_outputs: bool,
+    has_realisations: bool,
     /// The row ids in their order, once they are read: a node is a place in it.
     ids: Vec<i64>,
 }
@@ -85,13 +97,14 @@ impl UpperRows {
         let connection = Connection::open_in_memory().map_err(|error| database.error(error))?;
         database.attach(&connection, "upper")?;
         let sqlite = |error| database.error(error);
-        let has_outputs =
-            is_ordinary_table(&connection, "upper", "DerivationOutputs").map_err(sqlite)?;
+        let has = |table| is_ordinary_table(&connection, "upper", table).map_err(sqlite);
+        let (has_outputs, has_realisations) = (has("DerivationOutputs")?, has("Realisations")?);
         Ok(Self {
             connection,
             database,
             store,
             has_outputs,
+            has_realisations,
             ids: Vec::new(),
         })
     }
@@ -185,7 +198,7 @@ impl UpperRows {
         Ok(Graph {
             count: self.ids.len(),
             references: self.references(&nodes)?,
-            kept: self.kept(&nodes, keep)?,
+            kept: Edges::from_pairs(self.kept(&nodes, keep)?),
         })
     }
 
@@ -397,31 +410,65 @@ impl UpperRows {
         Ok(edges)
     }
 
-    fn kept(&self, nodes: &NodeOfId<'_>, keep: Keep) -> Result<Edges, LowerError> {
-        if !self.has_outputs || !(keep.derivations || keep.outputs) {
-            return Ok(Edges::new());
+    fn kept(&self, nodes: &NodeOfId<'_>, keep: Keep) -> Result<Vec<(u32, u32)>, LowerError> {
+        let mut pairs = Vec::new();
+        if self.has_outputs && (keep.derivations || keep.outputs) {
+            self.pairs(
+                OUTPUTS,
+                "DerivationOutputs",
+                nodes,
+                |output, derivation, is_deriver| {
+                    if keep.derivations && is_deriver {
+                        pairs.push((output, derivation));
+                    }
+                    if keep.outputs {
+                        pairs.push((derivation, output));
+                    }
+                },
+            )?;
         }
+        if self.reads_realisations(keep) {
+            self.pairs(REALISED, "Realisations", nodes, |output, derivation, _| {
+                if keep.derivations {
+                    pairs.push((output, derivation));
+                }
+                if keep.outputs {
+                    pairs.push((derivation, output));
+                }
+            })?;
+        }
+        Ok(pairs)
+    }
+
+    /// Hands the nodes that the first two columns of a query name to `each`, with its third one; its
+    /// fourth says the order in a tree.
+    fn pairs(
+        &self,
+        query: &str,
+        tree: &str,
+        nodes: &NodeOfId<'_>,
+        mut each: impl FnMut(u32, u32, bool),
+    ) -> Result<(), LowerError> {
         let sqlite = |error| self.database.error(error);
-        let mut statement = self.prepare(OUTPUTS)?;
+        let mut statement = self.prepare(query)?;
         let mut rows = statement.query([]).map_err(sqlite)?;
-        let (mut pairs, mut last) = (Vec::new(), None);
+        let mut last = None;
         while let Some(row) = rows.next().map_err(sqlite)? {
             let place = row.get(3).map_err(sqlite)?;
-            self.database
-                .in_order(&mut last, place, "DerivationOutputs")?;
-            let derivation = nodes.get(row.get(0).map_err(sqlite)?);
-            let output = nodes.get(row.get(1).map_err(sqlite)?);
-            let (Some(derivation), Some(output)) = (derivation, output) else {
-                continue;
-            };
-            if keep.derivations && row.get::<_, Option<bool>>(2).map_err(sqlite)? == Some(true) {
-                pairs.push((output, derivation));
-            }
-            if keep.outputs {
-                pairs.push((derivation, output));
+            self.database.in_order(&mut last, place, tree)?;
+            let output = nodes.get(row.get(0).map_err(sqlite)?);
+            let derivation = nodes.get(row.get(1).map_err(sqlite)?);
+            if let (Some(output), Some(derivation)) = (output, derivation) {
+                let third = row.get::<_, Option<bool>>(2).map_err(sqlite)?;
+                each(output, derivation, third == Some(true));
             }
         }
-        Ok(Edges::from_pairs(pairs))
+        Ok(())
+    }
+
+    /// Whether realisations say what keeps an object. They are not found by the object.
+    pub(crate) fn reads_realisations(&self, keep: Keep) -> bool {
+        self.has_realisations && keep.realisations && (keep.derivations || keep.outputs)
     }
 }
 

@@ -268,8 +268,8 @@ pub(super) fn lines(text: &[u8]) -> String {
     show(text).replace("\\n", "\n  ")
 }
 
-/// `keep-derivations` and `keep-outputs` as Nix on this machine has them; where that cannot be told,
-/// both: then nothing goes that Nix would keep.
+/// `keep-derivations`, `keep-outputs` and `ca-derivations` as Nix on this machine has them; where that
+/// cannot be told, all: then nothing goes that Nix would keep.
 pub(crate) fn keep(programs: &Programs) -> Keep {
     let output = programs
         .command("nix")
@@ -278,14 +278,23 @@ pub(crate) fn keep(programs: &Programs) -> Keep {
         .stderr(Stdio::null())
         .output();
     let text = output.map(|output| output.stdout).unwrap_or_default();
-    let is_off = |name: &str| {
-        let line = format!("{name} = false");
-        text.split(|&byte| byte == b'\n')
-            .any(|found| found == line.as_bytes())
+    let value = |name: &str| {
+        let lines = text.split(|&byte| byte == b'\n');
+        let mut values = lines.filter_map(|line| {
+            let value = line.strip_prefix(name.as_bytes())?;
+            value.strip_prefix(b" = ")
+        });
+        values.next()
     };
+    let is_off = |name| value(name) == Some(b"false");
+    let has_realisations = value("experimental-features").is_none_or(|features| {
+        let mut features = features.split(|&byte| byte == b' ');
+        features.any(|feature| feature == b"ca-derivations")
+    });
     Keep {
         derivations: !is_off("keep-derivations"),
         outputs: !is_off("keep-outputs"),
+        realisations: has_realisations,
     }
 }
 

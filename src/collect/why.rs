@@ -143,7 +143,10 @@ struct Keepers<'r> {
 
 impl<'r> Keepers<'r> {
     fn new(rows: &'r mut UpperRows, keep: Keep) -> Result<Self, CollectError> {
-        let few = FEW.max(rows.about()? / SMALL_PART);
+        let few = match rows.reads_realisations(keep) {
+            true => 0,
+            false => FEW.max(rows.about()? / SMALL_PART),
+        };
         Ok(Self {
             rows,
             keep,

@@ -75,6 +75,7 @@ pub(super) fn run(
         Some(_) => Keep {
             derivations: true,
             outputs: true,
+            realisations: true,
         },
         None => collect::keep(&programs),
     };

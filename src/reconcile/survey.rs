@@ -68,6 +68,7 @@ pub(super) fn survey(store: &Store, roots: &Roots) -> Result<Survey, ReconcileEr
             let graph = rows.graph(Keep {
                 derivations: false,
                 outputs: false,
+                realisations: false,
             })?;
             let names = Names::of(&rows)?;
             let mut reading = Reading {

@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{Example, Running, World, base_name as name, wait_until};
 
 /// The settings that decide what else is kept.
-const KEEP: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (false, true)];
+pub const KEEP: [(bool, bool); 4] = [(true, false), (true, true), (false, false), (false, true)];
 
 /// Derivations below and above.
 const DERIVATIONS: [usize; 2] = [4, 9];
@@ -16,10 +16,14 @@ const DERIVATIONS: [usize; 2] = [4, 9];
 const OBJECTS: [usize; 2] = [12, 30];
 
 /// Numbers that look random, and are the same in every run.
-struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    fn below(&mut self, end: usize) -> usize {
+    pub fn new(seed: u64) -> Self {
+        Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
+    }
+
+    pub fn below(&mut self, end: usize) -> usize {
         // xorshift64
         self.0 ^= self.0 << 13;
         self.0 ^= self.0 >> 7;
@@ -27,11 +31,11 @@ impl Random {
         usize::try_from(self.0 >> 33).expect("64 bits") % end
     }
 
-    fn one_in(&mut self, count: usize) -> bool {
+    pub fn one_in(&mut self, count: usize) -> bool {
         self.below(count) == 0
     }
 
-    fn pick<'a>(&mut self, from: &'a [String]) -> &'a String {
+    pub fn pick<'a>(&mut self, from: &'a [String]) -> &'a String {
         &from[self.below(from.len())]
     }
 }
@@ -63,7 +67,7 @@ impl<'w> Store<'w> {
         let mut store = Self {
             world,
             url: "/mnt/example/store-a".to_owned(),
-            random: Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1),
+            random: Random::new(seed),
             valid: Vec::new(),
             _running: Vec::new(),
         };

@@ -29,6 +29,7 @@ mod exec;
 mod file_systems;
 mod full_disk;
 mod gc;
+mod gc_content_addressed;
 mod gc_like_nix;
 mod gc_stress;
 mod generator;
