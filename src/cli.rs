@@ -302,7 +302,8 @@ pub struct Check {
     pub list: bool,
     #[command(flatten)]
     pub root: RootArgument,
-    /// Also look at every name in the lower store directory. Costs what the lower store holds.
+    /// Also look at every name in the lower store directory, and at every row of its database. Costs
+    /// what the lower store holds.
     #[arg(long)]
     pub lower: bool,
     /// Also hash every object in the upper layer and compare it with the upper database. With

@@ -3,6 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt;
+use std::io::ErrorKind;
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -159,6 +160,23 @@ impl HasRemedy for &str {}
 impl HasRemedy for String {}
 impl HasRemedy for std::io::Error {}
 impl HasRemedy for rustix::io::Errno {}
+
+/// What helps against a failure that is the file system's, at a path on it; nothing is known of
+/// others.
+pub(crate) fn of_file_system(kind: ErrorKind, path: &Path) -> Remedy {
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+            Remedy::say("make room on its file system, then run this again")
+                .run(command!["df", path])
+                .run(command!["df", "-i", path])
+        }
+        ErrorKind::ReadOnlyFilesystem => {
+            Remedy::say("see why its file system is read-only, or name another path")
+                .run(command!["findmnt", "--target", path])
+        }
+        _ => Remedy::default(),
+    }
+}
 
 /// Something that went wrong, as it is told: what, and what fixes it.
 #[derive(Debug, Clone, PartialEq, Eq)]

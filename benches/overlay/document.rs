@@ -135,10 +135,12 @@ pub fn metadata(metadata: &Metadata) -> String {
 
 /// The table about a daemon without its memory of path infos.
 pub fn cache(versions: &[(String, Vec<Work>)]) -> String {
-    let mut text = "Medians; in brackets, between which two half of all runs were. Seconds.\n\n\
+    let mut text =
+        "Seconds of processor time of the client, the daemon and the builders. Medians; in \
+                    brackets, between which two half of all runs were.\n\n\
                     | Nix | a client's work | with | without | ratio |\n\
                     | --- | --- | ---: | ---: | ---: |\n"
-        .to_owned();
+            .to_owned();
     for (version, work) in versions {
         for work in work {
             let _ = writeln!(

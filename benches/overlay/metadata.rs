@@ -250,6 +250,28 @@ impl Daemon {
         }
         Ok(daemon)
     }
+
+    /// Seconds of processor time of the conversations that have ended, and of what they started.
+    pub fn spent(&self) -> Result<f64> {
+        const TICKS_A_SECOND: f64 = 100.0;
+        let process = Path::new("/proc").join(self.0.id().to_string());
+        // Each conversation is a process of its own, which the daemon waits for.
+        let children = process
+            .join("task")
+            .join(self.0.id().to_string())
+            .join("children");
+        let patience = Instant::now() + Duration::from_secs(20);
+        while !fs::read_to_string(&children)?.trim().is_empty() && Instant::now() < patience {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let stat = fs::read_to_string(process.join("stat"))?;
+        let (_, fields) = stat.rsplit_once(')').ok_or("no process")?;
+        let ticks = fields.split_whitespace().skip(13).take(2);
+        let ticks: Vec<f64> = ticks
+            .map(str::parse)
+            .collect::<std::result::Result<_, _>>()?;
+        Ok(ticks.iter().sum::<f64>() / TICKS_A_SECOND)
+    }
 }
 
 impl Drop for Daemon {

@@ -9,7 +9,7 @@ use super::mount_failure::{MountFailure, needs_root};
 use crate::escape::show_path;
 use crate::linux::safe_path::Obstacle;
 use crate::lower::LowerError;
-use crate::remedy::{HasRemedy, Remedy, command};
+use crate::remedy::{self, HasRemedy, Remedy, command};
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -151,7 +151,7 @@ impl HasRemedy for Error {
                     .run(command!["findmnt", path])
                     .run(command!["umount", path])
             }
-            Error::Io { path, source, .. } => of_file_system(source.kind(), path),
+            Error::Io { path, source, .. } => remedy::of_file_system(source.kind(), path),
             Error::Replaced(_) => {
                 Remedy::say("find out who changes the directories above it, then run this again")
             }
@@ -173,27 +173,14 @@ impl HasRemedy for Error {
             Error::Mount(failure) => failure.remedy(),
             Error::Rows { source, .. } => source.remedy(),
             Error::Database { path, source } => match source.sqlite_error_code() {
-                Some(ErrorCode::DiskFull) => of_file_system(ErrorKind::StorageFull, path),
-                Some(ErrorCode::ReadOnly) => of_file_system(ErrorKind::ReadOnlyFilesystem, path),
+                Some(ErrorCode::DiskFull) => remedy::of_file_system(ErrorKind::StorageFull, path),
+                Some(ErrorCode::ReadOnly) => {
+                    remedy::of_file_system(ErrorKind::ReadOnlyFilesystem, path)
+                }
                 _ => Remedy::default(),
             },
             Error::Observe(_) | Error::Path { .. } => Remedy::default(),
         }
-    }
-}
-
-/// What helps against a failure that is the file system's.
-fn of_file_system(kind: ErrorKind, path: &Path) -> Remedy {
-    match kind {
-        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
-            Remedy::say("make room on its file system, then run this again")
-                .run(command!["df", path])
-        }
-        ErrorKind::ReadOnlyFilesystem => {
-            Remedy::say("see why its file system is read-only, or name another path")
-                .run(command!["findmnt", "--target", path])
-        }
-        _ => Remedy::default(),
     }
 }
 

@@ -4,6 +4,7 @@
 //! be seen from outside are looked for first; then the mount API is asked, which keeps a log of its
 //! own for some of them; then the kernel's log is read, which has the rest, but only root may.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::StatVfsMountFlags;
@@ -16,7 +17,7 @@ use crate::linux::mount_log;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::overlayfs::options::{OptionsTooLong, escape, escape_lower};
 use crate::plan::Overlay;
-use crate::remedy::{HasRemedy, Remedy, command};
+use crate::remedy::{self, HasRemedy, Remedy, command};
 
 /// `OVERLAYFS_SUPER_MAGIC` in Linux's `magic.h`.
 const OVERLAYFS_MAGIC: u64 = 0x794c_7630;
@@ -107,6 +108,13 @@ pub enum Cause {
         show_path(.0)
     )]
     UpperUnfit(PathBuf),
+    /// The upper layer's file system is full, or there may be no more mounts.
+    #[error(
+        "no room or no inodes are left on the file system of the upper layer {}, or this mount \
+         namespace may have no more mounts",
+        show_path(.0)
+    )]
+    NoRoom(PathBuf),
     /// What the mount API's log says.
     #[error("{0}")]
     Option(String),
@@ -140,6 +148,12 @@ impl HasRemedy for MountFailure {
             Cause::UpperUnfit(_) => Remedy::say(
                 "put the upper layer and the work directory on ext4, xfs, btrfs or tmpfs",
             ),
+            Cause::NoRoom(upper_layer) => {
+                remedy::of_file_system(ErrorKind::StorageFull, upper_layer).or(Remedy::say(
+                    "where there is room, see how many mounts there are and may be",
+                )
+                .run(command!["sysctl", "fs.mount-max"]))
+            }
             Cause::Option(_) => Remedy::say("correct `options` under `[mount]`"),
             Cause::Unknown => {
                 Remedy::say("as root, read the kernel's own message").run(command!["dmesg"])
@@ -218,6 +232,9 @@ fn from_outside(overlay: &Overlay, errno: Errno) -> Option<Cause> {
     match errno {
         Errno::PERM | Errno::ACCESS => return Some(Cause::NotPermitted),
         Errno::NODEV => return Some(Cause::NoOverlay),
+        Errno::NOSPC | Errno::DQUOT => {
+            return Some(Cause::NoRoom(overlay.options.upperdir.clone()));
+        }
         _ => {}
     }
     let open = |path: &Path, symlinks| {

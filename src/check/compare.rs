@@ -9,6 +9,7 @@ use crate::compare::Identity;
 use crate::compare::{Across, Contents, Damaged, Missing, Several};
 use crate::config::{MEMORY_FILE, Store};
 use crate::escape::show_path;
+use crate::lower::sqlite::WrongRows;
 use crate::nix::hash::render_sha256;
 use crate::nix::store_path::StorePath;
 use crate::remedy::{CommandLine, Remedy, command};
@@ -66,6 +67,24 @@ pub fn findings(store: &Store, across: &Across) -> Vec<Finding> {
         metadata_differs(store, path, what)
     });
     [unknown, hidden, both, differing].concat()
+}
+
+/// What Nix would stop at, and keep, once it were copied from the lower store.
+pub(crate) fn lower_rows(wrong: &WrongRows) -> Vec<Finding> {
+    let several = Several {
+        first: wrong.first.clone(),
+        count: wrong.count,
+    };
+    each(&several, |(path, what)| {
+        Finding::new(Code::LowerRowUnreadable, path.clone())
+            .expected("a row that Nix can read")
+            .found(what.clone())
+            .remedy(
+                "have the lower store's owner correct it, or delete the path there; until then \
+                 `overstore warm` leaves it out, and Nix, which does not, may fail at everything above \
+                 that needs it",
+            )
+    })
 }
 
 fn without_row(store: &Store, path: &StorePath) -> Finding {

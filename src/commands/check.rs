@@ -43,6 +43,9 @@ pub(super) fn run(
     report.add_findings(check::check(&store, &observed));
     let across = layers::compare(&store, &observed, &mut report.findings);
     report.add_findings(across);
+    if arguments.lower {
+        report.add_findings(layers::wrong_rows(&store));
+    }
     exhaustion::expect_none().map_err(Failure::observing)?;
     if let Err(failure) = look_closer(arguments, &store, &observed, &mut report) {
         // What was found before is told all the same.

@@ -59,6 +59,20 @@ pub struct OfOthers {
     pub count: u64,
 }
 
+/// Rows of a lower database that Nix cannot read: paths as they are written, escaped, each with what
+/// is wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct WrongRows {
+    /// The first few.
+    pub first: Vec<(String, String)>,
+    /// All of them.
+    pub count: u64,
+}
+
+/// Everything of every row.
+const ROWS: &str = "select id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
+                    from lower.ValidPaths order by id";
+
 impl SqliteSource {
     /// Opens the database at `path` in its present state.
     ///
@@ -124,6 +138,36 @@ impl SqliteSource {
             }
         }
         Ok(())
+    }
+
+    /// The rows that Nix cannot read, those of another store directory aside: the first `most`, and how
+    /// many there are.
+    ///
+    /// # Errors
+    /// When the database cannot be read.
+    pub(crate) fn wrong_rows(&self, most: usize) -> Result<WrongRows, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        let mut statement = self.connection.prepare(ROWS).map_err(sqlite)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let (mut wrong, mut last) = (WrongRows::default(), None);
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let id = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, id, "ValidPaths")?;
+            let written = text(row, 1);
+            if matches!(&written, Ok(path) if self.store.is_of_another(path)) {
+                continue;
+            }
+            let path = show(written.clone().unwrap_or_default()).into_owned();
+            let read = written
+                .and_then(|path| self.store.parse(path))
+                .and_then(|_| read_row(row, 2, &self.store));
+            let Err(what) = read else { continue };
+            wrong.count += 1;
+            if wrong.first.len() < most {
+                wrong.first.push((path, what));
+            }
+        }
+        Ok(wrong)
     }
 
     /// Paths that refer to a path, itself aside: the first `most`.

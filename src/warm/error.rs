@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use crate::escape::show_path;
 use crate::lower::{LowerError, Transient};
 use crate::nix::store_path::StorePath;
-use crate::remedy::{HasRemedy, Remedy, command};
+use crate::remedy::{self, HasRemedy, Remedy, command};
 
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
@@ -79,9 +79,14 @@ impl HasRemedy for WarmError {
             Self::Incomplete(_) => {
                 Remedy::say("have its owner run `nix-store --verify --repair` there")
             }
-            Self::Io { .. } | Self::Tampered { .. } => {
-                Remedy::say("see what is wrong with the store with `overstore check`")
+            Self::Io { path, source } => {
+                let remedy = remedy::of_file_system(source.kind(), path);
+                match remedy.is_empty() {
+                    true => LOOK.into(),
+                    false => remedy,
+                }
             }
+            Self::Tampered { .. } => LOOK.into(),
             Self::TooMuch => Remedy::say("see what answers there; copy some closures by their paths"),
             Self::Restless => Remedy::say("try again when the upper store is not being collected"),
             Self::Upper { source, path } => match source.sqlite_error_code() {
@@ -95,6 +100,9 @@ impl HasRemedy for WarmError {
         }
     }
 }
+
+/// What helps where something is not as it should be.
+const LOOK: &str = "see what is wrong with the store with `overstore check`";
 
 /// Most items that a message lists.
 pub(super) const MOST_LISTED: usize = 20;

@@ -132,3 +132,54 @@ fn what_is_missing_in_a_lower_store_of_another_user_is_told_as_missing() {
     );
     assert!(!check.stdout().contains("not permitted"), "{check}");
 }
+
+/// Security case W2: what Nix would stop at once it was copied is found before, and is told of no other
+/// row.
+#[test]
+fn rows_that_nix_would_stop_at_are_found_before_they_are_copied() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let lower = format!("{}/nix/var/nix/db/db.sqlite", example.lower.root);
+    world.ok(["cp", &lower, "/tmp/whole.sqlite"]);
+    let codes = || {
+        let check = world.overstore(["check", "--lower", "--json", "example"]);
+        let check = check.run();
+        let report: serde_json::Value = serde_json::from_slice(&check.out).expect("JSON");
+        let findings = report["findings"].as_array().expect("a list").iter();
+        let code = |it: &serde_json::Value| it["code"].as_str().expect("a code").to_owned();
+        findings.map(code).collect::<Vec<_>>()
+    };
+    assert_eq!(codes(), [""; 0]);
+    for change in [
+        "sigs = 'no-colon'",
+        "sigs = 'key:AAAA no-colon'",
+        "path = '/nix/store/short'",
+        "path = '/nix/store/../../etc/passwd'",
+        "path = path || '/below'",
+        "path = path || char(10)",
+        "path = x'00'",
+        "hash = 'sha256:00'",
+        "hash = 'md4:' || substr(hash, 8)",
+        "hash = ''",
+        "hash = 7",
+        "narSize = -1",
+        "narSize = 'many'",
+        "registrationTime = 'once'",
+        "deriver = 'nothing'",
+        "ca = 'perhaps'",
+    ] {
+        world.ok(["cp", "/tmp/whole.sqlite", &lower]);
+        let sql = format!("update ValidPaths set {change} where id = 2");
+        world.ok(["sqlite3", &lower, &sql]);
+        world.ok(["sqlite3", &lower, "pragma wal_checkpoint(truncate)"]);
+        let found = codes();
+        assert_eq!(found[0], "lower-row-unreadable", "{change}: {found:?}");
+        // The oldest paths are what the lower store is known by.
+        let others = found[1..].iter();
+        let others: Vec<_> = others
+            .filter(|code| **code != "lower-store-changed")
+            .collect();
+        assert!(others.is_empty(), "{change}: {others:?}");
+    }
+}

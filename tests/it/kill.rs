@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use crate::support::{Example, World, sample};
+use crate::support::{Again, Disturbance, Example, World};
 
 /// What there is after `up`: every file's kind, owner, mode, size and content, and the mount. What
 /// differs from run to run is left out: the times in overstore's memory, the numbers in its record.
@@ -152,9 +152,7 @@ fn down_killed_at_any_step_is_finished_by_the_next() {
     }
 }
 
-/// What a command leaves: `fresh` makes what it begins with, `left` tells what there is after it.
-/// Killed at any of its steps, the same command again ends with the same. Of the steps about so many
-/// are taken, all where large suites run whole.
+/// Killed at any of its steps, a command that is run again ends with the same.
 fn again_ends_alike(
     world: &World,
     words: &[&str],
@@ -162,27 +160,13 @@ fn again_ends_alike(
     fresh: &dyn Fn(),
     left: &dyn Fn() -> String,
 ) {
-    let command = || world.command(words.iter().copied());
-    fresh();
-    let (outcome, trace) = command().traced();
-    assert_eq!(outcome.code(), Some(0), "{outcome}");
-    let wanted = left();
-    let points = sample(trace.kill_points(), about);
-    let mut kills = 0;
-    for (call, nth) in &points {
-        fresh();
-        let killed = command().killed_at(call, *nth);
-        // Not each run makes a call as often as another one.
-        kills += usize::from(killed.code() != Some(0));
-        let again = command().run();
-        assert_eq!(again.code(), Some(0), "killed at {call} {nth}: {again}");
-        let found = left();
-        assert!(
-            found == wanted,
-            "{words:?} killed at {call} {nth}: {found}\nshould be {wanted}"
-        );
-    }
-    assert!(kills * 2 > points.len(), "{kills} of {}", points.len());
+    let again = Again {
+        world,
+        words,
+        fresh,
+        left,
+    };
+    again.ends_alike(Disturbance::Kill, about);
 }
 
 #[test]

@@ -58,7 +58,8 @@ fn an_error_and_its_remedies_are_apart() {
         Example::STATE,
     ]);
     let df = format!("df {}/db/reserved", Example::STATE);
-    told(false, &["up", "example"], &[&df]);
+    let inodes = df.replace("df ", "df -i ");
+    told(false, &["up", "example"], &[&df, &inodes]);
     world.ok(["umount", Example::STATE]);
     example.up();
     world.ok(["mount", "-t", "tmpfs", "other", Example::REAL]);

@@ -169,10 +169,6 @@ const WITHOUT: &[(&str, &str)] = &[
         "told by `publish` only, to the lower store's owner, who repairs it there: publish",
     ),
     (
-        "lower-row-unreadable",
-        "told by `publish` only, to the lower store's owner, who repairs it there: publish",
-    ),
-    (
         "lower-reference-missing",
         "told by `publish` only, to the lower store's owner, who repairs it there: publish",
     ),
@@ -1457,6 +1453,11 @@ const RARE: &[Case] = &[
         &[Then(|world| {
             world.ok(["umount", "/proc/filesystems"]);
         })],
+    ),
+    case(
+        "lower-row-unreadable",
+        |world| below_only(world, "sigs = 'no-colon'"),
+        &[Then(|world| below_only(world, "sigs = null"))],
     ),
     Case {
         options: &[],

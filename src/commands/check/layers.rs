@@ -1,12 +1,21 @@
 //! The layers and the upper database, compared.
 
+use std::os::unix::ffi::OsStrExt;
+
 use crate::check::{self, Code, Finding, Part, Severity};
 use crate::compare::{self, Identity};
 use crate::config::{MetadataSource, Store};
+use crate::lower::sqlite::{SqliteSource, WrongRows};
+use crate::lower::{self, LowerError};
+use crate::nix::layout;
 use crate::nix::path_set::PathSet;
+use crate::nix::store_directory::StoreDirectory;
 use crate::observe::{FileFacts, Observed};
 use crate::records::Memory;
 use crate::remedy::{HasRemedy, Remedy};
+
+/// How many wrong rows are told one by one.
+const MOST_TOLD: usize = 10;
 
 /// Compares the layers and the upper database, where both are there. What is known already is not
 /// found again, and what follows from that is kept there.
@@ -48,6 +57,31 @@ pub(super) fn compare(store: &Store, observed: &Observed, known: &mut [Finding])
             }
         }
     }
+}
+
+/// The rows of the lower databases that Nix cannot read. What keeps a database from being read is
+/// found elsewhere.
+pub(super) fn wrong_rows(store: &Store) -> Vec<Finding> {
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let (mut findings, mut source) = (Vec::new(), Some(&store.lower.source));
+    while let Some(here) = source {
+        let (state, below) = match here {
+            MetadataSource::Database { state, .. } => (state, None),
+            MetadataSource::Overlay { state, lower, .. } => (state, Some(&lower.source)),
+            MetadataSource::Daemon { .. } | MetadataSource::Ssh { .. } => break,
+        };
+        let open = || SqliteSource::open(&layout::database(state), directory.clone()).map(Box::new);
+        let wrong: Result<WrongRows, LowerError> = lower::retry(open, |source| {
+            let wrong = source.wrong_rows(MOST_TOLD)?;
+            source.confirmed()?;
+            Ok(wrong)
+        });
+        if let Ok(wrong) = wrong {
+            findings.extend(check::compare::lower_rows(&wrong));
+        }
+        source = below;
+    }
+    findings
 }
 
 /// Whether all is there that is compared.

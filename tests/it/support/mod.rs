@@ -1,6 +1,6 @@
 //! What the tests share: real Nix in Debian trees ([`Tree`]), a private machine for one test
 //! ([`World`]), proof that a directory was left alone ([`Snapshot`]), system-call traces and kills at
-//! any step ([`trace`]), directories that say what is expected ([`assert_expected`]), the one way to
+//! any step ([`trace`], [`Again`]), directories that say what is expected ([`assert_expected`]), the one way to
 //! wait ([`wait_until`]), and the one way to be skipped ([`skip`]).
 //!
 //! Each test that needs root or real Nix begins with
@@ -12,6 +12,7 @@
 //! which reports the test as skipped where that is not to be had. Tests run side by side, each in
 //! its own World. `tests/setup` makes the trees beforehand; without it the first test does.
 
+mod again;
 mod example;
 mod expected;
 mod lower;
@@ -25,6 +26,7 @@ mod tree;
 mod wait;
 mod world;
 
+pub use again::{Again, Disturbance};
 pub use example::Example;
 pub use expected::{Content, Files, assert_expected, cases, data, files};
 pub use lower::LowerStore;

@@ -194,13 +194,23 @@ impl Run<'_> {
     ///
     /// The calls of each thread are counted by themselves.
     pub fn killed_at(self, call: &str, nth: usize) -> Outcome {
+        self.injected(call, &format!("signal=SIGKILL:when={nth}"))
+    }
+
+    /// Runs it, and has the `nth` (from 1) `call` of each thread fail with an error, such as `EIO`: it
+    /// is not carried out.
+    pub fn failing_at(self, call: &str, nth: usize, error: &str) -> Outcome {
+        self.injected(call, &format!("error={error}:when={nth}"))
+    }
+
+    fn injected(self, call: &str, what: &str) -> Outcome {
         self.under([
             "strace",
             "--follow-forks",
             "--output=/dev/null",
             "--quiet=all",
             &format!("--trace={call}"),
-            &format!("--inject={call}:signal=SIGKILL:when={nth}"),
+            &format!("--inject={call}:{what}"),
         ])
         .run()
     }
