@@ -313,6 +313,65 @@ fn what_an_old_connection_copied_is_looked_for_by_the_next_refresh() {
     assert!(refused.stdout().contains(&old), "{refused}");
 }
 
+/// Killed at any step, the store is on one generation or the other, whole, with its objects to be seen,
+/// and the next run ends as one that was not killed does.
+#[test]
+fn refresh_killed_at_any_step_leaves_one_generation_or_the_other() {
+    let Some(world) = World::trixie() else { return };
+    let fleet = Fleet::new(&world, "");
+    let needed = fleet.owner.add("needed");
+    let added = fleet.owner.add("second");
+    fleet.owner.root("needed", &needed);
+    fleet.owner.published();
+    fleet.owner.root("second", &added);
+    fleet.owner.published();
+    world.ok(["ln", "-sfn", "generations/2", &format!("{PLACE}/current")]);
+    fleet.up();
+    fleet.build("above", &needed);
+    let to = |number: u64| {
+        let current = format!("{PLACE}/current");
+        world.ok(["ln", "-sfn", &format!("generations/{number}"), &current]);
+        let said = fleet.overstore("refresh").run();
+        assert_eq!(said.code(), Some(0), "{said}");
+        assert_eq!(fleet.link(), generation(number));
+    };
+    to(1 + 2);
+    to(2);
+    world.ok(["ln", "-sfn", "generations/3", &format!("{PLACE}/current")]);
+    let (outcome, trace) = fleet.overstore("refresh").traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let points = trace.kill_points();
+    for call in ["symlinkat", "renameat", "fsync", "mount", "flock"] {
+        assert!(
+            points.iter().any(|(kind, _)| kind.starts_with(call)),
+            "{call}: {points:?}"
+        );
+    }
+    let check = format!("nix-store --check-validity {added} --store \"$(overstore url above)\"");
+    for (call, nth) in &points {
+        to(2);
+        world.ok(["ln", "-sfn", "generations/3", &format!("{PLACE}/current")]);
+        let killed = fleet.overstore("refresh").killed_at(call, *nth);
+        assert!(
+            killed.signal() == Some(9) || killed.code() == Some(0),
+            "{call} {nth}: {killed}"
+        );
+        let link = fleet.link();
+        assert!(
+            link == generation(2) || link == generation(3),
+            "killed at {call} {nth}: {link}"
+        );
+        let codes = fleet.codes();
+        let behind = ["generation-behind"];
+        assert!(
+            codes.is_empty() || codes == behind,
+            "killed at {call} {nth}: {codes:?}"
+        );
+        to(3);
+    }
+    world.nix(["sh", "-c", &check]).ok();
+}
+
 /// `status` names the generation in use, and those of open connections; `check` knows when it is
 /// behind, retired, or gone; `refresh`, which each of these names, fixes it.
 #[test]
