@@ -128,10 +128,18 @@ pub(crate) fn lacking(
                 true => format!("other contents in generation {current}"),
                 false => format!("nothing in generation {current}"),
             })
-            .remedy(format!(
-                "have the owner of the publication keep generation {before}, which this store goes on \
-                 with, or publish that path again"
-            ))
+            .remedy(
+                Remedy::say(format!(
+                    "have the owner of the publication keep generation {before}, which this store goes \
+                     on with, or publish that path again"
+                ))
+                .or(Remedy::say(format!(
+                    "while generation {before} is kept: copy what is needed into the upper layer, and go \
+                     on without it below"
+                ))
+                .run(store.command(["down"]))
+                .run(store.command(["reconcile"]))),
+            )
     };
     let mut findings: Vec<Finding> = lacking.first.iter().map(finding).collect();
     let more = lacking.count.saturating_sub(lacking.first.len() as u64);

@@ -14,6 +14,7 @@ use crate::config::{self, Store};
 use crate::escape::show_path;
 use crate::linux::namespaces;
 use crate::linux::root::System;
+use crate::lower::publication::{Publication, path_of};
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::observe::{self, Depth};
@@ -36,8 +37,9 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
     }
     let (old, old_directories) = old_stores(&store, &arguments.old)?;
     let roots = roots(&store, &system, arguments.ignore_absent_roots)?;
+    let over = over_current(&store)?;
     let reconciler = Reconciler {
-        store: &store,
+        store: &over,
         system: &system,
         old: &old,
         give_up: GiveUp {
@@ -57,6 +59,9 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
         }
         false => {
             let done = with_progress(&reconciler, &manager).map_err(|e| failure(&store, e))?;
+            if done.refused.is_empty() && done.missing.is_empty() {
+                go_on(&store, &over)?;
+            }
             let mounted = match done.refused.is_empty() {
                 true => set_up(&store, &system, &manager)?,
                 false => false,
@@ -74,6 +79,27 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
         super::print_error(Some(&store.name), &fault);
     }
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// The store as it is to be: over a publication, with its current generation below.
+fn over_current(store: &Store) -> Result<Store, Failure> {
+    let mut over = store.clone();
+    if let Some((directory, _)) = store.lower.published() {
+        let opened = Publication::open(directory).map_err(Failure::machine)?;
+        let current = opened.current().map_err(Failure::machine)?;
+        over.lower = over.lower.with_generation(path_of(directory, current));
+    }
+    Ok(over)
+}
+
+/// Has the store use the generation that it was reconciled with.
+fn go_on(store: &Store, over: &Store) -> Result<(), Failure> {
+    match (store.lower.published(), over.lower.state()) {
+        (Some((_, link)), Some(generation)) => {
+            apply::link_generation(link, generation).map_err(Failure::machine)
+        }
+        _ => Ok(()),
+    }
 }
 
 fn needs_root(store: &Store) -> Result<(), Failure> {

@@ -227,7 +227,7 @@ impl Identity {
 /// The identity of a publication, as the generation says that a link leads to. `None` where that cannot
 /// be read, which is told elsewhere.
 fn of_publication(publication: &Path, link: &Path) -> Option<String> {
-    let target = std::fs::read_link(link).ok()?;
+    let target = std::fs::read_link(link).unwrap_or_else(|_| link.to_owned());
     let number = publication::number_of(publication, &target)?;
     let opened = Publication::open(publication).ok()?;
     let listed = opened.generation(number).ok()??;

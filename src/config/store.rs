@@ -289,6 +289,16 @@ pub(super) fn memory(state: &Path) -> PathBuf {
 }
 
 impl Lower {
+    /// The same store with another generation of its publication, by the directory of that.
+    pub(crate) fn with_generation(mut self, generation: PathBuf) -> Lower {
+        if let MetadataSource::Database { state, .. } = &mut self.source {
+            self.reference
+                .set("state", generation.as_os_str().as_bytes());
+            *state = generation;
+        }
+        self
+    }
+
     /// Has the lower store directory be at another path.
     pub(super) fn show_at(&mut self, path: PathBuf) {
         self.reference.set("real", path.as_os_str().as_bytes());

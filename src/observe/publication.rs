@@ -50,6 +50,10 @@ pub(super) fn observe(lower: &Lower) -> Option<PublicationFacts> {
 
 /// What is at a store's own link.
 pub(crate) fn look(publication: &Path, link: &Path) -> LinkFacts {
+    // A generation is looked at itself before it is gone on to.
+    if let Some(number) = number_of(publication, link) {
+        return LinkFacts::Generation(number);
+    }
     let (Some(parent), Some(name)) = (link.parent(), link.file_name()) else {
         return LinkFacts::Missing;
     };

@@ -287,6 +287,42 @@ fn a_generation_that_lacks_something_needed_is_refused() {
     }
 }
 
+/// What a new generation lacks and something above needs is carried, as the remedy says: afterwards the
+/// store is on the new generation, and the owner may collect.
+#[test]
+fn what_a_new_generation_lacks_is_carried() {
+    for world in World::each() {
+        let fleet = Fleet::new(&world, "");
+        let needed = fleet.owner.add("needed");
+        fleet.owner.root("needed", &needed);
+        fleet.owner.published();
+        fleet.up();
+        let built = fleet.build("above", &needed);
+        world.ok(["rm", &format!("{LIVE}/nix/var/nix/gcroots/needed")]);
+        fleet.owner.published();
+        let refused = fleet.overstore("refresh").args(["--json"]).run();
+        assert_eq!(refused.code(), Some(1), "{refused}");
+        let refused: serde_json::Value = serde_json::from_str(&refused.stdout()).unwrap();
+        let ways = refused["findings"][0]["remedies"].as_array().unwrap();
+        let commands = ways[1]["commands"].as_array().unwrap();
+        assert_eq!(commands.len(), 2, "{commands:?}");
+        for command in commands {
+            world.ok(["sh", "-c", command["shell"].as_str().unwrap()]);
+        }
+        assert_eq!(fleet.link(), generation(3));
+        assert!(fleet.codes().is_empty(), "{:?}", fleet.codes());
+        fleet.owner.publish(&["--retire-all-but", "1", "--now"]);
+        fleet.owner.collect();
+        assert!(!fleet.owner.has(&needed));
+        for path in [&needed, &built] {
+            fleet.nix(&["nix-store", "--verify-path", path]).ok();
+        }
+        fleet.owner.published();
+        fleet.overstore("refresh").ok();
+        assert_eq!(fleet.link(), generation(4));
+    }
+}
+
 /// What a connection that was open copied from an older generation, after the store had gone on to
 /// another one, is looked for by the next refresh, whatever the owner's notes say of it.
 #[test]
