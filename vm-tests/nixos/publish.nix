@@ -1,4 +1,5 @@
-# A live store, generations of it, and a store over one of them.
+# A live store, generations of it, and a store over one of them, which goes on to the next while it is
+# in use.
 { prelude, ... }:
 {
   name = "overstore-publish";
@@ -21,6 +22,7 @@
           };
           upper-layer = "/srv/layers/upper";
           workdir = "/srv/layers/work";
+          refresh.schedule = "daily";
         };
       };
       # The live store is made by the test.
@@ -39,12 +41,18 @@
       nix-store --store "$store" --add /tmp/object
       overstore check --lower example
     """, "OVERSTORE_TEST_PATHS=/srv/live/paths")
-    # What is added to the live store is not in the generation that the consumer has, even
-    # when there is a newer one.
+    # What is added to the live store is not in the generation that the consumer has, and in
+    # the next, which the consumer goes on to when it is told to.
     machine.succeed("echo later >/tmp/later; NIX_REMOTE= nix-store --store /srv/live --add /tmp/later >/tmp/path")
     machine.succeed("systemctl start overstore-publish@main.service")
     machine.succeed("test $(readlink /srv/publications/main/current) = generations/2")
-    machine.fail('nix-store --store "$(overstore url --client example)" --check-validity "$(cat /tmp/path)"')
+    later = 'nix-store --store "$(overstore url --client example)" --check-validity "$(cat /tmp/path)"'
+    machine.fail(later)
+    daemon = machine.succeed("systemctl show --property=InvocationID nix-daemon@example.service")
+    machine.succeed("systemctl is-active overstore-refresh@example.timer")
+    machine.succeed("systemctl start overstore-refresh@example.service")
+    machine.succeed(later)
+    assert machine.succeed("systemctl show --property=InvocationID nix-daemon@example.service") == daemon
     machine.succeed("overstore check --lower example")
   '';
 }

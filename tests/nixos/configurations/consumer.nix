@@ -1,4 +1,4 @@
-# A system with a store over a publication that its network has: mounted here, both read-only.
+# A system with a store over a publication, which it follows: both are mounted here, read-only.
 {
   fileSystems = {
     "/mnt/store" = {
@@ -28,6 +28,10 @@
       };
       upper-layer = "/srv/layers/upper";
       workdir = "/srv/layers/work";
+      refresh = {
+        schedule = "hourly";
+        optimise = true;
+      };
     };
   };
   nix.settings.sync-before-registering = true;
