@@ -594,6 +594,30 @@ fn the_test_scripts_have_no_type_errors() {
     ));
 }
 
+/// What the manual has in Nix's language: whole expressions, or what is in a module.
+#[test]
+fn the_nix_of_the_manual_can_be_parsed() {
+    let Some(world) = worlds().next() else { return };
+    let manual = include_str!("../../docs/nixos.md");
+    let blocks: Vec<&str> = manual
+        .split("```nix\n")
+        .skip(1)
+        .map(|rest| rest.split("```").next().unwrap())
+        .collect();
+    assert!(blocks.len() >= 7, "{}", blocks.len());
+    for block in blocks {
+        let text = if block.starts_with('{') {
+            block.to_owned()
+        } else if block.starts_with("pkgs.") {
+            format!("{{ config, overstore, pkgs }}:\n{block}")
+        } else {
+            format!("{{\n{block}}}\n")
+        };
+        world.write("/tmp/block.nix", text);
+        nix(&world, &["nix-instantiate", "--parse", "/tmp/block.nix"]).ok();
+    }
+}
+
 #[test]
 fn nix_files_are_tidy() {
     for file in nix_files() {
