@@ -144,22 +144,6 @@ pub(crate) struct Collector<'a> {
     pub roots: &'a Roots,
 }
 
-impl Collected {
-    /// Notes those objects that are gone.
-    fn note_deleted(
-        &mut self,
-        layers: &Layers,
-        objects: Vec<(StorePath, u64)>,
-    ) -> Result<(), CollectError> {
-        for (path, bytes) in objects {
-            if !layers.upper.has(path.as_str())? {
-                self.objects.push((path, bytes));
-            }
-        }
-        Ok(())
-    }
-}
-
 impl Collector<'_> {
     /// Says what a collection would do now, and changes nothing.
     ///
@@ -167,32 +151,18 @@ impl Collector<'_> {
     /// When something cannot be read; the inner error when the store is incomplete.
     pub(crate) fn plan(&self) -> Result<Result<Collected, Incomplete>, CollectError> {
         let layers = Layers::open(self.store)?;
-        let mut collected = self.begin(&layers)?;
-        if collected.enough_free {
-            return Ok(Ok(collected));
+        let mut rounds = Rounds::begin(self, &layers, Power::Root)?;
+        if rounds.collected.enough_free {
+            return Ok(Ok(rounds.collected));
         }
-        let leftovers = self.leftovers(&layers)?;
-        let choice = self.choose(&layers, self.roots, &[])?;
+        let (leftovers, choice) = rounds.look()?;
         if let Some(why) = self.incomplete(&leftovers, &choice) {
             return Ok(Err(why));
         }
-        collected.rows = (choice.visited.len() + choice.metadata.len()) as u64;
-        collected.removed = Removed::of(&leftovers);
-        let (objects, rest) = self.enough(&layers, &choice.objects, collected.free)?;
-        collected.objects = objects;
-        collected.kept_by_limits = choice.young + rest;
-        collected.both = choice.both;
-        let unknown = self.unknown(leftovers, self.roots);
-        if self.options.leftovers {
-            let mut space = Space::new(&layers.upper);
-            for path in unknown {
-                let bytes = space.of(&path)?;
-                collected.objects.push((path, bytes));
-            }
-        } else {
-            collected.unknown = unknown;
-        }
-        Ok(Ok(collected))
+        rounds.collected.rows = (choice.visited.len() + choice.metadata.len()) as u64;
+        rounds.collected.removed = Removed::of(&leftovers);
+        rounds.collected.objects = rounds.garbage(leftovers, &choice)?;
+        Ok(Ok(rounds.collected))
     }
 
     /// Collects.
@@ -204,88 +174,40 @@ impl Collector<'_> {
         tell: &mut dyn FnMut(Progress),
     ) -> Result<Result<Collected, Incomplete>, CollectError> {
         let layers = Layers::open(self.store)?;
-        let mut collected = self.begin(&layers)?;
-        if collected.enough_free {
-            return Ok(Ok(collected));
+        let mut rounds = Rounds::begin(self, &layers, Power::Root)?;
+        if rounds.collected.enough_free {
+            return Ok(Ok(rounds.collected));
         }
         tell(Progress::Choosing);
         self.warm()?;
-        let mut roots = self.roots.clone();
-        let mut stays: Vec<StorePath> = Vec::new();
-        let mut rounds = 0;
+        let (mut leftovers, mut choice) = rounds.look()?;
+        if let Some(why) = self.incomplete(&leftovers, &choice) {
+            return Ok(Err(why));
+        }
+        if !choice.both.is_empty() || Aside::exists(self.store) {
+            rounds.optimise(&choice.both)?;
+            // What only their upper copies needed goes, too.
+            (leftovers, choice) = rounds.look()?;
+        }
         let mut nix = None;
-        let mut optimise = true;
-        loop {
-            let leftovers = self.leftovers(&layers)?;
-            let choice = self.choose(&layers, &roots, &stays)?;
-            if rounds == 0
-                && let Some(why) = self.incomplete(&leftovers, &choice)
-            {
-                return Ok(Err(why));
-            }
-            if optimise && (!choice.both.is_empty() || Aside::exists(self.store)) {
-                optimise = false;
-                let optimiser = Optimiser {
-                    store: self.store,
-                    system: self.system,
-                    trust_databases: false,
-                };
-                let optimised = optimiser.remove(&layers, &choice.both, &mut |_| {})?;
-                collected.optimised = optimised.objects;
-                collected.remount = optimised.remount;
-                // What only their upper copies needed goes, too.
-                continue;
-            }
-            let (mut objects, rest) =
-                self.enough(&layers, &choice.objects, layers.upper.free()?)?;
-            collected.kept_by_limits = choice.young + rest;
-            collected.both = choice.both;
-            let unknown = self.unknown(leftovers, &roots);
-            if self.options.leftovers {
-                let mut space = Space::new(&layers.upper);
-                for path in unknown {
-                    if !stays.contains(&path) {
-                        let bytes = space.of(&path)?;
-                        objects.push((path, bytes));
-                    }
-                }
-            } else {
-                collected.unknown = unknown;
-            }
-            let rows: Vec<StorePath> = [choice.visited, choice.metadata].concat();
+        for round in 1..=ROUNDS {
+            let objects = rounds.garbage(leftovers, &choice)?;
+            let rows = [choice.visited, choice.metadata].concat();
             if objects.is_empty() && rows.is_empty() {
                 break;
             }
-            let paths: BTreeSet<&StorePath> =
-                objects.iter().map(|(path, _)| path).chain(&rows).collect();
             let nix = match &mut nix {
                 Some(nix) => nix,
                 none => none.insert(Nix::start(self.programs, self.store, self.keep)?),
             };
-            tell(Progress::Deleting(paths.len() as u64));
-            let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));
-            let remounted = remount(self.system, &self.store.real);
-            collected.remount = collected.remount.or(remounted);
-            let stopped = self.stopped(deletion?, &paths)?;
-            collected.note_deleted(&layers, objects)?;
-            let Some((path, said)) = stopped else {
-                collected.rows += rows.len() as u64;
-                break;
-            };
-            collected.left.push((path.clone(), said));
-            stays.push(path);
-            rounds += 1;
-            if rounds == ROUNDS {
+            if rounds.delete(nix, objects, &rows, tell)? || round == ROUNDS {
                 break;
             }
-            roots.add(nix.find_roots()?);
+            rounds.roots.add(nix.find_roots()?);
+            (leftovers, choice) = rounds.look()?;
         }
         drop(nix);
-        let leftovers = self.leftovers(&layers)?;
-        collected.with_row = Some(leftovers.with_row);
-        collected.removed = Merged::open(&self.store.real)?.remove(&leftovers)?;
-        collected.free = layers.upper.free()?;
-        Ok(Ok(collected))
+        rounds.finish().map(Ok)
     }
 
     /// Collects through the store's daemon, what an ordinary user can: objects of the upper layer
@@ -299,44 +221,30 @@ impl Collector<'_> {
         tell: &mut dyn FnMut(Progress),
     ) -> Result<Result<Collected, Incomplete>, CollectError> {
         let layers = Layers::open(self.store)?;
-        let mut collected = self.begin(&layers)?;
-        if collected.enough_free {
-            return Ok(Ok(collected));
+        let mut rounds = Rounds::begin(self, &layers, Power::User)?;
+        if rounds.collected.enough_free {
+            return Ok(Ok(rounds.collected));
         }
         tell(Progress::Choosing);
         let mut nix = Nix::connect(socket, self.store)?;
-        let mut roots = self.roots.clone();
-        let mut stays: Vec<StorePath> = Vec::new();
-        for round in 0..ROUNDS {
+        for round in 1..=ROUNDS {
             // What this user may not see, Nix does.
-            roots.add(nix.find_roots()?);
-            collected.roots = roots.roots.len() as u64;
-            let leftovers = self.leftovers(&layers)?;
-            let choice = self.choose(&layers, &roots, &stays)?;
-            if round == 0
+            rounds.roots.add(nix.find_roots()?);
+            rounds.collected.roots = rounds.roots.roots.len() as u64;
+            let (leftovers, choice) = rounds.look()?;
+            if round == 1
                 && let Some(why) = self.incomplete(&leftovers, &choice)
             {
                 return Ok(Err(why));
             }
-            collected.for_root = Removed::of(&leftovers);
-            let (objects, rest) = self.enough(&layers, &choice.objects, layers.upper.free()?)?;
-            collected.kept_by_limits = choice.young + rest;
-            collected.both = choice.both;
-            collected.unknown = self.unknown(leftovers, &roots);
-            if objects.is_empty() {
+            rounds.collected.for_root = Removed::of(&leftovers);
+            let objects = rounds.garbage(leftovers, &choice)?;
+            if objects.is_empty() || rounds.delete(&mut nix, objects, &[], tell)? {
                 break;
             }
-            let paths: BTreeSet<&StorePath> = objects.iter().map(|(path, _)| path).collect();
-            tell(Progress::Deleting(paths.len() as u64));
-            let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted))?;
-            let stopped = self.stopped(deletion, &paths)?;
-            collected.note_deleted(&layers, objects)?;
-            let Some((path, said)) = stopped else { break };
-            collected.left.push((path.clone(), said));
-            stays.push(path);
         }
-        collected.free = layers.upper.free()?;
-        Ok(Ok(collected))
+        rounds.collected.free = layers.upper.free()?;
+        Ok(Ok(rounds.collected))
     }
 
     /// The path that Nix stopped at, with what it said.
@@ -352,17 +260,6 @@ impl Collector<'_> {
                 None => Err(CollectError::Refused { said }),
             },
         }
-    }
-
-    fn begin(&self, layers: &Layers) -> Result<Collected, CollectError> {
-        let free = layers.upper.free()?;
-        Ok(Collected {
-            roots: self.roots.roots.len() as u64,
-            unseen_processes: self.roots.unseen_processes,
-            enough_free: self.options.min_free.is_some_and(|wanted| free >= wanted),
-            free,
-            ..Collected::default()
-        })
     }
 
     fn choose(
@@ -485,5 +382,144 @@ impl Collector<'_> {
             return Some(Incomplete::NoObjects { rows: choice.lost });
         }
         (self.options.leftovers && objects > 0).then_some(Incomplete::NoRows { objects })
+    }
+}
+
+/// As whom a store is collected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Power {
+    /// As root, or as somebody who can do the same.
+    Root,
+    /// As somebody who has the daemon alone.
+    User,
+}
+
+/// A collection that is under way: a choice, a deletion, and again where something became alive.
+struct Rounds<'a> {
+    collector: &'a Collector<'a>,
+    layers: &'a Layers,
+    power: Power,
+    /// All that were found so far.
+    roots: Roots,
+    /// What Nix found alive.
+    stays: Vec<StorePath>,
+    collected: Collected,
+}
+
+impl<'a> Rounds<'a> {
+    fn begin(
+        collector: &'a Collector<'a>,
+        layers: &'a Layers,
+        power: Power,
+    ) -> Result<Self, CollectError> {
+        let free = layers.upper.free()?;
+        let enough = collector
+            .options
+            .min_free
+            .is_some_and(|wanted| free >= wanted);
+        Ok(Self {
+            collector,
+            layers,
+            power,
+            roots: collector.roots.clone(),
+            stays: Vec::new(),
+            collected: Collected {
+                roots: collector.roots.roots.len() as u64,
+                unseen_processes: collector.roots.unseen_processes,
+                enough_free: enough,
+                free,
+                ..Collected::default()
+            },
+        })
+    }
+
+    /// What is in the upper layer beside valid objects, and what of these is garbage.
+    fn look(&self) -> Result<(Leftovers, Choice), CollectError> {
+        let leftovers = self.collector.leftovers(self.layers)?;
+        let choice = self
+            .collector
+            .choose(self.layers, &self.roots, &self.stays)?;
+        Ok((leftovers, choice))
+    }
+
+    /// Removes the upper copies of what is garbage above and in both layers.
+    fn optimise(&mut self, both: &[StorePath]) -> Result<(), CollectError> {
+        let optimiser = Optimiser {
+            store: self.collector.store,
+            system: self.collector.system,
+            trust_databases: false,
+        };
+        let optimised = optimiser.remove(self.layers, both, &mut |_| {})?;
+        self.collected.optimised = optimised.objects;
+        self.collected.remount = optimised.remount;
+        Ok(())
+    }
+
+    /// The objects to be deleted, each with what it frees. What is not, is noted.
+    fn garbage(
+        &mut self,
+        leftovers: Leftovers,
+        choice: &Choice,
+    ) -> Result<Vec<(StorePath, u64)>, CollectError> {
+        let collector = self.collector;
+        let free = self.layers.upper.free()?;
+        let (mut objects, rest) = collector.enough(self.layers, &choice.objects, free)?;
+        self.collected.kept_by_limits = choice.young + rest;
+        self.collected.both.clone_from(&choice.both);
+        let unknown = collector.unknown(leftovers, &self.roots);
+        if self.power == Power::User || !collector.options.leftovers {
+            self.collected.unknown = unknown;
+            return Ok(objects);
+        }
+        let mut space = Space::new(&self.layers.upper);
+        for path in unknown {
+            if !self.stays.contains(&path) {
+                let bytes = space.of(&path)?;
+                objects.push((path, bytes));
+            }
+        }
+        Ok(objects)
+    }
+
+    /// Has Nix delete objects, and rows of others: whether that was all, or something is alive.
+    fn delete(
+        &mut self,
+        nix: &mut Nix,
+        objects: Vec<(StorePath, u64)>,
+        rows: &[StorePath],
+        tell: &mut dyn FnMut(Progress),
+    ) -> Result<bool, CollectError> {
+        let paths: BTreeSet<&StorePath> =
+            objects.iter().map(|(path, _)| path).chain(rows).collect();
+        tell(Progress::Deleting(paths.len() as u64));
+        let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));
+        if self.power == Power::Root {
+            // After a failure too: what was deleted until then would go on showing.
+            let remounted = remount(self.collector.system, &self.collector.store.real);
+            self.collected.remount = self.collected.remount.take().or(remounted);
+        }
+        let stopped = self.collector.stopped(deletion?, &paths)?;
+        for (path, bytes) in objects {
+            if !self.layers.upper.has(path.as_str())? {
+                self.collected.objects.push((path, bytes));
+            }
+        }
+        let Some((path, said)) = stopped else {
+            self.collected.rows += rows.len() as u64;
+            return Ok(true);
+        };
+        self.collected.left.push((path.clone(), said));
+        self.stays.push(path);
+        Ok(false)
+    }
+
+    /// Removes what interrupted work has left.
+    fn finish(mut self) -> Result<Collected, CollectError> {
+        let leftovers = self.collector.leftovers(self.layers)?;
+        self.collected.with_row = Some(leftovers.with_row);
+        let merged = Merged::open(&self.collector.store.real)?;
+        self.collected.removed = merged.remove(&leftovers)?;
+        self.collected.free = self.layers.upper.free()?;
+        Ok(self.collected)
     }
 }

@@ -43,33 +43,7 @@ pub(super) fn run(
     if let Some(path) = &arguments.why {
         return why(&programs, &store, &system, path, json);
     }
-    let is_root = namespaces::can_mount().unwrap_or(false);
-    // Elsewhere a program can run from it that the store's daemon does not see.
-    let at_its_place = store.real.value == store.store.value;
-    let daemon = match &store.daemon {
-        Some(daemon) if !is_root && !arguments.dry_run && at_its_place => Some(&*daemon.socket),
-        _ => None,
-    };
-    if let Some(option) = arguments.needs_root().filter(|_| daemon.is_some()) {
-        return Err(Failure::not_as_described(format!(
-            "only root may collect the store {} with `{option}`",
-            store.name
-        ))
-        .remedy(format!("leave `{option}` out")));
-    }
-    if !arguments.dry_run && !is_root && daemon.is_none() {
-        let remedy = format!(
-            "run `{}` as root, or have `overstore-gc@{}.timer` do it by itself, which `[gc]` in its \
-             description makes; a store of `overstore exec` is collected inside of it",
-            store.command(["gc"]),
-            unit_name(&store.name)
-        );
-        return Err(Failure::not_as_described(format!(
-            "only root may collect the store {}",
-            store.name
-        ))
-        .remedy(remedy));
-    }
+    let daemon = way(arguments, &store)?;
     let keep = match daemon {
         // The daemon does not tell its own settings.
         Some(_) => Keep {
@@ -125,6 +99,37 @@ pub(super) fn run(
     report.print(json)?;
     super::warn_if_deaf(&manager);
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// The socket of the store's daemon, where the collection goes through that.
+///
+/// # Errors
+/// When this user may not collect the store in any way.
+fn way<'s>(arguments: &cli::Gc, store: &'s Store) -> Result<Option<&'s Path>, Failure> {
+    if arguments.dry_run || namespaces::can_mount().unwrap_or(false) {
+        return Ok(None);
+    }
+    // Elsewhere a program can run from it that the store's daemon does not see.
+    let at_its_place = store.real.value == store.store.value;
+    let Some(daemon) = store.daemon.as_ref().filter(|_| at_its_place) else {
+        let what = format!("only root may collect the store {}", store.name);
+        let remedy = format!(
+            "run `{}` as root, or have `overstore-gc@{}.timer` do it by itself, which `[gc]` in its \
+             description makes; a store of `overstore exec` is collected inside of it",
+            store.command(["gc"]),
+            unit_name(&store.name)
+        );
+        return Err(Failure::not_as_described(what).remedy(remedy));
+    };
+    if let Some(option) = arguments.needs_root() {
+        let what = format!(
+            "only root may collect the store {} with `{option}`",
+            store.name
+        );
+        let remedy = format!("leave `{option}` out");
+        return Err(Failure::not_as_described(what).remedy(remedy));
+    }
+    Ok(Some(&*daemon.socket))
 }
 
 /// Says that an overlay was not remounted. What was done is done all the same.
