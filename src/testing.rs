@@ -78,6 +78,7 @@ pub mod plan {
 /// See the module of this name.
 pub mod systemd {
     pub use crate::systemd::generator::generate;
+    pub use crate::systemd::text::{argument, environment_value, prose, unit_name, word};
 }
 
 /// See the module of this name.

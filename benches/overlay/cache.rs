@@ -19,7 +19,7 @@ const DERIVATIONS: u32 = 1_000;
 /// Builds in one run of a client.
 const BUILDS: u32 = 10;
 /// How often each is measured.
-const ROUNDS: u32 = 3;
+const ROUNDS: u32 = 5;
 
 /// One thing that a client asks for.
 #[derive(Serialize, Deserialize)]

@@ -226,7 +226,11 @@ fn from_a_database(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
 }
 
 /// A daemon that is ended with this.
-pub struct Daemon(Child);
+pub struct Daemon {
+    child: Child,
+    /// Its words, as `/proc` has them.
+    words: Vec<u8>,
+}
 
 impl Daemon {
     /// A daemon of a store, once it answers.
@@ -240,7 +244,13 @@ impl Daemon {
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()?;
-        let daemon = Daemon(daemon);
+        let mut words = b"nix-daemon\0--store\0".to_vec();
+        words.extend_from_slice(store.as_encoded_bytes());
+        words.push(0);
+        let daemon = Daemon {
+            child: daemon,
+            words,
+        };
         let patience = Instant::now() + Duration::from_secs(20);
         while !socket.exists() {
             if Instant::now() > patience {
@@ -254,30 +264,61 @@ impl Daemon {
     /// Seconds of processor time of the conversations that have ended, and of what they started.
     pub fn spent(&self) -> Result<f64> {
         const TICKS_A_SECOND: f64 = 100.0;
-        let process = Path::new("/proc").join(self.0.id().to_string());
         // Each conversation is a process of its own, which the daemon waits for.
-        let children = process
-            .join("task")
-            .join(self.0.id().to_string())
-            .join("children");
         let patience = Instant::now() + Duration::from_secs(20);
-        while !fs::read_to_string(&children)?.trim().is_empty() && Instant::now() < patience {
+        loop {
+            let processes = processes()?;
+            let daemon = processes.iter().find(|process| process.words == self.words);
+            let daemon = daemon.ok_or("the daemon has ended")?;
+            let talks = processes.iter().any(|process| process.parent == daemon.id);
+            if !talks || Instant::now() > patience {
+                return Ok(daemon.ticks_of_children as f64 / TICKS_A_SECOND);
+            }
             std::thread::sleep(Duration::from_millis(10));
         }
-        let stat = fs::read_to_string(process.join("stat"))?;
-        let (_, fields) = stat.rsplit_once(')').ok_or("no process")?;
-        let ticks = fields.split_whitespace().skip(13).take(2);
-        let ticks: Vec<f64> = ticks
-            .map(str::parse)
-            .collect::<std::result::Result<_, _>>()?;
-        Ok(ticks.iter().sum::<f64>() / TICKS_A_SECOND)
     }
+}
+
+/// A process, as `/proc` here shows it.
+struct Process {
+    id: u64,
+    parent: u64,
+    words: Vec<u8>,
+    ticks_of_children: u64,
+}
+
+fn processes() -> Result<Vec<Process>> {
+    let mut processes = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let directory = entry?.path();
+        let id = directory
+            .file_name()
+            .and_then(|name| name.to_str()?.parse().ok());
+        // Those that have ended meanwhile are none.
+        let (Some(id), Ok(stat), Ok(words)) = (
+            id,
+            fs::read_to_string(directory.join("stat")),
+            fs::read(directory.join("cmdline")),
+        ) else {
+            continue;
+        };
+        let (_, fields) = stat.rsplit_once(')').ok_or("no status")?;
+        let fields: Vec<&str> = fields.split_whitespace().collect();
+        let number = |place: usize| fields.get(place).and_then(|it| it.parse::<u64>().ok());
+        processes.push(Process {
+            id,
+            parent: number(1).unwrap_or_default(),
+            words,
+            ticks_of_children: number(13).unwrap_or_default() + number(14).unwrap_or_default(),
+        });
+    }
+    Ok(processes)
 }
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -7,7 +7,7 @@ use crate::escape::unit_line_continues;
 
 /// A string as part of a unit's name, as `systemd-escape` makes it (systemd.unit(5), "String
 /// escaping for inclusion in unit names").
-pub(crate) fn unit_name(text: &str) -> String {
+pub fn unit_name(text: &str) -> String {
     let mut name = String::with_capacity(text.len());
     for (index, byte) in text.bytes().enumerate() {
         match byte {
@@ -23,7 +23,7 @@ pub(crate) fn unit_name(text: &str) -> String {
 }
 
 /// One word of a setting that takes several: in quotes, with specifiers (`%`) made ordinary.
-pub(crate) fn word(bytes: &[u8]) -> String {
+pub fn word(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len() + 2);
     let plain = |byte: &u8| byte.is_ascii_alphanumeric() || b"/._-+:=@,~".contains(byte);
     if !bytes.is_empty() && bytes.iter().all(plain) {
@@ -49,12 +49,12 @@ pub(crate) fn path(path: &Path) -> String {
 }
 
 /// One word of a command line, where `$` begins a variable, too.
-pub(crate) fn argument(path: &Path) -> String {
+pub fn argument(path: &Path) -> String {
     word(path.as_os_str().as_bytes()).replace('$', "$$")
 }
 
 /// Text for people in a setting, such as a description.
-pub(crate) fn prose(text: &str) -> String {
+pub fn prose(text: &str) -> String {
     let mut text: String = text
         .chars()
         .map(|character| match character.is_control() {
@@ -70,7 +70,7 @@ pub(crate) fn prose(text: &str) -> String {
 
 /// A value in double quotes, read alike by systemd's `EnvironmentFile=` (which expands nothing, but
 /// takes a backslash before these four characters away) and by a shell that sources the file.
-pub(crate) fn environment_value(value: &str) -> String {
+pub fn environment_value(value: &str) -> String {
     let mut quoted = String::with_capacity(value.len() + 2);
     quoted.push('"');
     for character in value.chars() {

@@ -1,6 +1,8 @@
 //! What `overstore warm` copies is what Nix copies.
 
-use crate::support::{Run, Snapshot, World};
+use std::io::{BufRead, BufReader};
+
+use crate::support::{Example, Outcome, Run, Snapshot, World, wait_until};
 
 use overstore::testing::nix::NixVersion;
 
@@ -609,4 +611,33 @@ fn a_row_that_nix_cannot_read_stops_its_referrers_only() {
              drop table Saved";
         sql(below, restore);
     }
+}
+
+/// Security case W3: whom it waits for is told while it waits.
+#[test]
+fn who_waits_for_a_writer_says_so() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    world.ok(["mkfifo", "/run/statements"]);
+    let database = format!("{}/db/db.sqlite", Example::STATE);
+    let script = "exec sqlite3 \"$0\" </run/statements";
+    let mut writer = world.command(["sh", "-c", script, &database]).spawn();
+    let statements = "begin immediate;\\n.shell touch /run/locked\\n";
+    let script = format!("exec >/run/statements; printf '{statements}'; exec sleep infinity");
+    let mut kept_open = world.command(["sh", "-c", &script]).spawn();
+    wait_until("it is locked", || world.path("/run/locked").exists());
+    let mut warm = example.command("warm").args(["--all"]).spawn();
+    let mut said = String::new();
+    let stderr = warm.stderr.take().expect("piped");
+    BufReader::new(stderr)
+        .read_line(&mut said)
+        .expect("it says something");
+    assert!(said.starts_with("waiting for "), "{said}");
+    for child in [&mut writer, &mut kept_open] {
+        child.kill().expect("a child of this test");
+        child.wait().expect("a child of this test");
+    }
+    let outcome = Outcome::of(warm);
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
 }
