@@ -77,6 +77,18 @@ in
       `lower-store`: its current generation is the lower store's metadata. `real` is
       then required.
     '';
+    when-replaced =
+      key
+        (types.enum [
+          "report"
+          "reconcile"
+        ])
+        "`report`"
+        ''
+          What happens where the lower store was replaced: what is missing is told,
+          or the store is put right before it is mounted, where nothing is lost by that,
+          as {command}`overstore reconcile` does.
+        '';
   };
   mount.options = key (types.listOf types.str) "none" ''
     Further mount options of OverlayFS, each `name` or `name=value`.

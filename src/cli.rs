@@ -477,6 +477,9 @@ pub struct Reconcile {
     /// directory that is not mounted. What they keep and the lower store lost is then dropped.
     #[arg(long)]
     pub ignore_absent_roots: bool,
+    /// Where Nix's programs are, if not on PATH: Nix fetches what no old store has.
+    #[arg(long, value_name = "DIR")]
+    pub nix: Option<PathBuf>,
 }
 
 /// Arguments of `refresh`.

@@ -61,15 +61,29 @@ pub(crate) fn remember_optimised(store: &Store, system: &System, objects: u64, t
     });
 }
 
-/// Remembers that the upper database fits the lower store as that is now. Who calls this has the
-/// store's lock. Warns where it cannot be written.
-pub(crate) fn remember_lower(store: &Store, identity: Option<Identity>, tell: Tell<'_>) {
-    let mut memory = Memory::read(store);
-    memory.lower = Some(LowerMemory {
+/// Remembers that the upper database fits the lower store as that is now: under the store's lock, which
+/// is taken where a machine is given. Warns where it cannot be locked or written.
+pub(crate) fn remember_lower(
+    store: &Store,
+    identity: Option<Identity>,
+    unlocked: Option<&System>,
+    tell: Tell<'_>,
+) {
+    let lower = Some(LowerMemory {
         store: store.lower.given.clone(),
         identity,
     });
-    write(&memory, store, tell);
+    match unlocked {
+        Some(system) => remember(store, system, "of the lower store", tell, |memory| {
+            memory.lower = lower;
+            Ok(())
+        }),
+        None => {
+            let mut memory = Memory::read(store);
+            memory.lower = lower;
+            write(&memory, store, tell);
+        }
+    }
 }
 
 /// Changes the memory under the store's lock. `what` is not known otherwise.

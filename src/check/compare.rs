@@ -7,7 +7,7 @@ use crate::check::{Code, Finding, Part, up};
 use crate::compare::Difference;
 use crate::compare::Identity;
 use crate::compare::{Across, Contents, Damaged, Missing, Several};
-use crate::config::{MEMORY_FILE, Store};
+use crate::config::Store;
 use crate::escape::show_path;
 use crate::lower::sqlite::WrongRows;
 use crate::nix::hash::render_sha256;
@@ -32,6 +32,11 @@ pub(super) fn missing(store: &Store, missing: &Several<Missing>) -> Vec<Finding>
                 Remedy::say(
                     "bring back the lower store that had it, or the upper layer from a backup",
                 )
+                .or(Remedy::say(
+                    "where the lower store was replaced, see what puts this store right over it; with \
+                     the old one at hand, add `--old STORE`, and leave `--dry-run` out to do it",
+                )
+                .run(store.command(["reconcile", "--dry-run"])))
                 .or(Remedy::say(
                     "where a substituter has it, have Nix fetch it again",
                 )
@@ -127,7 +132,13 @@ fn metadata_differs(store: &Store, path: &StorePath, what: &str) -> Finding {
         .found(format!("another {what}"))
         .remedy(
             Remedy::say("keep both; find out which is right, here and on the lower store")
-                .run(nix_store(store, "--verify-path", path)),
+                .run(nix_store(store, "--verify-path", path))
+                .or(Remedy::say(
+                    "where the lower store has the right ones, have them take the places of all that \
+                     differ above, which are given up",
+                )
+                .run(store.command(["down"]))
+                .run(store.command(["reconcile", "--prefer-lower"]))),
         )
 }
 
@@ -160,15 +171,11 @@ pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> 
             .found(is)
             .remedy(
                 Remedy::say("bring that one back").or(Remedy::say(
-                    "where it was replaced and nothing else is found here, have overstore forget it",
+                    "where it was replaced, put this store right over it; with the old one at hand, \
+                     name it with `--old STORE`",
                 )
-                .run(command![
-                    "mv",
-                    "--backup=numbered",
-                    "--",
-                    store.memory().join(MEMORY_FILE),
-                    store.memory().join(format!("{MEMORY_FILE}.old"))
-                ])),
+                .run(store.command(["down"]))
+                .run(store.command(["reconcile"]))),
             ),
     )
 }

@@ -299,6 +299,11 @@ impl Rule<'_> {
             ))
             .remedy(
                 Remedy::say("bring back the earlier lower store, or the upper layer from a backup")
+                    .or(Remedy::say(
+                        "where the lower store was replaced, see what puts this store right over it; \
+                         with the old one at hand, add `--old STORE`, and leave `--dry-run` out to do it",
+                    )
+                    .run(self.store.command(["reconcile", "--dry-run"])))
                     .or(self.again("go on without these objects", "--accept-lost-objects")),
             )
     }

@@ -58,7 +58,7 @@ pub(crate) struct Programs {
 
 impl Programs {
     /// One of them, about to run without input.
-    pub(super) fn command(&self, name: &str) -> Command {
+    pub(crate) fn command(&self, name: &str) -> Command {
         let mut command = match &self.directory {
             Some(directory) => Command::new(directory.join(name)),
             None => Command::new(name),
@@ -300,7 +300,7 @@ pub(crate) fn keep(programs: &Programs) -> Keep {
 
 /// The store URL for a collection. With the cache of path infos on, Nix's collector can take a path
 /// for valid that it has just deleted.
-pub(super) fn url(programs: &Programs, store: &Store) -> String {
+pub(crate) fn url(programs: &Programs, store: &Store) -> String {
     let mut reference = store.reference();
     reference.set("path-info-cache-size", "0");
     reference.render_for_all().unwrap_or_else(|texts| {
@@ -316,7 +316,7 @@ pub(super) fn url(programs: &Programs, store: &Store) -> String {
 }
 
 /// `NIX_CONFIG` for Nix: what it is already, then what this needs. It beats `nix.conf`.
-pub(super) fn nix_config(store: &Store, keep: Keep) -> OsString {
+pub(crate) fn nix_config(store: &Store, keep: Keep) -> OsString {
     let mut config = std::env::var_os("NIX_CONFIG").unwrap_or_default();
     config.push(format!(
         "\nextra-experimental-features = {}\nkeep-derivations = {}\nkeep-outputs = {}\n",

@@ -108,6 +108,7 @@ mod tests {
             "check-mount",
             "remount-hook",
             "when-incomplete",
+            "when-replaced",
             "options",
             "build-users-group",
             "use-sqlite-wal",

@@ -9,8 +9,8 @@ use super::{Failure, load, private, progress};
 use crate::apply::{self, End, SetUp};
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
-use crate::collect::Roots;
-use crate::config::{self, Store};
+use crate::collect::{Programs, Roots};
+use crate::config::{self, Store, WhenReplaced};
 use crate::escape::show_path;
 use crate::linux::namespaces;
 use crate::linux::root::System;
@@ -18,9 +18,10 @@ use crate::lower::publication::{Publication, path_of};
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::observe::{self, Depth};
-use crate::plan::Allowed;
+use crate::plan::{Allowed, StepReport};
 use crate::reconcile::{
-    GiveUp, Missing, OldStores, ReconcileError, Reconciled, Reconciler, Step, WithoutRow, obstacles,
+    Fetcher, GiveUp, Missing, OldStores, ReconcileError, Reconciled, Reconciler, Step, WithoutRow,
+    obstacles,
 };
 use crate::records::Memory;
 use crate::remedy::{Fault, Remedy};
@@ -38,12 +39,21 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
     let (old, old_directories) = old_stores(&store, &arguments.old)?;
     let roots = roots(&store, &system, arguments.ignore_absent_roots)?;
     let over = over_current(&store)?;
+    let programs = Programs {
+        directory: arguments.nix.clone(),
+    };
+    let fetcher = Fetcher {
+        store: &store,
+        programs: &programs,
+    };
+    let fetches = !arguments.dry_run && fetcher.has_substituters();
     let reconciler = Reconciler {
         store: &over,
         system: &system,
         old: &old,
+        old_is_given: !arguments.old.is_empty(),
         give_up: GiveUp {
-            missing: arguments.drop_missing,
+            missing: arguments.drop_missing && !fetches,
             upper: arguments.prefer_lower,
         },
         remove_without_rows: arguments.remove_without_rows,
@@ -54,18 +64,17 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
         true => {
             let observed =
                 observe::observe(&system, &store, Depth::Up).map_err(Failure::observing)?;
-            report::warn(&obstacles(&store, &observed));
+            report::warn(&obstacles(&store, &observed, true));
             (reconciler.plan().map_err(|e| failure(&store, e))?, None)
         }
         false => {
-            let done = with_progress(&reconciler, &manager).map_err(|e| failure(&store, e))?;
-            if done.refused.is_empty() && done.missing.is_empty() {
-                go_on(&store, &over)?;
-            }
-            let mounted = match done.refused.is_empty() {
-                true => set_up(&store, &system, &manager)?,
-                false => false,
+            let whole = Whole {
+                store: &store,
+                reconciler,
+                fetcher: fetches.then_some(fetcher),
+                drop_missing: arguments.drop_missing,
             };
+            let (done, mounted) = whole.run(&manager)?;
             (done, Some(mounted))
         }
     };
@@ -79,6 +88,58 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
         super::print_error(Some(&store.name), &fault);
     }
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// All of it, from the layers to what Nix fetches.
+struct Whole<'a> {
+    /// The store as it is described.
+    store: &'a Store,
+    /// What puts it right, over what it will be over.
+    reconciler: Reconciler<'a>,
+    /// What fetches, where there is something to fetch from.
+    fetcher: Option<Fetcher<'a>>,
+    /// Whether what is missing after that is given up.
+    drop_missing: bool,
+}
+
+impl Whole<'_> {
+    /// What was done, and whether the store is mounted then.
+    fn run(&self, manager: &ServiceManager) -> Result<(Reconciled, bool), Failure> {
+        let failed = |error| failure(self.store, error);
+        let before = match self.store.lower.published() {
+            None => already_done(&self.reconciler)?,
+            Some(_) => None,
+        };
+        let (mut done, mounted) = match before {
+            Some(done) => (done, true),
+            None => {
+                let done = with_progress(&self.reconciler, manager).map_err(failed)?;
+                if done.refused.is_empty() && done.missing.is_empty() {
+                    go_on(self.store, self.reconciler.store)?;
+                }
+                let mounted =
+                    done.refused.is_empty() && set_up(self.store, self.reconciler.system, manager)?;
+                (done, mounted)
+            }
+        };
+        if let Some(fetcher) = &self.fetcher
+            && mounted
+            && !done.missing.is_empty()
+        {
+            let last = Reconciler {
+                give_up: GiveUp {
+                    missing: self.drop_missing,
+                    ..self.reconciler.give_up
+                },
+                ..self.reconciler
+            };
+            fetch(fetcher, &last, &mut done, manager).map_err(failed)?;
+            if done.missing.is_empty() {
+                go_on(self.store, self.reconciler.store)?;
+            }
+        }
+        Ok((done, mounted))
+    }
 }
 
 /// The store as it is to be: over a publication, with its current generation below.
@@ -102,6 +163,56 @@ fn go_on(store: &Store, over: &Store) -> Result<(), Failure> {
     }
 }
 
+/// What `up` does of it before it mounts the store, where the description says so: all, or nothing
+/// where something would be missing afterwards. What keeps it from that is told, and no reason not to
+/// go on.
+pub(super) fn before_up(
+    store: &Store,
+    system: &System,
+    manager: &ServiceManager,
+) -> Option<StepReport> {
+    let has_database = store.database().symlink_metadata().is_ok();
+    if store.when_replaced != WhenReplaced::Reconcile || !has_database {
+        return None;
+    }
+    let observed = observe::observe(system, store, Depth::Up).ok()?;
+    let is_mounted = observed.mount.overlay.is_some();
+    if is_mounted || !observed.machine.can_mount {
+        return None;
+    }
+    let reconcile = || {
+        let (old, _) = old_stores(store, &[])?;
+        let roots = Roots::read(store, system).map_err(Failure::machine)?;
+        let reconciler = Reconciler {
+            store,
+            system,
+            old: &old,
+            old_is_given: false,
+            give_up: GiveUp::default(),
+            remove_without_rows: false,
+            roots: &roots,
+        };
+        let done = reconciler.run(true, &mut |_| {}, &mut |progress| {
+            super::tell(&progress, manager);
+        });
+        done.map_err(Failure::machine)
+    };
+    match reconcile() {
+        Ok(done) if done.is_undone || done.is_nothing() => None,
+        Ok(done) => {
+            let report = report(store, false, &[], &done);
+            Some(StepReport::reconcile(store, &report.parts()))
+        }
+        // `up` says so itself.
+        Err(failure) => {
+            let Fault { what, remedy } = failure.fault();
+            let what = format!("the store is not reconciled with its lower store: {what}");
+            super::print_warning(&Fault::new(what).remedy(remedy));
+            None
+        }
+    }
+}
+
 fn needs_root(store: &Store) -> Result<(), Failure> {
     if namespaces::can_mount().unwrap_or(false) {
         return Ok(());
@@ -110,6 +221,27 @@ fn needs_root(store: &Store) -> Result<(), Failure> {
         Failure::not_as_described(format!("only root may reconcile the store {}", store.name))
             .remedy(Remedy::from(store.command(["reconcile"])).by_root()),
     )
+}
+
+/// What is left of a store that is mounted and has nothing else to be done: nothing, or what is missing.
+/// An earlier run may have ended after it had mounted the store.
+fn already_done(reconciler: &Reconciler<'_>) -> Result<Option<Reconciled>, Failure> {
+    let Reconciler { store, system, .. } = *reconciler;
+    let observed = observe::observe(system, store, Depth::Up).map_err(Failure::observing)?;
+    if observed.mount.overlay.is_none() || !obstacles(store, &observed, false).is_empty() {
+        return Ok(None);
+    }
+    let done = reconciler.plan().map_err(|error| failure(store, error))?;
+    let rest = Reconciled {
+        missing: Vec::new(),
+        ..done.clone()
+    };
+    let is_remembered = || {
+        let known = reconciler.is_remembered(&observed);
+        known.map_err(|error| failure(store, error))
+    };
+    let is_all = rest.is_nothing() && (!done.missing.is_empty() || is_remembered()?);
+    Ok(is_all.then_some(done))
 }
 
 /// The roots of a store, all of which can be seen unless that is to be ignored.
@@ -186,6 +318,33 @@ fn with_progress(
     });
     bar.finish_and_clear();
     done
+}
+
+/// Has Nix fetch what is missing, and tells what still is.
+fn fetch(
+    fetcher: &Fetcher<'_>,
+    reconciler: &Reconciler<'_>,
+    done: &mut Reconciled,
+    manager: &ServiceManager,
+) -> Result<(), ReconcileError> {
+    let missing: Vec<StorePath> = done.missing.iter().map(|it| it.path.clone()).collect();
+    manager.working(&format!("Nix fetches {} objects", missing.len()));
+    done.fetched = fetcher.fetch(&missing)?;
+    let schema = observe::observe(reconciler.system, reconciler.store, Depth::Up);
+    let schema = schema
+        .ok()
+        .and_then(|it| it.lower.schema().map(str::to_owned));
+    let left = reconciler.finish(schema.as_deref(), &mut |progress| {
+        super::tell(&progress, manager);
+    })?;
+    let reasons: Vec<_> = std::mem::take(&mut done.missing);
+    done.missing = left.missing;
+    for missing in &mut done.missing {
+        let before = reasons.iter().find(|it| it.path == missing.path);
+        missing.why = before.and_then(|it| it.why.clone());
+    }
+    (done.depending, done.given_up) = (left.depending, left.given_up);
+    Ok(())
 }
 
 /// Sets the store up: whether it is mounted then. What is wrong is printed.
@@ -306,6 +465,7 @@ fn report(store: &Store, dry_run: bool, old: &[PathBuf], done: &Reconciled) -> R
         rows_described: done.described,
         carried: ObjectReport::all(&directory, &done.carried),
         carried_bytes: done.carried.iter().map(|(_, bytes)| bytes).sum(),
+        fetched: prints(&done.fetched),
         missing: done.missing.iter().map(missing).collect(),
         depending: prints(&done.depending),
         rows_dropped: prints(&done.dropped),

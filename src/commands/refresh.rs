@@ -114,9 +114,9 @@ fn refuse_image(store: &Store) -> Result<(), Failure> {
         show_path(&store.lower.real)
     ))
     .remedy(format!(
-        "unmount the store (`{}`), mount another image there, and set the store up again (`{}`)",
+        "unmount the store (`{}`), mount another image there, and put the store right over it (`{}`)",
         store.command(["down"]),
-        store.command(["up"])
+        store.command(["reconcile"])
     )))
 }
 

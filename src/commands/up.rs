@@ -26,12 +26,14 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         allowed: arguments.allowed.into(),
         remember: true,
     };
+    let reconciled = super::reconcile::before_up(&loaded.store, &loaded.system, &manager);
     let ended = set_up.run(&mut |progress| tell(&progress, &manager));
     let mut report = Report::new(report::Command::Up, &loaded.store.name);
-    if !ended.steps.is_empty() {
+    report.steps.extend(reconciled);
+    report.steps.extend(ended.steps);
+    if !report.steps.is_empty() {
         report.outcome = Outcome::Done;
     }
-    report.steps = ended.steps;
     match ended.end {
         End::Done(observed) => {
             report.mounted = Some(observed.mount.overlay.is_some());

@@ -42,6 +42,7 @@ pub use publication::{PUBLICATION_KEYS, Publication, parse_publication};
 pub(crate) use quantity::{Age, Size};
 pub(crate) use store::{
     Daemon, Gc, Lower, MEMORY_FILE, Own, RefreshByItself, Setting, WarmAtUp, WhenIncomplete,
+    WhenReplaced,
 };
 pub use store::{MetadataSource, Store};
 pub(crate) use unknown::nearest;

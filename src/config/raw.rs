@@ -1,7 +1,7 @@
 //! The keys of the file, as written. Their doc comments are the descriptions in the JSON schema.
 
 use super::read::{At, ProgramOrFalse, Scalars, table};
-use super::store::WhenIncomplete;
+use super::store::{WhenIncomplete, WhenReplaced};
 
 table! {
     /// The description of one local-overlay store of Nix, for overstore.
@@ -82,6 +82,10 @@ table! {
         /// store's metadata. `real` is then required, and the store is read-only.
         #[schemars(example = &"/mnt/example/publications/main")]
         "publication" publication: String,
+        /// What `up` does where the lower store was replaced: tell what is wrong (`report`), or put the
+        /// store right before it is mounted, as `overstore reconcile` does, where nothing is lost by
+        /// that (`reconcile`). Default: `report`.
+        "when-replaced" when_replaced: WhenReplaced,
     }
 }
 

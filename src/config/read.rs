@@ -6,7 +6,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::problem::{Problem, Span};
-use super::store::WhenIncomplete;
+use super::store::{WhenIncomplete, WhenReplaced};
 use crate::escape::show;
 
 /// A value of the file, and where it is.
@@ -166,36 +166,50 @@ impl Read for ProgramOrFalse {
     }
 }
 
-impl Read for WhenIncomplete {
-    fn read(value: &Spanned<DeValue<'_>>, key: &str, problems: &mut Vec<Problem>) -> Option<Self> {
-        match value.get_ref() {
-            DeValue::String(text) if text == "start" => Some(WhenIncomplete::Start),
-            DeValue::String(text) if text == "fail" => Some(WhenIncomplete::Fail),
-            DeValue::String(text) => {
-                problems.push(
-                    Problem::new(format!("`{key}` cannot be `{}`", show(text.as_bytes())))
-                        .at(&value.span(), "expected `\"start\"` or `\"fail\"`"),
-                );
-                None
+/// A value that is one of a few words.
+macro_rules! words {
+    ($type:ident { $($word:literal => $value:ident),+ } $expected:literal) => {
+        impl Read for $type {
+            fn read(
+                value: &Spanned<DeValue<'_>>,
+                key: &str,
+                problems: &mut Vec<Problem>,
+            ) -> Option<Self> {
+                match value.get_ref() {
+                    $(DeValue::String(text) if text == $word => Some($type::$value),)+
+                    DeValue::String(text) => {
+                        problems.push(
+                            Problem::new(format!("`{key}` cannot be `{}`", show(text.as_bytes())))
+                                .at(&value.span(), concat!("expected ", $expected)),
+                        );
+                        None
+                    }
+                    _ => wrong_type(value, key, $expected, problems),
+                }
             }
-            _ => wrong_type(value, key, "`\"start\"` or `\"fail\"`", problems),
         }
-    }
+
+        impl schemars::JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                schemars::json_schema!({ "anyOf": [$({ "const": $word }),+] })
+            }
+        }
+    };
 }
 
-impl schemars::JsonSchema for WhenIncomplete {
-    fn inline_schema() -> bool {
-        true
-    }
-
-    fn schema_name() -> std::borrow::Cow<'static, str> {
-        "WhenIncomplete".into()
-    }
-
-    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
-        schemars::json_schema!({ "anyOf": [{ "const": "start" }, { "const": "fail" }] })
-    }
-}
+words!(WhenIncomplete { "start" => Start, "fail" => Fail } "`\"start\"` or `\"fail\"`");
+words!(
+    WhenReplaced { "report" => Report, "reconcile" => Reconcile }
+    "`\"report\"` or `\"reconcile\"`"
+);
 
 impl schemars::JsonSchema for ProgramOrFalse {
     fn inline_schema() -> bool {

@@ -52,6 +52,8 @@ pub struct Store {
     pub remount_hook: Option<PathBuf>,
     /// `when-incomplete`: what becomes of the store's unit where some objects are missing.
     pub when_incomplete: WhenIncomplete,
+    /// `lower.when-replaced`: what `up` does where the lower store was replaced.
+    pub when_replaced: WhenReplaced,
     /// `mount.options`: further options of OverlayFS, in the order given.
     pub mount_options: Vec<MountOption>,
     /// `permissions.build-users-group`: the group that owns the store directory, if it exists.
@@ -82,6 +84,16 @@ pub struct Own {
     /// The lower store directory, if the mount covers it: `lower.real` is then another place, at
     /// which it shows in the namespaces of the set-up.
     pub covered: Option<PathBuf>,
+}
+
+/// What `up` does where the lower store was replaced.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum WhenReplaced {
+    /// It tells what is wrong.
+    #[default]
+    Report,
+    /// It reconciles the store, before it is mounted, where nothing is lost by that.
+    Reconcile,
 }
 
 /// What becomes of the store's unit where the store is mounted and some of its objects are missing.

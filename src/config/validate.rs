@@ -12,7 +12,7 @@ use super::problem::{Problem, Span};
 use super::raw::{RawLower, RawStore};
 use super::read::{At, ProgramOrFalse};
 use super::store::{GENERATION_LINK, memory};
-use super::{Lower, Setting, Store, WhenIncomplete};
+use super::{Lower, Setting, Store, WhenIncomplete, WhenReplaced};
 use crate::nix::layout::{LOG_DIR, STATE_DIR, STORE_DIR};
 
 /// The group that Nix uses unless told otherwise.
@@ -109,6 +109,11 @@ impl Reading<'_> {
                 .when_incomplete
                 .as_ref()
                 .map_or_else(WhenIncomplete::default, |when| when.value),
+            when_replaced: raw
+                .lower
+                .as_ref()
+                .and_then(|lower| lower.value.when_replaced.as_ref())
+                .map_or_else(WhenReplaced::default, |when| when.value),
             mount_options,
             build_users_group,
             use_sqlite_wal: use_sqlite_wal(raw),

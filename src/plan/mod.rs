@@ -177,6 +177,8 @@ pub(crate) enum StepKind {
     Mount,
     /// Copy metadata from the lower store.
     Warm,
+    /// Put the upper store right over a lower store that was replaced.
+    Reconcile,
     /// Unmount the overlay.
     Unmount,
 }
@@ -185,6 +187,16 @@ impl StepReport {
     /// Whether the step mounts the overlay.
     pub(crate) fn is_mount(&self) -> bool {
         self.step == StepKind::Mount
+    }
+
+    /// The step before the first one where the lower store was replaced and the description has that
+    /// put right.
+    pub(crate) fn reconcile(store: &Store, what: &str) -> StepReport {
+        StepReport {
+            step: StepKind::Reconcile,
+            subject: show_path(&store.database()).into_owned(),
+            text: format!("reconcile with the lower store: {what}"),
+        }
     }
 
     /// The step after the last one where the description has a `warm`: metadata is copied.

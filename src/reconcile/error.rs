@@ -82,6 +82,9 @@ pub(crate) enum ReconcileError {
         /// Bytes that are free.
         free: u64,
     },
+    /// Nix could not be run.
+    #[error("cannot run nix-store: {0}")]
+    Nix(#[source] io::Error),
     /// No thread could be started.
     #[error("cannot start a thread: {0}")]
     Thread(#[source] io::Error),
@@ -115,6 +118,7 @@ impl HasRemedy for ReconcileError {
             Self::Room { path, .. } => {
                 Remedy::say("make room on its file system").run(command!["df", path])
             }
+            Self::Nix(_) => Remedy::say("install Nix, or put its `nix-store` on PATH"),
             Self::Read { .. } | Self::Write { .. } | Self::Thread(_) => Remedy::default(),
         }
     }

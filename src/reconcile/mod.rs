@@ -7,12 +7,14 @@
 
 mod carry;
 mod error;
+mod fetch;
 mod old;
 mod plan;
 mod run;
 mod survey;
 
 pub(crate) use error::ReconcileError;
+pub(crate) use fetch::Fetcher;
 pub(crate) use old::OldStores;
 pub(crate) use plan::GiveUp;
 pub(crate) use run::{Missing, Reconciled, Reconciler, Step, WithoutRow, obstacles};

@@ -26,7 +26,8 @@ use crate::nix::store_path::StorePath;
 use crate::nix::{layout, nar};
 use crate::observe::{self, Depth, Observed, Usage};
 use crate::overlayfs::markers::{Marks, is_opaque, make_opaque};
-use crate::warm::{self, Warm};
+use crate::records::Memory;
+use crate::warm::{self, Warm, WarmError};
 
 /// What is left free besides what is carried: for the database, and for its log.
 const SPARE: u64 = 16 << 20;
@@ -42,6 +43,8 @@ pub(crate) struct Reconciled {
     pub described: u64,
     /// Objects that were carried, with what each takes up in bytes.
     pub carried: Vec<(StorePath, u64)>,
+    /// Objects that Nix has fetched.
+    pub fetched: Vec<StorePath>,
     /// Objects that are needed and that neither layer nor an old store has.
     pub missing: Vec<Missing>,
     /// What depends on these.
@@ -64,6 +67,8 @@ pub(crate) struct Reconciled {
     pub refused: Vec<(StorePath, String)>,
     /// Bytes free on the upper layer's file system.
     pub free: u64,
+    /// Whether nothing was done, for what is missing or refused.
+    pub is_undone: bool,
 }
 
 /// An object that is needed and nowhere to be had.
@@ -141,6 +146,8 @@ pub(crate) struct Reconciler<'a> {
     pub system: &'a System,
     /// Old lower stores.
     pub old: &'a OldStores,
+    /// Whether somebody said which these are: the lower store was replaced then.
+    pub old_is_given: bool,
     /// What may be given up.
     pub give_up: GiveUp,
     /// Whether objects without rows go.
@@ -191,11 +198,14 @@ impl Reconciler<'_> {
         let is_refused = |planned: &Planned| {
             let mut actions = planned.plan.actions.iter();
             actions.any(|action| matches!(action, Action::Refuse(_)))
-                || keep_all && planned.plan.actions.contains(&Action::Missing)
+                || keep_all && self.would_lose(planned)
         };
         loop {
             if is_refused(&planned) {
-                return self.reconciled(&planned, &layers);
+                return Ok(Reconciled {
+                    is_undone: true,
+                    ..self.reconciled(&planned, &layers)?
+                });
             }
             self.room(&layers, &planned)?;
             tell(Step::Carrying(planned.wanted.len() as u64));
@@ -229,10 +239,43 @@ impl Reconciler<'_> {
         self.rows(&planned, &done)?;
         if done.missing.is_empty() {
             let identity = Identity::of(self.store, observed.lower.schema())?;
-            apply::remember_lower(self.store, identity, progress);
+            apply::remember_lower(self.store, identity, None, progress);
         }
         done.free = layers.upper.free()?;
         Ok(done)
+    }
+
+    /// What is left once Nix has fetched what it could: with [`GiveUp::missing`], the rows of what is
+    /// still missing go, and those that depend on it. The store is mounted by now, and may be in use.
+    ///
+    /// # Errors
+    /// When something cannot be read or written.
+    pub(crate) fn finish(
+        &self,
+        schema: Option<&str>,
+        progress: apply::Tell<'_>,
+    ) -> Result<Reconciled, ReconcileError> {
+        let layers = Layers::open(self.store)?;
+        let planned = self.decide(self.survey()?, BTreeMap::new())?;
+        let done = self.reconciled(&planned, &layers)?;
+        let left = Reconciled {
+            missing: done.missing,
+            depending: done.depending,
+            given_up: done.given_up,
+            ..Reconciled::default()
+        };
+        self.drop_rows(&left)?;
+        if left.missing.is_empty() {
+            let identity = Identity::of(self.store, schema)?;
+            apply::remember_lower(self.store, identity, Some(self.system), progress);
+        }
+        Ok(left)
+    }
+
+    /// Whether something is missing, or could be that is only needed by a root out of sight.
+    fn would_lose(&self, planned: &Planned) -> bool {
+        let has = |action| planned.plan.actions.contains(&action);
+        has(Action::Missing) || has(Action::Drop) && !self.roots.absent.is_empty()
     }
 
     /// Nobody else is to use the store meanwhile.
@@ -268,12 +311,34 @@ impl Reconciler<'_> {
                 down: self.store.command(["down"]),
             });
         }
-        let obstacles = obstacles(self.store, &observed);
+        let replaced = self.old_is_given || self.is_replaced(&observed)?;
+        let obstacles = obstacles(self.store, &observed, replaced);
         if !obstacles.is_empty() {
             return Err(ReconcileError::NotAsDescribed(obstacles));
         }
         self.no_nix_has_it()?;
         Ok(observed)
+    }
+
+    /// Whether the lower store is the one that is remembered, as far as that is known.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    pub(crate) fn is_remembered(&self, observed: &Observed) -> Result<bool, ReconcileError> {
+        match Memory::read(self.store).lower {
+            None => Ok(false),
+            Some(lower) if lower.identity.is_none() => Ok(true),
+            Some(_) => Ok(!self.is_replaced(observed)?),
+        }
+    }
+
+    /// Whether the lower store may be another one than before.
+    fn is_replaced(&self, observed: &Observed) -> Result<bool, ReconcileError> {
+        let Some(then) = Memory::read(self.store).lower.and_then(|it| it.identity) else {
+            return Ok(true);
+        };
+        let now = Identity::now(self.store, observed.lower.schema(), Some(&then))?;
+        Ok(now.is_none_or(|now| then.difference(&now).is_some()))
     }
 
     fn no_nix_has_it(&self) -> Result<(), ReconcileError> {
@@ -585,15 +650,6 @@ impl Reconciler<'_> {
 
     /// Puts the rows right: those that are taken from below in one transaction, then those that go.
     fn rows(&self, planned: &Planned, done: &Reconciled) -> Result<(), ReconcileError> {
-        let directory = StoreDirectory::new(self.store.store.as_os_str().as_bytes());
-        let database = self.store.state.join(layout::DATABASE_DIRECTORY);
-        let warm = Warm {
-            store: &directory,
-            source: &self.store.lower.source,
-            objects: &self.store.lower.real,
-            database: &database,
-            use_sqlite_wal: self.store.use_sqlite_wal,
-        };
         let mut taken = done.taken.clone();
         taken.extend(done.replaced.iter().map(|(path, _)| path.clone()));
         for (node, action) in (0_u32..).zip(&planned.plan.actions) {
@@ -603,23 +659,43 @@ impl Reconciler<'_> {
                 taken.push(planned.survey.rows.row(node)?.path);
             }
         }
-        warm.replace(&taken, &|_| {})?;
+        self.with_database(|warm| warm.replace(&taken, &|_| {}))?;
+        self.drop_rows(done)
+    }
+
+    fn drop_rows(&self, done: &Reconciled) -> Result<(), ReconcileError> {
         let going = [&done.dropped[..], &done.given_up].concat();
-        warm.drop_rows(&going, &|_| {})?;
+        self.with_database(|warm| warm.drop_rows(&going, &|_| {}))?;
         Ok(())
+    }
+
+    fn with_database<T>(
+        &self,
+        work: impl FnOnce(Warm<'_>) -> Result<T, WarmError>,
+    ) -> Result<T, ReconcileError> {
+        let directory = StoreDirectory::new(self.store.store.as_os_str().as_bytes());
+        let database = self.store.state.join(layout::DATABASE_DIRECTORY);
+        Ok(work(Warm {
+            store: &directory,
+            source: &self.store.lower.source,
+            objects: &self.store.lower.real,
+            database: &database,
+            use_sqlite_wal: self.store.use_sqlite_wal,
+        })?)
     }
 }
 
-/// What is wrong with a store beside what reconciling puts right: errors.
-pub(crate) fn obstacles(store: &Store, observed: &Observed) -> Vec<Finding> {
+/// What is wrong with a store beside what reconciling puts right: errors. That all objects of the upper
+/// layer are missing is none where the lower store was `replaced`: they may have been that one's.
+pub(crate) fn obstacles(store: &Store, observed: &Observed, replaced: bool) -> Vec<Finding> {
     let mut findings = check::check(store, observed);
     findings.retain(|finding| {
         finding.severity == Severity::Error
+            && !(replaced && finding.code == Code::ObjectsLost)
             && !matches!(
                 finding.code,
                 Code::MountMissing
                     | Code::RowWithoutObject
-                    | Code::ObjectsLost
                     | Code::LowerObjectHidden
                     | Code::RemountHookMissing
                     | Code::MountCheckImpossible

@@ -34,7 +34,10 @@ pub(crate) struct ReconcileReport {
     pub carried: Vec<ObjectReport>,
     /// Bytes that these take up.
     pub carried_bytes: u64,
-    /// What is needed and nowhere to be had.
+    /// Objects that Nix has fetched from a substituter.
+    pub fetched: Vec<String>,
+    /// What is needed and nowhere to be had; in a dry run, which does not ask substituters, what no old
+    /// store has.
     pub missing: Vec<MissingReport>,
     /// What depends on that, and does not work without it.
     pub depending: Vec<String>,
@@ -103,25 +106,36 @@ impl ReconcileReport {
         if !self.refused.is_empty() {
             return format!("{}: not reconciled, the lower store is wrong", self.store);
         }
+        let parts = self.parts();
+        match parts.is_empty() {
+            true => format!("{}: fits its lower store", self.store),
+            false => format!("{}: {would}{parts}", self.store),
+        }
+    }
+
+    /// What was done, in a few words; nothing if that is nothing.
+    pub(crate) fn parts(&self) -> String {
         let count = |count: usize, what: &str| (count > 0).then(|| format!("{count} {what}"));
         let carried = format!("carried ({})", BinaryBytes(self.carried_bytes));
         let parts: Vec<String> = [
             count(self.rows_taken.len(), "rows taken from below"),
             count(self.carried.len(), &carried),
+            count(self.fetched.len(), "fetched"),
             count(self.copies_removed.len(), "upper copies removed"),
             count(self.replaced.len(), "upper objects given up"),
             count(self.whiteouts_removed.len(), "whiteouts removed"),
             count(self.rows_dropped.len(), "rows dropped"),
             count(self.given_up.len(), "rows given up"),
+            count(
+                usize::try_from(self.rows_described).unwrap_or(usize::MAX),
+                "rows described anew",
+            ),
             count(self.missing.len(), "missing"),
         ]
         .into_iter()
         .flatten()
         .collect();
-        match parts.is_empty() {
-            true => format!("{}: fits its lower store", self.store),
-            false => format!("{}: {would}{}", self.store, parts.join(", ")),
-        }
+        parts.join(", ")
     }
 
     fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
@@ -137,6 +151,7 @@ impl ReconcileReport {
             ("wrong in the lower store", reasons(&self.refused)),
             ("row taken from below", self.rows_taken.clone()),
             ("carried", objects(&self.carried)),
+            ("fetched", self.fetched.clone()),
             ("upper copy removed", objects(&self.copies_removed)),
             ("upper object given up", objects(&self.replaced)),
             ("whiteout removed", self.whiteouts_removed.clone()),

@@ -153,7 +153,7 @@ fn down_killed_at_any_step_is_finished_by_the_next() {
 }
 
 /// Killed at any of its steps, a command that is run again ends with the same.
-fn again_ends_alike(
+pub(crate) fn again_ends_alike(
     world: &World,
     words: &[&str],
     about: usize,

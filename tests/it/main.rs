@@ -77,6 +77,7 @@ mod source_layout;
 mod status;
 mod support;
 mod systemd_generator;
+mod taking_over;
 mod unsafe_paths;
 mod untouched;
 mod up;

@@ -7,6 +7,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest::{collection::vec, prelude::any};
 use serde_json::{Value, json};
 
+use crate::kill::again_ends_alike;
 use crate::support::{Example, Outcome, Snapshot, World, base_name, sample};
 
 /// Where the lower store of before is kept.
@@ -634,6 +635,215 @@ fn what_does_not_fit_is_not_begun() {
     for name in ["gone-needed", "gone-rooted"] {
         let above = format!("{}/{}", Example::UPPER, base_name(&store.path(name)));
         world.fails(["test", "-e", &above]);
+    }
+}
+
+/// Killed at any step, the next run ends with the same.
+#[test]
+fn killed_at_any_step_it_is_finished_by_the_next() {
+    let Some(world) = World::trixie() else { return };
+    let store = Exchanged::new(&world, each_line());
+    let whiteout = format!("{}/{}", Example::UPPER, base_name(&store.path("same")));
+    world.ok(["mknod", &whiteout, "c", "0", "0"]);
+    world.ok(["cp", "-a", "/mnt/example", "/mnt/prepared"]);
+    let fresh = || {
+        world.ok([
+            "sh",
+            "-c",
+            "umount -q /mnt/example/merged-store/nix/store; rm -rf /mnt/example /run/overstore; \
+             cp -a /mnt/prepared /mnt/example",
+        ]);
+    };
+    let left = || {
+        let script = "cd /mnt/example/store-b; find . -printf '%y %m %U:%G %p %l\n' | sort; \
+                      find . -type f -exec md5sum {} + | sort; \
+                      getfattr -h -d -R -m trusted.overlay.opaque . | sort; ls -R ../workdir/overstore; \
+                      grep -c /mnt/example/merged /proc/self/mounts";
+        let rows = "select path, hash, narSize, sigs from ValidPaths order by path; \
+                    select count(*) from Refs; pragma integrity_check; pragma foreign_key_check";
+        let memory = world.read(format!("{}/overstore/state.json", Example::STATE));
+        let memory: Value = serde_json::from_slice(&memory).expect("JSON");
+        world.ok(["sh", "-c", script])
+            + &store.sql("/mnt/example/merged-store", rows)
+            + &memory["lower"].to_string()
+    };
+    let words = ["overstore", "reconcile", "example", "--old", OLD];
+    again_ends_alike(&world, &words, 20, &fresh, &left);
+    store.assert_sound();
+}
+
+/// At `up`, as the description says: nothing, or all that loses nothing.
+#[test]
+fn up_reconciles_where_the_description_says_so() {
+    for world in World::each() {
+        let mut store = Exchanged::new(&world, each_line());
+        let up = store.example.run("up");
+        assert_eq!(up.code(), Some(1), "{up}");
+        let missing = up.stdout().matches("[row-without-object]").count();
+        assert_eq!(missing, 4, "{up}");
+        assert!(up.stdout().contains("reconcile --dry-run example"), "{up}");
+        store.example.command("down").ok();
+
+        let text = String::from_utf8(world.read(Example::CONFIGURATION)).expect("TOML");
+        let with = |lower: &str| {
+            let text = text.replace(&format!("{ROOT}?read"), &format!("{lower}?read"));
+            let text = format!("{text}\n[lower]\nwhen-replaced = \"reconcile\"\n");
+            world.write(Example::CONFIGURATION, text);
+        };
+        // What is needed is nowhere to be had: it is as before.
+        with(ROOT);
+        let rows = store.rows();
+        let again = store.example.run("up");
+        assert_eq!(again.code(), Some(1), "{again}");
+        assert_eq!(
+            again.stdout().matches("[row-without-object]").count(),
+            missing,
+            "{again}"
+        );
+        assert_eq!(store.rows(), rows);
+        store.example.command("down").ok();
+        // The description names another lower store than before, and the old one is still there.
+        world.ok(["mv", ROOT, "/mnt/next"]);
+        world.ok(["mv", OLD, ROOT]);
+        with("/mnt/next");
+        let done = store.example.run("up");
+        assert_eq!(done.code(), Some(0), "{done}");
+        assert!(
+            done.stdout().contains("reconcile with the lower store: "),
+            "{done}"
+        );
+        assert!(done.stdout().contains("3 carried"), "{done}");
+        store.url = world.overstore(["url", "example"]).ok().trim().to_owned();
+        store.assert_sound();
+        // What is up is left alone, and what fits, too.
+        assert!(!store.example.up().contains("reconcile"));
+        store.example.command("down").ok();
+        assert!(!store.example.up().contains("reconcile"));
+    }
+}
+
+/// A derivation of content-addressed outputs knows them as realisations: these stay with paths that
+/// stay, and go with those that go.
+#[test]
+fn realisations_and_outputs_follow_their_paths() {
+    let Some(world) = World::trixie() else { return };
+    let store = Exchanged::new(&world, each_line());
+    let ca = "extra-experimental-features = ca-derivations nix-command local-overlay-store \
+              read-only-local-store";
+    // Nix itself makes the tables.
+    world
+        .command(["nix-store", "--init", "--store", "/mnt/schema"])
+        .env("NIX_CONFIG", ca)
+        .ok();
+    let tables = "select sql || ';' from sqlite_master where sql is not null and \
+                  (name like '%Realisations%' or tbl_name like '%Realisations%')";
+    let tables = world.ok(["sqlite3", "/mnt/schema/nix/var/nix/db/db.sqlite", tables]);
+    assert!(tables.contains("RealisationsRefs"), "{tables}");
+    let upper = "/mnt/example/merged-store";
+    let triggers =
+        "select sql || ';' from sqlite_master where name = 'DeleteSelfRefsViaRealisations'";
+    let triggers = world.ok(["sqlite3", "/mnt/schema/nix/var/nix/db/db.sqlite", triggers]);
+    let rows = ["mine", "other", "gone-unneeded-file"].map(|name| {
+        format!(
+            "insert into Realisations (drvPath, outputName, outputPath) select 'sha256:{name}', 'out', id \
+             from ValidPaths where path = '{}';",
+            store.path(name)
+        )
+    });
+    let script = format!(
+        "{tables}{}{}",
+        if tables.contains("DeleteSelf") {
+            ""
+        } else {
+            &triggers
+        },
+        rows.join("")
+    );
+    store.sql(upper, &script);
+    store.reconcile(&["--old", OLD], 0);
+    let left = store.sql(upper, "select drvPath from Realisations order by 1");
+    assert_eq!(left, "sha256:mine\nsha256:other\n");
+    store.assert_sound();
+}
+
+/// Another store directory, and a newer schema than Nix knows.
+#[test]
+fn a_lower_store_that_cannot_be_read_as_one_is_refused() {
+    let Some(world) = World::trixie() else { return };
+    let store = Exchanged::new(&world, each_line());
+    let rows = store.rows();
+    let schema = format!("{ROOT}/nix/var/nix/db/schema");
+    world.write(&schema, "11");
+    let refused = store.run(&["--old", OLD]);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(
+        refused.stderr().contains("lower-schema-unknown"),
+        "{refused}"
+    );
+    world.write(&schema, "10");
+    store.sql(
+        ROOT,
+        "update ValidPaths set path = replace(path, '/nix/store', '/gnu/store'); \
+         pragma wal_checkpoint(truncate)",
+    );
+    for arguments in [&["--old", OLD][..], &["--dry-run"]] {
+        let refused = store.run(arguments);
+        assert_eq!(refused.code(), Some(1), "{refused}");
+        assert!(refused.stderr().contains("/gnu/store"), "{refused}");
+    }
+    assert_eq!(store.rows(), rows);
+}
+
+/// A lower store behind a daemon's socket is asked.
+#[test]
+fn a_lower_store_behind_a_daemon_is_asked() {
+    for world in World::each() {
+        let mut store = Exchanged::new(&world, each_line());
+        let _daemon = world.nix_daemon(ROOT, "/run/lower.socket");
+        let text = String::from_utf8(world.read(Example::CONFIGURATION)).expect("TOML");
+        let url = format!("unix:///run/lower.socket?root={ROOT}");
+        let text = text.replace(&format!("{ROOT}?read-only=true"), &url);
+        world.write(Example::CONFIGURATION, text);
+        let done = store.reconcile(&["--old", OLD], 0);
+        assert_eq!(done["carried"].as_array().map(Vec::len), Some(3), "{done}");
+        assert_eq!(done["rows-taken"], json!(store.paths(&["other"])));
+        store.url = world.overstore(["url", "example"]).ok().trim().to_owned();
+        world.ok(["rm", "-rf", OLD]);
+        store.assert_sound();
+    }
+}
+
+/// What no old store has is fetched by Nix, where a substituter has it, and only the rest is given up.
+#[test]
+fn what_a_substituter_has_is_fetched_by_nix() {
+    for world in World::each() {
+        let store = Exchanged::new(&world, each_line());
+        world.ok(["mv", OLD, "/mnt/substituter"]);
+        let lost = format!(
+            "/mnt/substituter/nix/store/{}",
+            base_name(&store.path("gone-rooted"))
+        );
+        world.ok(["rm", "-rf", &lost]);
+        let forget = format!(
+            "delete from ValidPaths where path = '{}'",
+            store.path("gone-rooted")
+        );
+        store.sql("/mnt/substituter", &forget);
+        world.write(
+            "/etc/nix/nix.conf",
+            "substituters = local?root=/mnt/substituter\nrequire-sigs = false\n",
+        );
+        let done = store.reconcile(&[], 1);
+        let fetched = store.paths(&["gone-needed", "gone-needed-too"]);
+        assert_eq!(done["fetched"], json!(fetched));
+        assert_eq!(objects_named(&done, "missing"), ["gone-rooted"]);
+        assert!(store.rows().contains(&store.path("gone-rooted")));
+        store.example.command("down").ok();
+        let done = store.reconcile(&["--drop-missing"], 0);
+        assert_eq!(done["given-up"], json!(store.paths(&["gone-rooted"])));
+        store.assert_sound();
+        store.example.command("down").ok();
+        assert_eq!(store.reconcile(&[], 0)["outcome"], "unchanged");
     }
 }
 
