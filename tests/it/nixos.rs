@@ -618,6 +618,41 @@ fn the_nix_of_the_manual_can_be_parsed() {
     }
 }
 
+/// NixOS has shellcheck look at the checks before a switch when it builds a system; as it puts them
+/// together. The other scripts are held to the same.
+#[test]
+fn shellcheck_has_nothing_to_say_of_rendered_scripts() {
+    if Command::new("shellcheck")
+        .arg("--version")
+        .output()
+        .is_err()
+    {
+        return skip("shellcheck", "there is no shellcheck here");
+    }
+    let rendered = Path::new(SOURCE).join("vm-tests/scenarios/nixos-units/rendered");
+    let mut found = 0;
+    for (name, content) in files(&rendered) {
+        let Content::Text(text) = content else {
+            continue;
+        };
+        let script = match name.file_name().unwrap().to_str().unwrap() {
+            "pre-switch-check" => format!("(\nset -e\n{text}\n) >&2\n"),
+            "nix-gc" | "nix-optimise" => text,
+            other if other.starts_with("overstore-up-") => text,
+            _ => continue,
+        };
+        let place = tempfile::NamedTempFile::new().unwrap();
+        let begin = "set -o errexit\nset -o nounset\nset -o pipefail\n";
+        fs::write(&place, format!("#!/bin/bash\n{begin}{script}")).unwrap();
+        let checked = Command::new("shellcheck").arg(place.path()).output();
+        let checked = checked.unwrap();
+        let said = String::from_utf8_lossy(&checked.stdout);
+        assert!(checked.status.success(), "{}: {said}", name.display());
+        found += 1;
+    }
+    assert!(found >= 12, "{found}");
+}
+
 #[test]
 fn nix_files_are_tidy() {
     for file in nix_files() {
