@@ -6,6 +6,7 @@ PROGRAM ?= target/release/overstore
 RUN ?= $(PROGRAM)
 TO = $(DESTDIR)$(PREFIX)
 SCENARIO ?=
+AREA ?=
 TARGET ?= database
 
 help: ## Lists the targets
@@ -20,9 +21,9 @@ test: ## Installs what the tests need (as root), and runs them all, in virtual m
 	cargo test --workspace --no-fail-fast
 	$(MAKE) vm-test
 
-soak: ## Runs the tests that take longer, and whole those that otherwise run in part (as root)
+soak: ## Runs the tests that take longer, and whole those that otherwise run in part (as root; AREA: only those of one)
 	tests/setup
-	cargo test --test it -- --ignored soak_
+	cargo test --test it -- --ignored $(AREA)soak_
 	OVERSTORE_SOAK=1 cargo test --test it -- odd_files kill:: injected:: exhaustion:: hostile_daemon::
 
 bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as root)

@@ -316,6 +316,8 @@ fn both(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
                 .args(["-c", copy])
                 .args([&objects, &upper]),
         )?;
+        // Nobody pays for the writing of what the other one is to delete.
+        measure::time(&mut Command::new("sync"))?;
         measure::time(&mut store.overstore(&["up"]))?;
         Ok(())
     };

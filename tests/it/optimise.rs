@@ -357,6 +357,28 @@ fn a_collection_removes_upper_copies_of_garbage() {
     }
 }
 
+/// The upper copies that a collection removes itself are no rows that were lost.
+#[test]
+fn a_collection_goes_on_after_it_has_removed_upper_copies() {
+    let Some(world) = World::trixie() else { return };
+    let store = StoreUp::up(&world);
+    let all = store.register(&[("both", &[]), ("kept", &[]), ("garbage", &[])]);
+    for (name, path) in ["both", "kept", "garbage"].iter().zip(&all) {
+        store.root(name, path);
+    }
+    assert_eq!(store.gc_json(&[])["objects"], json!([]));
+    store.copy_below(&all[..1]);
+    for name in ["both", "garbage"] {
+        world.ok(["rm", &format!("{}/gcroots/{name}", Example::STATE)]);
+    }
+    let half = format!("{}-half", "b".repeat(32));
+    world.mkdir(format!("{}/{half}", Example::REAL));
+    let report = store.gc_json(&[]);
+    assert_eq!(paths(&report, "optimised"), all[..1], "{report}");
+    assert_eq!(paths(&report, "objects"), all[2..], "{report}");
+    assert_eq!(above(&world), [base_name(&all[1]), &half]);
+}
+
 #[test]
 fn only_a_store_that_is_as_described_is_optimised_and_only_by_root() {
     let Some(world) = World::trixie() else { return };
