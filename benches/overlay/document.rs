@@ -9,6 +9,7 @@ use crate::collecting::Collecting;
 use crate::generator::Result;
 use crate::measure::Times;
 use crate::metadata::{Contest, Metadata};
+use crate::refreshing::Refreshing;
 use crate::setup::{PHASES, Setup};
 
 /// The tables about setting stores up.
@@ -108,6 +109,18 @@ pub fn collecting(collecting: &Collecting) -> String {
         "\nChoosing among 1,000,000 rows takes {:.1} MiB at most. Aim: 128.",
         mebibytes(collecting.peak)
     );
+    text
+}
+
+/// The tables about refreshing.
+pub fn refreshing(refreshing: &Refreshing) -> String {
+    let mut text = contests(&refreshing.contests);
+    text += "\n### Its cost is not the lower store's\n\nSeconds of processor time of a `refresh` to a \
+             generation with 100 new paths. Aim: the same within 20 %.\n\n\
+             | paths below | processor time |\n| ---: | ---: |\n";
+    for (paths, times) in &refreshing.flat {
+        let _ = writeln!(text, "| {paths} | {} |", seconds(times));
+    }
     text
 }
 

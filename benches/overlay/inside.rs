@@ -14,6 +14,7 @@ use crate::collecting::{self, Collecting};
 use crate::generator::Result;
 use crate::measure;
 use crate::metadata::{self, Metadata};
+use crate::refreshing::{self, Refreshing};
 use crate::setup::{self, Setup};
 
 /// Everything that was measured.
@@ -24,6 +25,7 @@ pub struct Results {
     pub least_peak: u64,
     pub metadata: Option<Metadata>,
     pub collecting: Option<Collecting>,
+    pub refreshing: Option<Refreshing>,
     pub cache: Option<Vec<cache::Work>>,
 }
 
@@ -52,6 +54,9 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
     let collecting = is_wanted("collecting")
         .then(|| collecting::measure(&disk))
         .transpose()?;
+    let refreshing = is_wanted("refreshing")
+        .then(|| refreshing::measure(&disk))
+        .transpose()?;
     let cache = is_wanted("path-info-cache")
         .then(|| cache::measure(&disk))
         .transpose()?;
@@ -64,6 +69,7 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
         least_peak: measure::peak(&Command::new("true"))?,
         metadata,
         collecting,
+        refreshing,
         cache,
     })
 }

@@ -18,6 +18,7 @@ mod machine;
 mod measure;
 mod metadata;
 mod plot;
+mod refreshing;
 mod setup;
 
 use std::path::Path;
@@ -54,7 +55,8 @@ fn run() -> Result<()> {
     let cache = generator::cache()?;
     let more = metadata::recipes()
         .chain([metadata::above()])
-        .chain(collecting::recipes());
+        .chain(collecting::recipes())
+        .chain(refreshing::recipes());
     for recipe in recipes().chain(more) {
         eprintln!("lower store of {} paths", recipe.paths);
         recipe.cached()?;
@@ -71,6 +73,7 @@ fn run() -> Result<()> {
         least_peak,
         metadata,
         collecting,
+        refreshing,
         cache: older,
     } = measure(&world, &part)?;
     let machine = machine::describe(&world)?;
@@ -86,6 +89,10 @@ fn run() -> Result<()> {
     if let Some(collecting) = collecting {
         let text = document::collecting(&collecting);
         document::write("collecting", &format!("{machine}\n{text}"))?;
+    }
+    if let Some(refreshing) = refreshing {
+        let text = document::refreshing(&refreshing);
+        document::write("refreshing", &format!("{machine}\n{text}"))?;
     }
     if let Some(older) = older {
         let mut versions = vec![(world.ok(["nix", "--version"]), older)];

@@ -120,8 +120,9 @@ impl Upper {
         let above = store.state.join(layout::DATABASE_DIRECTORY);
         let held = safe_path::open_directory(&above, Symlinks::Refuse).map_err(failed(&above))?;
         let database = store.database();
-        let connection = open::to_read(&held, layout::DATABASE_FILE, store.use_sqlite_wal, BUSY)
-            .map_err(|error| failed(&database)(std::io::Error::other(error.to_string())))?;
+        let connection =
+            open::to_read_in_use(&held, layout::DATABASE_FILE, store.use_sqlite_wal, BUSY)
+                .map_err(|error| failed(&database)(std::io::Error::other(error.to_string())))?;
         let layer = safe_path::open_directory(&store.upper_layer, Symlinks::Refuse)
             .map_err(failed(&store.upper_layer))?;
         Ok(Self {

@@ -47,6 +47,26 @@ pub(crate) fn to_read(
     })
 }
 
+/// The same where others may begin to write at any moment: as Nix does, with its locks, so that what is
+/// read in one transaction is one state of it. Who may not write to the directory reads as with
+/// [`to_read`].
+///
+/// # Errors
+/// As for [`to_read`].
+pub(crate) fn to_read_in_use(
+    directory: impl AsFd,
+    name: &str,
+    use_sqlite_wal: bool,
+    busy: Duration,
+) -> Result<HeldConnection, OpenError> {
+    if accessat(&directory, ".", Access::WRITE_OK, AtFlags::EACCESS).is_err() {
+        return to_read(directory, name, use_sqlite_wal, busy);
+    }
+    expect_files(&directory, name)?;
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    Ok(open(&directory, name, "", flags, use_sqlite_wal, busy)?)
+}
+
 /// Makes a database called `name` in a directory that was walked, where nothing is.
 ///
 /// # Errors
