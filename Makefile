@@ -1,4 +1,4 @@
-.PHONY: help demo test soak bench lint fuzz install uninstall vm-test
+.PHONY: help demo test soak bench lint fuzz install uninstall deb vm-test
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
@@ -65,6 +65,11 @@ uninstall: ## Removes what `install` put there (PREFIX, DESTDIR)
 	rm -f $(TO)/share/zsh/site-functions/_overstore
 	rm -f $(TO)/share/fish/vendor_completions.d/overstore.fish
 	rm -rf $(TO)/share/doc/overstore
+
+deb: ## Builds the Debian package in target/debian, and has lintian look at it (debhelper, lintian)
+	mkdir -p target/debian
+	debian/rules binary
+	lintian --fail-on error,warning target/debian/*.deb
 
 vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only those with one of these in GUEST/SCENARIO)
 	rm -rf target/vm-program

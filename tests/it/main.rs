@@ -65,6 +65,7 @@ mod odd_files;
 mod optimise;
 mod outputs;
 mod own_store;
+mod package;
 mod parallel;
 mod publish;
 mod reasons;
