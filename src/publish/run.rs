@@ -102,12 +102,12 @@ impl Publisher<'_> {
             let before = generation.time.saturating_sub(age);
             self.retire_in(&place, Retire::Before(before), &mut swept)?;
         }
-        self.sweep(&place, &roots, false, &mut swept)?;
+        self.sweep(&place, &roots, &[], &mut swept)?;
         Ok((generation, swept))
     }
 
-    /// Retires generations, and removes those whose time is over; with `now`, also those that were
-    /// just retired.
+    /// Retires generations, and removes those whose time is over; with `now`, also those that are
+    /// meant, whenever they were retired.
     pub(crate) fn retire(
         &self,
         what: Retire,
@@ -116,8 +116,9 @@ impl Publisher<'_> {
     ) -> Result<Swept, PublishError> {
         let (place, roots) = self.place(told)?;
         let mut swept = Swept::default();
-        self.retire_in(&place, what, &mut swept)?;
-        self.sweep(&place, &roots, now, &mut swept)?;
+        let meant = self.retire_in(&place, what, &mut swept)?;
+        let at_once = if now { meant } else { Vec::new() };
+        self.sweep(&place, &roots, &at_once, &mut swept)?;
         Ok(swept)
     }
 
@@ -125,7 +126,7 @@ impl Publisher<'_> {
     pub(crate) fn list(&self, told: Tell<'_>) -> Result<Swept, PublishError> {
         let (place, roots) = self.place(told)?;
         let mut swept = Swept::default();
-        self.sweep(&place, &roots, false, &mut swept)?;
+        self.sweep(&place, &roots, &[], &mut swept)?;
         Ok(swept)
     }
 
@@ -134,7 +135,7 @@ impl Publisher<'_> {
         place: &Place,
         what: Retire,
         swept: &mut Swept,
-    ) -> Result<(), PublishError> {
+    ) -> Result<Vec<u64>, PublishError> {
         let current = place.current()?;
         let listed = place.list()?;
         let newer = |number: u64| {
@@ -162,31 +163,32 @@ impl Publisher<'_> {
             time,
             until: time.saturating_add(self.publication.keep.grace),
         };
-        for listed in meant {
+        for listed in &meant {
             let number = listed.generation.number;
             if listed.retired.is_none() && current != Some(number) {
                 place.retire(number, retired)?;
                 swept.retired.push(number);
             }
         }
-        Ok(())
+        Ok(meant.iter().map(|it| it.generation.number).collect())
     }
 
-    /// Removes the retired generations whose time is over: first the generation, then its roots.
+    /// Removes the retired generations whose time is over, and those that go at once: first the
+    /// generation, then its roots.
     fn sweep(
         &self,
         place: &Place,
         roots: &Roots,
-        now: bool,
+        at_once: &[u64],
         swept: &mut Swept,
     ) -> Result<(), PublishError> {
         let time = clock::now();
         swept.current = place.current()?;
         for listed in place.list()? {
             let number = listed.generation.number;
-            let over = listed.retired.is_some_and(|retired| {
-                retired.until <= time || (now && swept.retired.contains(&number))
-            });
+            let over = listed
+                .retired
+                .is_some_and(|retired| retired.until <= time || at_once.contains(&number));
             if over && swept.current != Some(number) {
                 place.remove(number)?;
                 swept.removed.push(number);
