@@ -28,6 +28,7 @@
 //! - [`commands`]: one file a command.
 
 #![warn(unreachable_pub)]
+#![cfg_attr(not(test), warn(clippy::too_many_lines))]
 // Foreign text is shown escaped, by `escape`.
 #![cfg_attr(not(test), warn(clippy::disallowed_methods))]
 
