@@ -24,6 +24,9 @@ pub(crate) const CURRENT: &str = "current";
 /// The directory of the generations.
 pub(crate) const GENERATIONS: &str = "generations";
 
+/// What a generation is renamed to before it is removed, after its number.
+pub(crate) const LEAVING: &str = ".overstore-old";
+
 /// Within a generation, which is a state directory of Nix: the directory of what overstore writes.
 pub(crate) const OWN: &str = "overstore";
 

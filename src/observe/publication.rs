@@ -15,7 +15,7 @@ use crate::linux::processes;
 use crate::linux::regular_file::kind_name;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Obstacle, Symlinks};
-use crate::lower::publication::{Publication, number_of};
+use crate::lower::publication::{LEAVING, Publication, number_of};
 use crate::nix::layout;
 use crate::remedy::Fault;
 
@@ -107,7 +107,13 @@ fn number_of_database(publication: &Path, path: &Path) -> Option<u64> {
         bytes.strip_suffix(b" (deleted)").unwrap_or(bytes),
     ));
     let state = path.ancestors().nth(2)?;
-    let number = number_of(publication, state)?;
+    // What its owner has removed is still open under the name that it had last.
+    let left = state
+        .as_os_str()
+        .as_bytes()
+        .strip_suffix(LEAVING.as_bytes());
+    let named = left.map_or(state, |left| Path::new(OsStr::from_bytes(left)));
+    let number = number_of(publication, named)?;
     (layout::database(state) == path).then_some(number)
 }
 
@@ -122,7 +128,9 @@ mod tests {
         assert_eq!(of("/srv/p/generations/7/db/db.sqlite (deleted)"), Some(7));
         assert_eq!(of("/srv/p/generations/7/db/schema"), None);
         assert_eq!(of("/srv/q/generations/7/db/db.sqlite"), None);
-        assert_eq!(of("/srv/p/generations/7.overstore-old/db/db.sqlite"), None);
+        let left = "/srv/p/generations/7.overstore-old/db/db.sqlite (deleted)";
+        assert_eq!(of(left), Some(7));
+        assert_eq!(of("/srv/p/generations/7.old/db/db.sqlite"), None);
         assert_eq!(of("db.sqlite"), None);
     }
 }

@@ -19,17 +19,14 @@ use crate::linux::root::System;
 use crate::linux::safe_path::{self, Obstacle, Reached, Symlinks};
 use crate::linux::sync;
 use crate::lower::publication::{
-    self, CHANGES, CURRENT, GENERATION, GENERATIONS, Generation, Listed, OWN, RETIRED, Retired,
-    number, number_in,
+    self, CHANGES, CURRENT, GENERATION, GENERATIONS, Generation, LEAVING, Listed, OWN, RETIRED,
+    Retired, number, number_in,
 };
 use crate::nix::layout;
 use crate::records::{atomic_file, layer_mark};
 
 /// Within the directory of the publication: what it is.
 const PUBLICATION: &str = "publication.json";
-
-/// What the name of a generation that is being removed ends with.
-const LEAVING: &str = ".overstore-old";
 
 /// Mode of the directories and files that consumers read.
 const DIRECTORY_MODE: Mode = Mode::from_raw_mode(0o755);
