@@ -38,7 +38,7 @@ pub(crate) use generations::delete as delete_generations;
 pub(crate) use graph::{Edges, Nodes};
 pub(crate) use layers::{Kind, Layer, Layers};
 pub(crate) use leftovers::Removed;
-pub(crate) use nix::{Programs, keep, nix_config, url as nix_url};
+pub(crate) use nix::{Programs, Settings, keep, nix_config, url as nix_url};
 pub(crate) use optimise::{Optimised, Optimiser, Step};
 pub(crate) use root::{RootKind, Roots};
 pub(crate) use run::{Collected, Collector, Incomplete, Options, Progress};

@@ -268,29 +268,39 @@ pub(super) fn lines(text: &[u8]) -> String {
     show(text).replace("\\n", "\n  ")
 }
 
+/// The settings of Nix on this machine, as it prints them; none where it does not.
+pub(crate) struct Settings(Vec<u8>);
+
+impl Settings {
+    /// Asks Nix.
+    pub(crate) fn of(programs: &Programs) -> Settings {
+        let output = programs
+            .command("nix")
+            .args(["--extra-experimental-features", "nix-command"])
+            .args(["config", "show"])
+            .stderr(Stdio::null())
+            .output();
+        Settings(output.map(|output| output.stdout).unwrap_or_default())
+    }
+
+    /// The value of a setting.
+    pub(crate) fn value(&self, name: &str) -> Option<&[u8]> {
+        let mut lines = self.0.split(|&byte| byte == b'\n');
+        lines.find_map(|line| line.strip_prefix(name.as_bytes())?.strip_prefix(b" = "))
+    }
+}
+
 /// `keep-derivations`, `keep-outputs` and `ca-derivations` as Nix on this machine has them; where that
 /// cannot be told, all: then nothing goes that Nix would keep.
 pub(crate) fn keep(programs: &Programs) -> Keep {
-    let output = programs
-        .command("nix")
-        .args(["--extra-experimental-features", "nix-command"])
-        .args(["config", "show"])
-        .stderr(Stdio::null())
-        .output();
-    let text = output.map(|output| output.stdout).unwrap_or_default();
-    let value = |name: &str| {
-        let lines = text.split(|&byte| byte == b'\n');
-        let mut values = lines.filter_map(|line| {
-            let value = line.strip_prefix(name.as_bytes())?;
-            value.strip_prefix(b" = ")
+    let settings = Settings::of(programs);
+    let is_off = |name| settings.value(name) == Some(b"false");
+    let has_realisations = settings
+        .value("experimental-features")
+        .is_none_or(|features| {
+            let mut features = features.split(|&byte| byte == b' ');
+            features.any(|feature| feature == b"ca-derivations")
         });
-        values.next()
-    };
-    let is_off = |name| value(name) == Some(b"false");
-    let has_realisations = value("experimental-features").is_none_or(|features| {
-        let mut features = features.split(|&byte| byte == b' ');
-        features.any(|feature| feature == b"ca-derivations")
-    });
     Keep {
         derivations: !is_off("keep-derivations"),
         outputs: !is_off("keep-outputs"),

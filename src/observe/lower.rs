@@ -117,17 +117,7 @@ pub(crate) fn observe_for_owner(
     real: &Path,
     state: &Path,
 ) -> io::Result<LowerFacts> {
-    let mounts = MountTable::read(system)?;
-    let visited = path::visit(real, Symlinks::Follow, &mounts);
-    let strangers = visited.reached.as_ref().map(names::strangers);
-    let depth = Depth::Check { lower_names: true };
-    Ok(LowerFacts {
-        directory: visited.place.clone(),
-        resolved: None,
-        strangers: strangers.and_then(Result::ok),
-        source: database(&mounts, &visited, state, true, depth),
-        publication: None,
-    })
+    read_only(system, real, state, Depth::Check { lower_names: true })
 }
 
 /// Looks at a generation of a publication, of which a store above is to read: whether Nix can.
@@ -139,13 +129,23 @@ pub(crate) fn observe_generation(
     real: &Path,
     state: &Path,
 ) -> io::Result<LowerFacts> {
+    read_only(system, real, state, Depth::Up)
+}
+
+/// Looks at a local lower store that is read as read-only.
+fn read_only(system: &System, real: &Path, state: &Path, depth: Depth) -> io::Result<LowerFacts> {
     let mounts = MountTable::read(system)?;
     let visited = path::visit(real, Symlinks::Follow, &mounts);
+    let reached = visited.reached.as_ref();
+    let strangers = match depth {
+        Depth::Check { lower_names: true } => reached.map(names::strangers),
+        _ => None,
+    };
     Ok(LowerFacts {
         directory: visited.place.clone(),
         resolved: None,
-        strangers: None,
-        source: database(&mounts, &visited, state, true, Depth::Up),
+        strangers: strangers.and_then(Result::ok),
+        source: database(&mounts, &visited, state, true, depth),
         publication: None,
     })
 }

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::process::{Command, Stdio};
 
 use super::ReconcileError;
-use crate::collect::{Layers, Programs, keep, nix_config, nix_url};
+use crate::collect::{Layers, Programs, Settings, keep, nix_config, nix_url};
 use crate::config::Store;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -22,21 +22,10 @@ pub(crate) struct Fetcher<'a> {
 impl Fetcher<'_> {
     /// Whether Nix on this machine has anything to fetch from, as far as it tells.
     pub(crate) fn has_substituters(&self) -> bool {
-        let output = self
-            .programs
-            .command("nix")
-            .args(["--extra-experimental-features", "nix-command"])
-            .args(["config", "show"])
-            .stderr(Stdio::null())
-            .output();
-        let text = output.map(|output| output.stdout).unwrap_or_default();
-        let value = |name: &str| {
-            let start = format!("{name} = ");
-            let mut lines = text.split(|&byte| byte == b'\n');
-            lines.find_map(|line| line.strip_prefix(start.as_bytes()))
-        };
-        let has_some = value("substituters").is_some_and(|it| !it.trim_ascii().is_empty());
-        has_some && value("substitute") != Some(b"false")
+        let settings = Settings::of(self.programs);
+        let substituters = settings.value("substituters");
+        let has_some = substituters.is_some_and(|it| !it.trim_ascii().is_empty());
+        has_some && settings.value("substitute") != Some(b"false")
     }
 
     /// Has Nix fetch these objects: those that the upper layer has afterwards. What Nix says of the

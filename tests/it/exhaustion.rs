@@ -1,7 +1,7 @@
 //! A file system that runs out of room or of inodes at every point of a command: it ends by itself, says
 //! so, and once there is room again the next one finishes.
 
-use crate::support::{Example, Outcome, World, sample};
+use crate::support::{Example, Outcome, World, assert_says_why, sample};
 
 /// The commands, in the order in which a store sees them.
 const COMMANDS: &[&[&str]] = &[
@@ -22,13 +22,7 @@ fn assert_ended(outcome: &Outcome, what: &str) {
         matches!(outcome.code(), Some(0..=3 | 125)),
         "{what}: {outcome}"
     );
-    let said = [&outcome.out[..], &outcome.err].concat();
-    let said = String::from_utf8_lossy(&said);
-    assert!(!said.contains("panicked"), "{what}: {outcome}");
-    assert!(
-        outcome.code() == Some(0) || !said.trim().is_empty(),
-        "{what}: {outcome}"
-    );
+    assert_says_why(outcome, what);
 }
 
 /// What the file system has in use: inodes, and blocks of 4 KiB.

@@ -77,6 +77,12 @@ fn assert_ended(outcome: &Outcome, what: &str) {
         matches!(outcome.code(), Some(0..=3 | 125..=127)),
         "{what}: {outcome}"
     );
+    assert_says_why(outcome, what);
+}
+
+/// Nothing panicked, and what was not done is told.
+#[track_caller]
+pub fn assert_says_why(outcome: &Outcome, what: &str) {
     let said = [&outcome.out[..], &outcome.err].concat();
     let said = String::from_utf8_lossy(&said);
     assert!(!said.contains("panicked"), "{what}: {outcome}");

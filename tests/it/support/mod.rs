@@ -26,7 +26,7 @@ mod tree;
 mod wait;
 mod world;
 
-pub use again::{Again, Disturbance};
+pub use again::{Again, Disturbance, assert_says_why};
 pub use example::Example;
 pub use expected::{Content, Files, assert_expected, cases, data, files};
 pub use lower::LowerStore;
