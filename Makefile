@@ -1,7 +1,9 @@
-.PHONY: help demo test soak bench lint fuzz install uninstall deb vm-test
+.PHONY: help demo test soak bench lint spelling fuzz install uninstall deb static crate dist fresh fresh-packages fresh-test vm-test
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
+VERSION = $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml | head -n 1)
+RELEASE = overstore-$(VERSION)-x86_64
 # What can be run here, where PROGRAM is for another machine.
 RUN ?= $(PROGRAM)
 TO = $(DESTDIR)$(PREFIX)
@@ -13,10 +15,12 @@ help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.* ## /\1: /p' Makefile
 
 demo: ## Shows the main job on a small real lower store, as root or not
+	@tests/needs
 	cargo build --release
 	fixtures/demo target/release/overstore
 
 test: ## Installs what the tests need (as root), and runs them all, in virtual machines too
+	@tests/needs
 	tests/setup
 	cargo test --workspace --no-fail-fast
 	$(MAKE) vm-test
@@ -30,11 +34,15 @@ bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as
 	tests/setup
 	cargo bench --bench overlay
 
-lint: ## Checks the formatting and looks for likely mistakes
+lint: spelling ## Checks the formatting and the spelling, and looks for likely mistakes
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
 	cargo fmt --manifest-path fuzz/Cargo.toml --check
 	cargo clippy --manifest-path fuzz/Cargo.toml --target-dir target -- -D warnings
+
+spelling: ## Looks for words that are misspelt (codespell; its vocabulary is in .codespellrc)
+	@command -v codespell >/dev/null || { echo "make spelling: codespell is missing: run apt-get install codespell" >&2; exit 1; }
+	git ls-files -z | xargs -0 codespell
 
 fuzz: ## Feeds hostile input to a reader for ten minutes (TARGET: one of those in fuzz/README.md)
 	cargo +nightly fuzz run $(TARGET) -- -max_total_time=600 -timeout=20 -rss_limit_mb=1024
@@ -70,6 +78,35 @@ deb: ## Builds the Debian package in target/debian, and has lintian look at it (
 	mkdir -p target/debian
 	debian/rules binary
 	lintian --fail-on error,warning target/debian/*.deb
+
+static: ## Builds the program without dynamic dependencies, in target/static (x86-64, glibc)
+	CARGO_TARGET_X86_64_UNKNOWN_LINUX_GNU_RUSTFLAGS="-C target-feature=+crt-static" \
+	    cargo build --release --locked --target x86_64-unknown-linux-gnu
+	mkdir -p target/static
+	install -m 755 target/x86_64-unknown-linux-gnu/release/overstore target/static/overstore
+	@! readelf --program-headers target/static/overstore | grep INTERP
+
+crate: ## Packages the crate in target/package, builds what is in it, and does all but publish it
+	cargo publish --dry-run --locked
+
+dist: static deb ## Makes everything that a release has, with checksums, in target/dist
+	rm -rf target/dist
+	mkdir -p target/dist
+	$(MAKE) install PROGRAM=target/static/overstore PREFIX= DESTDIR=target/dist/$(RELEASE)
+	tar -C target/dist -czf target/dist/$(RELEASE)-linux.tar.gz --owner=0 --group=0 --sort=name $(RELEASE)
+	rm -r target/dist/$(RELEASE)
+	cp target/debian/overstore_$(VERSION)_*.deb target/dist
+	[ ! -e target/package/overstore-$(VERSION).crate ] || cp target/package/overstore-$(VERSION).crate target/dist
+	cd target/dist && sha256sum * >SHA256SUMS
+
+fresh: ## Does what the README says in fresh systems of Debian 12, 13 and sid (as root; about 15 minutes)
+	tests/fresh demo
+
+fresh-packages: ## Builds the packages on the oldest Debian, and installs, upgrades and purges them on each (as root)
+	tests/fresh packages
+
+fresh-test: ## Runs `make test` in a fresh Debian 13 (as root; about an hour)
+	tests/fresh test
 
 vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only those with one of these in GUEST/SCENARIO)
 	rm -rf target/vm-program

@@ -144,6 +144,13 @@ pub enum Command {
     /// This is what Nix's `remount-hook` needs. Nix passes a hook only the merged store
     /// directory, so the same program called as `overstore-remount DIRECTORY` does this too.
     Remount(Remount),
+    /// Collect what a bug report needs into one file.
+    ///
+    /// Versions, the kernel, Nix and its settings, mounts, units, the journal, and of each store its
+    /// description, `status` and `check`. The file is new and for you alone. No contents of stores are in
+    /// it; passwords and tokens in URLs and settings are masked. What cannot be found out is said in its
+    /// place. Read it before you give it to others.
+    BugReport(BugReport),
     /// Write the systemd units of stores, for a system that has its units made when it is built.
     ///
     /// They are those that overstore's generator makes when a machine starts. NixOS has to know them
@@ -179,6 +186,7 @@ impl Command {
                 | Command::Refresh(_)
                 | Command::Publish(_)
                 | Command::Url(_)
+                | Command::BugReport(_)
         )
     }
 }
@@ -484,10 +492,12 @@ pub struct Reconcile {
 
 /// Arguments of `refresh`.
 #[derive(Debug, Args)]
+#[command(override_usage = "overstore refresh [OPTIONS] <STORE>...\n       \
+                      overstore refresh [OPTIONS] --all")]
 pub struct Refresh {
     #[command(flatten)]
     #[allow(missing_docs)]
-    pub store: StoreArgument,
+    pub stores: Stores,
     /// Say whether there is a newer generation and what it lacks, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
@@ -664,6 +674,19 @@ pub struct Remount {
     pub target: OsString,
 }
 
+/// Arguments of `bug-report`.
+#[derive(Debug, Args)]
+pub struct BugReport {
+    /// Names, or paths to TOML files, of the stores that it is about. Without, it is about all that
+    /// have a name.
+    #[arg(value_name = "STORE")]
+    pub stores: Vec<OsString>,
+    /// Write to FILE, which must not be there yet, or to standard output (`-`). Without, it is
+    /// overstore-bug-report.txt here, with --json overstore-bug-report.json.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
 /// Arguments of `units`.
 #[derive(Debug, Args)]
 pub struct Units {
@@ -714,7 +737,7 @@ pub enum SchemaName {
     Status,
     /// The output of `list`.
     List,
-    /// The output of `check`, `status` and `gc` for several stores, or with `--all`.
+    /// The output of `check`, `status`, `gc` and `refresh` for several stores, or with `--all`.
     Stores,
     /// The output of `check --list`.
     Codes,
@@ -734,6 +757,8 @@ pub enum SchemaName {
     Publish,
     /// The output of `publish --check`.
     PublishCheck,
+    /// The content of the file that `bug-report --json` writes.
+    BugReport,
     /// The output of any of them that came to no result (exit code 2, or 3 without a report).
     Error,
 }

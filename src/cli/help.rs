@@ -9,7 +9,10 @@ use clap::builder::StyledStr;
 /// The commands by what they are for, in the order of `--help`.
 pub(crate) const GROUPS: [(&str, &[&str]); 4] = [
     ("Every day", &["new", "up", "down", "exec", "gc"]),
-    ("Looking", &["list", "status", "check", "plan", "url"]),
+    (
+        "Looking",
+        &["list", "status", "check", "plan", "url", "bug-report"],
+    ),
     (
         "Lower stores",
         &[
@@ -31,7 +34,7 @@ pub(crate) const GROUPS: [(&str, &[&str]); 4] = [
 pub(crate) type Example = (&'static str, &'static str);
 
 /// Examples of each command, the most common first.
-pub(crate) const EXAMPLES: [(&str, &[Example]); 20] = [
+pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
     (
         "new",
         &[
@@ -165,6 +168,19 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 20] = [
         ],
     ),
     (
+        "bug-report",
+        &[
+            (
+                "overstore bug-report",
+                "write overstore-bug-report.txt, about all stores",
+            ),
+            (
+                "overstore bug-report --output - example",
+                "print the same about one store",
+            ),
+        ],
+    ),
+    (
         "warm",
         &[
             (
@@ -224,6 +240,10 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 20] = [
             (
                 "overstore refresh example",
                 "go on to it, while the store is in use",
+            ),
+            (
+                "overstore refresh --all",
+                "the same for every store of this machine",
             ),
         ],
     ),

@@ -102,6 +102,14 @@ fn read(store: &StoreArgument, environment: &Environment) -> Result<Store, Failu
     Ok(described)
 }
 
+/// The file that describes a store, by its name or path; it need not be there.
+///
+/// # Errors
+/// When it can be the name of none.
+pub(super) fn file_of(store: &OsStr) -> Result<PathBuf, Failure> {
+    file(store, DIRECTORY, "store")
+}
+
 /// Reads a description from a file.
 ///
 /// # Errors
@@ -278,6 +286,15 @@ pub(super) fn named_publications() -> Vec<OsString> {
         .collect();
     names.sort();
     names
+}
+
+/// The files that describe publications that have a name.
+pub(super) fn publication_files() -> Vec<PathBuf> {
+    let mut files: Vec<PathBuf> = in_directory(Path::new(PUBLICATIONS))
+        .map(|(_, file)| file)
+        .collect();
+    files.sort();
+    files
 }
 
 /// The descriptions in a directory: their names and files, hidden ones left out.

@@ -1,5 +1,6 @@
 //! One file a command: from its arguments to its exit code.
 
+mod bug_report;
 mod check;
 mod completions;
 mod description;
@@ -112,7 +113,11 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Optimise(arguments) => optimise::run(&arguments, json),
         Command::Reconcile(arguments) => reconcile::run(&arguments, json),
-        Command::Refresh(arguments) => refresh::run(&arguments, json),
+        Command::Refresh(arguments) => {
+            several::run(&arguments.stores.stores, &cli.given, json, |store| {
+                refresh::run(&arguments, store, json)
+            })
+        }
         Command::Publish(arguments) => publish::run(&arguments, json),
         Command::Url(arguments) => url::run(&arguments, json),
         Command::Exec(arguments) => match arguments.store.clone() {
@@ -120,6 +125,7 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
             None => ephemeral::run(&arguments),
         },
         Command::Remount(arguments) => remount::run(&arguments),
+        Command::BugReport(arguments) => bug_report::run(&arguments, json),
         Command::Units(arguments) => units::run(&arguments),
         Command::New(arguments) => new::run(&arguments),
         Command::Schema(arguments) => schema::run(&arguments),

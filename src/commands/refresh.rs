@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use super::{Failure, load, optimise, private, tell};
 use crate::apply::{self, Refresh, RefreshError};
 use crate::check;
-use crate::cli::{self, RootArgument};
+use crate::cli::{self, RootArgument, StoreArgument};
 use crate::config::Store;
 use crate::escape::show_path;
 use crate::linux::root::System;
@@ -18,8 +18,12 @@ use crate::systemd::notify::ServiceManager;
 /// What the kernel calls file systems that are images, whose content never changes (statfs(2)).
 const IMAGES: [(u64, &str); 2] = [(0x7371_7368, "squashfs"), (0xE0F5_E1E2, "erofs")];
 
-pub(super) fn run(arguments: &cli::Refresh, json: bool) -> Result<ExitCode, Failure> {
-    let loaded = load(&arguments.store, &RootArgument::default())?;
+pub(super) fn run(
+    arguments: &cli::Refresh,
+    store: &StoreArgument,
+    json: bool,
+) -> Result<ExitCode, Failure> {
+    let loaded = load(store, &RootArgument::default())?;
     let super::Loaded { store, system } = private::inside(loaded)?;
     let manager = ServiceManager::from_environment();
     let mut report = match store.lower.published() {

@@ -8,7 +8,7 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    self, CodesReport, ErrorReport, GcReport, ListReport, LowerCheckReport, OptimiseReport,
+    self, BugReport, CodesReport, ErrorReport, GcReport, ListReport, LowerCheckReport, OptimiseReport,
     PublishReport, ReconcileReport, RefreshReport, Report, StatusReport, StoresReport, UrlReport,
     WarmReport, WhyReport,
 };
@@ -36,6 +36,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Refresh => schema_for!(RefreshReport),
         SchemaName::Publish => schema_for!(PublishReport),
         SchemaName::PublishCheck => schema_for!(LowerCheckReport),
+        SchemaName::BugReport => schema_for!(BugReport),
         SchemaName::Error => schema_for!(ErrorReport),
     }
 }
@@ -61,6 +62,7 @@ mod tests {
         insta::assert_json_snapshot!("reconcile", schema(SchemaName::Reconcile));
         insta::assert_json_snapshot!("refresh", schema(SchemaName::Refresh));
         insta::assert_json_snapshot!("why", schema(SchemaName::Why));
+        insta::assert_json_snapshot!("bug_report", schema(SchemaName::BugReport));
         insta::assert_json_snapshot!("error", schema(SchemaName::Error));
         insta::assert_json_snapshot!("report", schema(SchemaName::Report));
     }

@@ -111,7 +111,7 @@ fn none() {
 }
 
 /// What names a store on a command line: not every name can.
-fn argument(name: &OsStr, file: &Path) -> OsString {
+pub(super) fn argument(name: &OsStr, file: &Path) -> OsString {
     match name.as_bytes().ends_with(b".toml") {
         true => file.as_os_str().to_owned(),
         false => name.to_owned(),
@@ -152,7 +152,7 @@ fn each(stores: &[OsString], given: &[OsString], json: bool) -> Result<ExitCode,
 }
 
 /// The process for one store. With `json` what it prints is kept.
-fn process(given: &[OsString], store: &OsStr, json: bool) -> Command {
+pub(super) fn process(given: &[OsString], store: &OsStr, json: bool) -> Command {
     let mut command = Command::new(THIS_PROGRAM);
     command.arg0(PROGRAM).args(given);
     if json {

@@ -109,9 +109,10 @@ fn suggestion(key: &str, prefix: &str, known: &[&str], tables: &Tables) -> Optio
     suggest(name, similar(name), to_the_top(name))
 }
 
-/// The known word that is most like `word`, if one is at all.
+/// The known word that is most like `word`, if one is at all: at most a third of its letters may
+/// differ, so that words of one or two letters are like no other.
 pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
-    let most = |name: &str| (name.len().max(word.len()) / 3).max(1);
+    let most = |name: &str| name.len().max(word.len()) / 3;
     known
         .into_iter()
         // Words of so different lengths are not compared, however long one is.
@@ -126,4 +127,25 @@ pub(crate) fn nearest<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) 
 pub(super) fn list(words: &[&str]) -> String {
     let words: Vec<_> = words.iter().map(|word| format!("`{word}`")).collect();
     words.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::nearest;
+
+    #[test]
+    fn a_third_of_the_letters_may_differ() {
+        for (word, known, meant) in [
+            ("exampel", "example", Some("example")),
+            ("rot", "root", Some("root")),
+            ("abc", "ab", Some("ab")),
+            // Any two of these would be alike.
+            ("a", "b", None),
+            ("a", "ab", None),
+            ("ab", "ac", None),
+            ("something", "else", None),
+        ] {
+            assert_eq!(nearest(word, [known]), meant, "{word}");
+        }
+    }
 }

@@ -26,6 +26,14 @@ impl KernelLog {
         KernelLog(open().ok())
     }
 
+    /// What the log has, from its beginning.
+    ///
+    /// # Errors
+    /// Those of opening it: often only root may.
+    pub fn whole(system: &System) -> std::io::Result<KernelLog> {
+        Ok(KernelLog(Some(system.open_kernel_log()?)))
+    }
+
     /// What OverlayFS has said since then, or `None` if nothing, or if it may not be read.
     pub fn about_overlays(self) -> Option<Vec<String>> {
         let mut file = self.0?;

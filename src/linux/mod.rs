@@ -1,4 +1,5 @@
-//! The kernel's facts: paths walked safely, which file something is, locks, processes, namespaces, users.
+//! The kernel's facts: paths walked safely, which file something is, locks, processes, other programs,
+//! namespaces, users.
 
 pub(crate) mod clock;
 pub(crate) mod descent;
@@ -14,6 +15,7 @@ pub(crate) mod mount_points;
 pub(crate) mod namespaces;
 pub(crate) mod processes;
 pub(crate) mod processors;
+pub(crate) mod programs;
 pub(crate) mod regular_file;
 pub(crate) mod removal;
 pub(crate) mod root;

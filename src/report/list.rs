@@ -102,7 +102,7 @@ impl ListReport {
     }
 }
 
-/// The result of `check`, `status` or `gc` for several stores.
+/// The result of `check`, `status`, `gc` or `refresh` for several stores.
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct StoresReport {

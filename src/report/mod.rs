@@ -1,5 +1,6 @@
 //! What a command tells: text for people, JSON for scripts.
 
+mod bug_report;
 mod codes;
 mod error;
 mod gc;
@@ -9,6 +10,7 @@ mod optimise;
 mod publish;
 mod reconcile;
 mod refresh;
+mod secrets;
 mod status;
 mod text;
 mod url;
@@ -26,6 +28,7 @@ use crate::plan::StepReport;
 use crate::remedy::{Fault, Remedy};
 use crate::systemd::journal::Journal;
 
+pub(crate) use bug_report::{BugReport, Section};
 pub(crate) use codes::CodesReport;
 pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};

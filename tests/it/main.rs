@@ -16,6 +16,7 @@
 
 mod across;
 mod attackers;
+mod bug_report;
 mod causes;
 mod check;
 mod circles;

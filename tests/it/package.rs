@@ -142,3 +142,78 @@ fn installed_upgraded_and_purged() {
     );
     assert_eq!(world.ok(["cat", &object]), "new\n");
 }
+
+/// What a crate has is what the program is built from and installed with, and nothing else.
+#[test]
+fn the_crate_has_what_it_needs() {
+    let listed = Command::new(env!("CARGO"))
+        .args(["package", "--list", "--allow-dirty", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&listed.stderr);
+    assert!(listed.status.success(), "{said}");
+    let listed = String::from_utf8(listed.stdout).unwrap();
+    let files: Vec<&str> = listed.lines().collect();
+    let source = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for file in &files {
+        let top = file.split('/').next().unwrap();
+        assert!(!["tests", "vm-tests", "target", "nixos"].contains(&top), "{file}");
+    }
+    for file in ["Cargo.lock", "README.md", "LICENSE-MIT", "docs/manual.md", "src/main.rs"] {
+        assert!(files.contains(&file), "{file}: {files:?}");
+    }
+    // What the source has compiled in is in it, too.
+    for file in files.iter().filter(|file| file.ends_with(".rs")) {
+        let text = fs::read_to_string(source.join(file)).unwrap();
+        for included in text.split("include_str!(\"").skip(1) {
+            let included = included.split('"').next().unwrap();
+            let path = source.join(file).with_file_name(included);
+            let path = path.canonicalize().unwrap();
+            let path = path.strip_prefix(source).unwrap().to_str().unwrap();
+            // Tests look at other files.
+            let is_of_a_test = text.find("#[cfg(test)]") < text.find(&format!("\"{included}\""));
+            assert!(files.contains(&path) || is_of_a_test, "{file}: {path}");
+        }
+    }
+}
+
+/// One version, in each place that has it.
+#[test]
+fn the_version_is_the_same_everywhere() {
+    let version = env!("CARGO_PKG_VERSION");
+    let read = |name: &str| {
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
+    };
+    assert!(read("debian/changelog").starts_with(&format!("overstore ({version})")));
+    let changes = read("CHANGELOG.md");
+    let newest = changes.split("\n## [").nth(2).unwrap();
+    assert!(newest.starts_with(&format!("{version}] - ")), "{newest}");
+}
+
+/// What is said to be enough is enough for the dependencies.
+#[test]
+fn no_dependency_needs_a_newer_rust() {
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version", "1", "--offline", "--locked"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let number = |version: &str| -> (u32, u32) {
+        let mut numbers = version.split('.').map(|it| it.parse().unwrap());
+        (numbers.next().unwrap(), numbers.next().unwrap_or(0))
+    };
+    let ours = number(env!("CARGO_PKG_RUST_VERSION"));
+    let packages = metadata["packages"].as_array().unwrap();
+    assert!(packages.len() > 50);
+    let newer: Vec<String> = packages
+        .iter()
+        .filter_map(|package| {
+            let theirs = package["rust_version"].as_str()?;
+            let is_newer = number(theirs) > ours;
+            is_newer.then(|| format!("{}: {theirs}", package["name"]))
+        })
+        .collect();
+    assert!(newer.is_empty(), "{newer:?}");
+}

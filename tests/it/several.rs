@@ -128,6 +128,20 @@ fn several_stores_are_looked_at_one_after_the_other() {
         gc.stderr().contains("the store other is not as described"),
         "{gc}"
     );
+
+    let refresh = world.overstore(["refresh", "--all", "--json"]).run();
+    assert_eq!(refresh.code(), Some(3), "{refresh}");
+    let told = json(&refresh.stdout());
+    let codes: Vec<&Value> = told["stores"].as_array().unwrap().iter().collect();
+    let codes: Vec<Value> = codes
+        .iter()
+        .map(|it| json!([it["store"], it["exit-code"]]))
+        .collect();
+    assert_eq!(codes, [json!(["example", 0]), json!(["other", 3]), json!(["wrong", 2])]);
+    assert_eq!(told["stores"][0]["result"]["remounted"], true, "{refresh}");
+    world.write("/etc/overstore/b.toml", "");
+    let refused = world.overstore(["refresh", "a"]).run();
+    assert!(refused.stderr().contains("give one of these names: `b`, "), "{refused}");
 }
 
 /// A name that is nearly right, a version that is the program's, and JSON where there is none.
