@@ -14,8 +14,8 @@ use crate::config::{Age, Size};
 /// Sets up, checks and maintains Nix's local-overlay stores.
 ///
 /// One TOML file says which store lies below, which directory takes what is new, and where the
-/// merged store and its state are. overstore sets that up, verifies it, and tells in plain words what
-/// is wrong when it is not.
+/// merged store and its state are. overstore sets that up, verifies it, and says in plain words what
+/// is wrong when something is.
 #[derive(Debug, Parser)]
 #[command(
     name = "overstore",
@@ -69,8 +69,8 @@ pub enum Command {
     /// Set the store up: make what is missing, then check the result.
     ///
     /// Observes the machine, makes the directories, the upper database and the OverlayFS mount
-    /// that are missing, and checks the result. Run again, it changes nothing and says so. Killed
-    /// at any point, the next run finishes the work.
+    /// where they are missing, and checks the result. Run again, it changes nothing and says so. If it
+    /// is killed at any point, the next run finishes the work.
     Up(Up),
     /// Unmount what `up` mounted, and nothing else.
     ///
@@ -90,8 +90,8 @@ pub enum Command {
     /// Copy the metadata of closures from the lower store, all at once.
     ///
     /// Nix does so by itself, one path at a time, whenever it asks whether a path is valid; this
-    /// does it in one transaction and many times faster. Objects are not copied. Nix's collector
-    /// undoes it for everything without a root: see --keep.
+    /// does it in one transaction, many times faster. Objects are not copied. Nix's collector
+    /// drops the metadata of everything without a root again: see --keep.
     Warm(Warm),
     /// Delete from the upper layer what no root needs.
     ///
@@ -104,30 +104,30 @@ pub enum Command {
     ///
     /// An upper copy goes where both databases have the same hash, size and references of the object,
     /// and both copies are equal, byte by byte; the lower one shows then. Where something differs,
-    /// both stay, and are listed. Programs that use an upper copy go on; a later run removes it.
+    /// both stay, and are listed. Programs that use an upper copy go on with it; a later run removes it.
     Optimise(Optimise),
     /// Put an upper store right after its lower store was replaced.
     ///
     /// Each row of the upper database and each object of the upper layer is compared with the lower
     /// store as it is now. Rows are taken from it anew; what something above needs and the lower store
     /// no longer has is carried: copied from the old one into the upper layer, if it is what its row
-    /// says; copies of what is below go. What is given up has a flag that says so. The store has to be
-    /// down, and is up afterwards. Exit code 1 when something is needed and nowhere to be had, also with
-    /// --dry-run.
+    /// says; copies of what is below go. Nothing is given up without a flag that says so. The store has to be
+    /// down, and is up afterwards. The exit code is 1 when something is needed that cannot be found
+    /// anywhere, also with --dry-run.
     Reconcile(Reconcile),
     /// Bring the store to what is below now, while it is in use.
     ///
     /// Over a publication: compares what the upper store took from below with the current generation,
     /// has the kernel see what is new, and only then has new connections of Nix read that generation.
     /// Where it lacks something that the upper store needs, nothing is switched, and the exit code
-    /// is 1. Exit code 3: the publication cannot be reached, and the store stays as it is. Over a lower
-    /// store that grows in place it does what `remount` does.
+    /// is 1. Where the publication cannot be reached, the store stays as it is, and the exit code is 3. Over
+    /// a lower store that grows in place, this does what `remount` does.
     Refresh(Refresh),
     /// Publish a lower store: make a generation of it that consumers can have below theirs.
     ///
-    /// From a live store, in use by Nix, to a database that is complete and does not change, over the
-    /// same objects. What it publishes is verified, kept from the live store's collector, and made the
-    /// current generation last. For the lower store's owner, on the owner's own store.
+    /// From a live store that Nix is using, it makes a database that is complete and does not change, over
+    /// the same objects. What is published is verified, kept from the live store's collector, and only
+    /// then made the current generation. This is for the lower store's owner, on the owner's own store.
     Publish(Publish),
     /// Print the store URL.
     Url(Url),
@@ -154,7 +154,7 @@ pub enum Command {
     /// Write the systemd units of stores, for a system that has its units made when it is built.
     ///
     /// They are those that overstore's generator makes when a machine starts. NixOS has to know them
-    /// before: it compares a new system's units with the old one's, and restarts what changed. When
+    /// beforehand: it compares a new system's units with the old one's, and restarts what changed. When
     /// a description is wrong, or two stores want one daemon's socket, nothing is written and the
     /// exit code is 2.
     Units(Units),
@@ -251,7 +251,7 @@ pub struct Allowed {
     #[arg(long)]
     pub accept_lost_database: bool,
     /// Take this upper layer although the upper database belongs to another one. Give up what is in
-    /// the other.
+    /// the other one.
     #[arg(long)]
     pub accept_other_layer: bool,
     /// Set the store up although all objects of the upper layer are missing. Give them up.
@@ -270,11 +270,11 @@ pub struct Down {
     pub store: StoreArgument,
     #[command(flatten)]
     pub root: RootArgument,
-    /// Detach the mount although it is in use: it goes when its last user does.
+    /// Detach the mount although it is in use: it goes away with its last user.
     #[arg(long)]
     pub lazy: bool,
-    /// Unmount the overlay also where no record in /run/overstore says that `overstore up` mounted
-    /// it, if it is one of exactly the directories described.
+    /// Unmount the overlay even where no record in /run/overstore says that `overstore up` mounted
+    /// it, if it is an overlay of exactly the directories described.
     #[arg(long)]
     pub unrecorded: bool,
 }
@@ -310,8 +310,8 @@ pub struct Check {
     pub list: bool,
     #[command(flatten)]
     pub root: RootArgument,
-    /// Also look at every name in the lower store directory, and at every row of its database. Costs
-    /// what the lower store holds.
+    /// Also look at every name in the lower store directory, and at every row of its database. The cost
+    /// grows with the lower store.
     #[arg(long)]
     pub lower: bool,
     /// Also hash every object in the upper layer and compare it with the upper database. With
@@ -330,10 +330,10 @@ pub struct List {
     /// Print the names alone, a line each, and look at no store.
     #[arg(long, conflicts_with = "json")]
     pub names: bool,
-    /// With --names: those of publications.
+    /// With --names: the names of publications.
     #[arg(long, requires = "names")]
     pub publications: bool,
-    /// With --names: those of the objects in the lower store directory of STORE, as store paths.
+    /// With --names: the store paths of the objects in the lower store directory of STORE.
     #[arg(
         long,
         value_name = "STORE",
@@ -352,7 +352,7 @@ pub struct Status {
     pub stores: Stores,
     #[command(flatten)]
     pub root: RootArgument,
-    /// Exit with 1 where an error is found.
+    /// Exit with 1 if an error is found.
     #[arg(long)]
     pub exit_code: bool,
     /// Also add up what the objects take up, and what removing those in both layers would free.
@@ -373,7 +373,7 @@ pub struct Status {
 pub struct Warm {
     #[command(flatten)]
     pub store: StoreArgument,
-    /// Paths of the lower store (or links to some): their closures are copied.
+    /// Paths of the lower store (or links to them): their closures are copied.
     #[arg(value_name = "PATH", group = "what")]
     pub paths: Vec<PathBuf>,
     /// Copy everything that is valid in the lower store.
@@ -383,7 +383,7 @@ pub struct Warm {
     /// are not valid in the lower store.
     #[arg(long, value_name = "DIR", group = "what")]
     pub roots: Vec<PathBuf>,
-    /// Make roots of them, in `gcroots/overstore` of the state directory, so that Nix's collector
+    /// Make roots for them, in `gcroots/overstore` of the state directory, so that Nix's collector
     /// keeps what was copied.
     #[arg(long)]
     pub keep: bool,
@@ -403,7 +403,7 @@ pub struct Gc {
     /// List what would go, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Say what keeps PATH alive, by way of which references, and change nothing.
+    /// Say what keeps PATH alive, and through which references, and change nothing.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["dry_run", "older_than", "min_free", "max_free", "metadata", "leftovers", "delete_generations"])]
     pub why: Option<PathBuf>,
     /// Only what came into the upper layer longer ago than AGE (`14d`, `36h`, `30m`), with all that
@@ -436,7 +436,7 @@ pub struct Gc {
     #[arg(long, value_name = "DIR")]
     pub nix: Option<PathBuf>,
     /// Go on although links to roots lead to something that may only be out of sight, such as a home
-    /// directory that is not mounted. What they keep is then collected.
+    /// directory that is not mounted. What those roots keep is then collected.
     #[arg(long)]
     pub ignore_absent_roots: bool,
 }
@@ -465,24 +465,24 @@ pub struct Reconcile {
     /// Say what would be done, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// The lower store of before: its URL, its root, or the directory with its objects. Can be given
-    /// several times. Without it, the one that is remembered is looked for. Only what hashes to what
-    /// the upper database says is taken from it.
+    /// The previous lower store: its URL, its root, or the directory with its objects. Can be given
+    /// several times. Without it, the one that is remembered is looked for. Only objects with the hash
+    /// that the upper database has are taken from it.
     #[arg(long, value_name = "STORE")]
     pub old: Vec<OsString>,
-    /// Drop the rows of what is needed and nowhere to be had, and of all that depends on it. Give these
-    /// up; objects of the upper layer stay, without rows.
+    /// Drop the rows of what is needed and cannot be found anywhere, and of everything that depends on
+    /// it. Give these up; objects of the upper layer stay, without rows.
     #[arg(long)]
     pub drop_missing: bool,
-    /// Where an object of the upper layer is another one than the lower store's of the same path, have
-    /// the lower one take its place. Give the upper one up.
+    /// Where an object of the upper layer differs from the lower store's of the same path, have the
+    /// lower one take its place. Give the upper one up.
     #[arg(long)]
     pub prefer_lower: bool,
     /// Remove objects of the upper layer that have no row. Give them up.
     #[arg(long)]
     pub remove_without_rows: bool,
     /// Go on although links to roots lead to something that may only be out of sight, such as a home
-    /// directory that is not mounted. What they keep and the lower store lost is then dropped.
+    /// directory that is not mounted. What those roots keep and the lower store has lost is then dropped.
     #[arg(long)]
     pub ignore_absent_roots: bool,
     /// Where Nix's programs are, if not on PATH: Nix fetches what no old store has.
@@ -553,11 +553,11 @@ pub struct Publish {
     /// Hash every object that is published, or verified, and compare it with its row.
     #[arg(long)]
     pub contents: bool,
-    /// Verify a lower store that is there already, and publish nothing: DIR is its root, or the directory
-    /// of a publication, whose current generation is meant. Tells what consumers would be told, too.
+    /// Verify a lower store that exists already, and publish nothing: DIR is its root, or the directory
+    /// of a publication, whose current generation is meant. Also reports what consumers would be told.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["publication", "all_valid", "list", "retiring"])]
     pub check: Option<PathBuf>,
-    /// With --check: make the directories and files that consumers' Nix wants to find.
+    /// With --check: make the directories and files that the Nix of consumers expects.
     #[arg(long, requires = "check")]
     pub prepare: bool,
     /// With --check: the store directory, as store paths name it.
@@ -572,7 +572,7 @@ pub struct Publish {
     #[arg(long, conflicts_with_all = ["all_valid", "contents", "retiring"])]
     pub list: bool,
     /// Make no generation, but retire generation N: consumers are warned, and nothing is lost yet. Its
-    /// database and its roots go when the time is over that the description names (`keep.grace`).
+    /// database and its roots go when the time that the description names (`keep.grace`) is over.
     #[arg(long, value_name = "N", group = "retiring", conflicts_with_all = ["all_valid", "contents"])]
     pub retire: Option<u64>,
     /// The same for all generations older than AGE (`30d`, `36h`).
@@ -584,8 +584,8 @@ pub struct Publish {
         conflicts_with_all = ["all_valid", "contents"], value_parser = clap::value_parser!(u64).range(1..)
     )]
     pub retire_all_but: Option<u64>,
-    /// With what retires: remove the databases and the roots at once. Consumers that are still on
-    /// such a generation fail, and what only it kept is gone with the owner's next collection.
+    /// With a flag that retires: remove the databases and the roots at once. Consumers that still use
+    /// such a generation fail, and what only it kept goes with the owner's next collection.
     #[arg(long, requires = "retiring")]
     pub now: bool,
 }
@@ -593,7 +593,7 @@ pub struct Publish {
 /// Arguments of `new`.
 #[derive(Debug, Args)]
 pub struct New {
-    /// Print one for a publication, for `/etc/overstore/publications`.
+    /// Print the one for a publication, for `/etc/overstore/publications`.
     #[arg(long)]
     pub publication: bool,
 }
@@ -644,9 +644,9 @@ pub struct Exec {
         conflicts_with = "ephemeral"
     )]
     pub store: Option<OsString>,
-    /// Run in a new store over the machine's own, which is gone when the command has ended, with
-    /// everything that it has started. Layers and state are in memory, or, where memory cannot serve,
-    /// below --dir.
+    /// Run in a new store over the machine's own, which is gone when the command, with everything that
+    /// it has started, has ended. Layers and state are in memory, or, where memory cannot serve, below
+    /// --dir.
     #[arg(long)]
     pub ephemeral: bool,
     /// With --ephemeral: keep layers and state below DIR, not in memory. What a killed run has left
@@ -661,7 +661,7 @@ pub struct Exec {
     pub warm: Vec<PathBuf>,
     #[command(flatten)]
     pub allowed: Allowed,
-    /// The command and its arguments; without, it is your shell.
+    /// The command and its arguments; without them, it is your shell.
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,
 }

@@ -85,7 +85,7 @@ pub(crate) enum RefreshError {
         remedy: Remedy,
     },
     /// The current generation is not there.
-    #[error("generation {number} is current, and is not there")]
+    #[error("generation {number} is current, and is missing")]
     Missing {
         /// Its number.
         number: u64,

@@ -274,7 +274,7 @@ fn in_use(store: &Store, usage: &Usage) -> Option<Finding> {
                     "overstore's lock on it is held by process {}",
                     pids.join(", ")
                 ),
-                Remedy::say("wait for its end; see what it is").run(command![
+                Remedy::say("wait until it ends; see what it is").run(command![
                     "ps",
                     "-fp",
                     pids.join(",")

@@ -237,7 +237,7 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
         }
         ReadError::TooLong(limit) => {
             return Failure::refused(format!(
-                "{shown} has more than {limit} bytes, so it is no description"
+                "{shown} has more than {limit} bytes, so it cannot be a description"
             ))
             .remedy(format!(
                 "give the path of a TOML file as `{starter}` prints it"

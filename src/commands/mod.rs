@@ -55,7 +55,7 @@ pub fn run(cli: Cli) -> Result<ExitCode, Failure> {
     let json = cli.json;
     if json && !cli.command.has_json() {
         return Err(
-            Failure::refused("`--json`: this command has no result that could be JSON")
+            Failure::refused("`--json`: this command has no result to print as JSON")
                 .remedy("leave it out"),
         );
     }

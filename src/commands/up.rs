@@ -117,9 +117,9 @@ fn warm(
                 report.outcome = Outcome::Done;
             }
             if warmed.left_out > 0 {
-                let (count, wrong) = (warmed.left_out, warmed.wrong.join("; "));
-                let found =
-                    format!("{count} paths left out, whose metadata below is wrong: {wrong}");
+                let wrong = warmed.wrong.join("; ");
+                let paths = report::counted(warmed.left_out, "path");
+                let found = format!("{paths} left out, whose metadata below is wrong: {wrong}");
                 let owner = "have the lower store's owner run `nix-store --verify` there";
                 report.add_findings(vec![warm_failed(store, found).remedy(Remedy::say(owner))]);
             }

@@ -138,7 +138,7 @@ pub(super) fn copy(
 pub(super) fn resolve(argument: &Path, store: &StoreDirectory) -> Result<StorePath, Failure> {
     warm::resolve(argument, store).ok_or_else(|| {
         Failure::refused(format!(
-            "{} is no store path, and no link to one",
+            "{} is neither a store path nor a link to one",
             show_path(argument)
         ))
         .remedy("give store paths, such as `nix path-info --all` lists")

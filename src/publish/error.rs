@@ -84,13 +84,13 @@ pub(crate) enum PublishError {
     #[error("not valid in the live store: {}", listed(.0))]
     NotValid(Vec<StorePath>),
     /// A path that is to be published is none of the store, and no link to one.
-    #[error("{} is no store path, and no link to one", show_path(.0))]
+    #[error("{} is neither a store path nor a link to one", show_path(.0))]
     NoPath(PathBuf),
     /// Nothing would be in the generation.
-    #[error("nothing would be in the generation: no root of the live store leads to a valid path")]
+    #[error("the generation would be empty: no root of the live store leads to a valid path")]
     Empty,
     /// What would be published is not whole.
-    #[error("the generation would not be whole")]
+    #[error("the generation would be incomplete")]
     NotWhole(Problems),
     /// A file of a publication is not one that overstore wrote.
     #[error("{} is not what overstore writes: {what}", show_path(path))]

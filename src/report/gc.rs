@@ -4,7 +4,7 @@ use indicatif::BinaryBytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Outcome;
+use super::{Outcome, counted};
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 
@@ -118,8 +118,8 @@ impl GcReport {
             return format!("nothing to do: {} are free", BinaryBytes(self.free));
         }
         format!(
-            "{verb} {} objects, {}; {} are free",
-            self.objects.len(),
+            "{verb} {}, {}; {} are free",
+            counted(self.objects.len() as u64, "object"),
             BinaryBytes(self.bytes),
             BinaryBytes(self.free)
         )
@@ -138,7 +138,7 @@ impl GcReport {
             "dropped"
         };
         if self.rows > 0 {
-            writeln!(out, "{verb} the metadata of {} lower objects", self.rows)?;
+            writeln!(out, "{verb} the metadata of {}", counted(self.rows, "lower object"))?;
         }
         let verb = if self.dry_run {
             "would remove"
@@ -151,8 +151,8 @@ impl GcReport {
         let yes_no = |value| if value { "true" } else { "false" };
         writeln!(
             out,
-            "{} roots; keep-derivations = {}, keep-outputs = {}",
-            self.roots,
+            "{}; keep-derivations = {}, keep-outputs = {}",
+            counted(self.roots, "root"),
             yes_no(self.keep_derivations),
             yes_no(self.keep_outputs)
         )
@@ -163,8 +163,8 @@ impl GcReport {
         if self.kept_by_limits > 0 {
             writeln!(
                 out,
-                "{} garbage objects are left by a limit",
-                self.kept_by_limits
+                "{} left by a limit",
+                counted(self.kept_by_limits, "garbage object")
             )?;
         }
         for left in &self.left {
@@ -173,8 +173,8 @@ impl GcReport {
         if !self.optimised.is_empty() {
             writeln!(
                 out,
-                "removed the upper copies of {} objects that the lower store has too, {}",
-                self.optimised.len(),
+                "removed the upper copies of {} that the lower store has too, {}",
+                counted(self.optimised.len() as u64, "object"),
                 BinaryBytes(self.optimised.iter().map(|object| object.bytes).sum())
             )?;
         }
@@ -210,8 +210,8 @@ impl RemovedReport {
         }
         writeln!(
             out,
-            "{verb} leftovers: {temporary_directories} temporary directories, {lock_files} lock \
-             files, {whiteouts} whiteouts"
+            "{verb} leftovers: temporary directories {temporary_directories}, lock files {lock_files}, \
+             whiteouts {whiteouts}"
         )
     }
 }

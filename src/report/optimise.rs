@@ -4,7 +4,7 @@ use indicatif::BinaryBytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{LeftReport, ObjectReport, Outcome};
+use super::{LeftReport, ObjectReport, Outcome, counted};
 
 /// The result of `optimise`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -56,8 +56,8 @@ impl OptimiseReport {
         };
         writeln!(
             out,
-            "{verb} the upper copies of {} objects, {}; {} are free",
-            self.objects.len(),
+            "{verb} the upper copies of {}, {}; {} are free",
+            counted(self.objects.len() as u64, "object"),
             BinaryBytes(self.bytes),
             BinaryBytes(self.free)
         )?;

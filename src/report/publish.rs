@@ -3,7 +3,7 @@ use std::io::Write;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::Outcome;
+use super::{Outcome, counted};
 use crate::check::Finding;
 
 /// The result of `publish`.
@@ -81,9 +81,13 @@ impl PublishReport {
         if let Some(made) = self.generations.iter().find(made) {
             return writeln!(
                 out,
-                "{name}: generation {} is current: {} paths ({} new, {} left, {} changed), kept by {} \
-                 roots",
-                made.number, made.paths, made.added, made.left, made.changed, made.roots
+                "{name}: generation {} is current: {} ({} new, {} left, {} changed), kept by {}",
+                made.number,
+                counted(made.paths, "path"),
+                made.added,
+                made.left,
+                made.changed,
+                counted(made.roots, "root")
             );
         }
         for generation in &self.generations {
@@ -94,8 +98,9 @@ impl PublishReport {
             };
             writeln!(
                 out,
-                "{name}: generation {}{state}: {} paths",
-                generation.number, generation.paths
+                "{name}: generation {}{state}: {}",
+                generation.number,
+                counted(generation.paths, "path")
             )?;
         }
         if self.generations.is_empty() {

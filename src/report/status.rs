@@ -5,6 +5,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::counted;
 use crate::check::{Code, Finding, Severity};
 use crate::linux::clock;
 
@@ -263,13 +264,13 @@ impl StatusReport {
                 Some(gone) => format!("{gone} of them gone"),
                 None => "how many of them are gone is not known".to_owned(),
             };
-            let text = format!("{} paths {}, {gone}", warmed.paths, ago(warmed.time));
+            let text = format!("{} {}, {gone}", counted(warmed.paths, "path"), ago(warmed.time));
             line("last warmed", &text)?;
         }
         if let Some(collected) = self.collected {
             let text = format!(
-                "{} objects, {}, {} left, {}",
-                collected.objects,
+                "{}, {}, {} left, {}",
+                counted(collected.objects, "object"),
                 indicatif::BinaryBytes(collected.bytes),
                 collected.left,
                 ago(collected.time)

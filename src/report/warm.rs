@@ -1,6 +1,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
+use super::counted;
 use crate::warm::Warmed;
 
 /// The result of `warm`.
@@ -83,31 +84,30 @@ impl WarmReport {
             ..
         } = self;
         format!(
-            "{copied} paths copied ({references} references, {outputs} outputs); \
-             {present} already present"
+            "{} copied ({}, {}); {present} already present",
+            counted(*copied, "path"),
+            counted(*references, "reference"),
+            counted(*outputs, "output")
         )
     }
 
     fn write(&self, out: &mut dyn std::io::Write) -> std::io::Result<()> {
         if self.forgets {
-            return writeln!(out, "{} roots removed", self.forgotten);
+            return writeln!(out, "{} removed", counted(self.forgotten, "root"));
         }
         writeln!(out, "{}", self.summary())?;
         if self.invalid > 0 {
-            writeln!(out, "{} roots are not valid below", self.invalid)?;
+            writeln!(out, "{} left out: not valid below", counted(self.invalid, "root"))?;
         }
         if self.left_out > 0 {
-            let count = self.left_out;
-            writeln!(
-                out,
-                "{count} paths left out, whose metadata below is wrong:"
-            )?;
+            let paths = counted(self.left_out, "path");
+            writeln!(out, "{paths} left out, whose metadata below is wrong:")?;
             for wrong in &self.wrong {
                 writeln!(out, "  {wrong}")?;
             }
         }
         if self.kept > 0 {
-            writeln!(out, "{} roots keep them", self.kept)?;
+            writeln!(out, "kept by {}", counted(self.kept, "root"))?;
         }
         Ok(())
     }

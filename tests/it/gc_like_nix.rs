@@ -399,7 +399,7 @@ fn nix_s_own_collector_fails_where_this_one_works() {
         assert!(failed.stderr().contains("is not valid"), "{failed}");
         assert!(world.path(&upper).exists());
         let collected = world.overstore(["gc", "example"]).ok();
-        assert!(collected.starts_with("deleted 1 objects"), "{collected}");
+        assert!(collected.starts_with("deleted 1 object,"), "{collected}");
         assert!(!world.path(&upper).exists());
     }
 }
