@@ -24,7 +24,7 @@ in
     The directory that the generations are made in, and that consumers mount.
   '';
   schedule = key types.str "never" ''
-    When a generation is made by itself: a calendar event of systemd.
+    When generations are made: a calendar event of systemd.
   '';
   include = {
     all-valid = key types.bool "`false`" ''
@@ -32,7 +32,7 @@ in
       freed then.
     '';
     paths = key (types.listOf types.str) "none" ''
-      Paths of the live store, or links to some, which go in with all that they refer to.
+      Paths of the live store, or links to them, which go in with all that they refer to.
     '';
     roots = key (types.listOf types.str) "none; where nothing else is given, those of the live store" ''
       Directories of roots or profiles, of which the same is done.

@@ -118,7 +118,7 @@ in
       same later, beside its daemon.
     '';
     paths = key (types.listOf types.str) "none" ''
-      Paths of the lower store, or links to some, of whose closures it is done.
+      Paths of the lower store, or links to them, of whose closures it is done.
     '';
     roots = key (types.listOf types.str) "none" ''
       Directories of roots or profiles, of which it is done.
@@ -142,7 +142,7 @@ in
       Until this much is free there (`50G`), the oldest goes first.
     '';
     leftovers = key types.bool "`false`" ''
-      Whether objects go that neither database knows, also when it is run by hand.
+      Whether objects that neither database knows are deleted, also when it is run by hand.
     '';
     optimise = key types.bool "`false`" ''
       Whether what is in both layers is removed from the upper one first, where both

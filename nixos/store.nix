@@ -79,7 +79,7 @@ in
         default = [ ];
         example = [ "/run/current-system" ];
         description = ''
-          Paths of the lower store, or links to some. The metadata of their closures
+          Paths of the lower store, or links to them. The metadata of their closures
           is copied at boot, all at once, where Nix would do it path by path
           whenever it first meets one.
         '';
@@ -181,12 +181,12 @@ in
     collected = mkOption {
       type = types.bool;
       internal = true;
-      description = "Whether its garbage is collected by itself: whether overstore makes units for that.";
+      description = "Whether its garbage is collected on schedule: whether overstore makes units for that.";
     };
     refreshed = mkOption {
       type = types.bool;
       internal = true;
-      description = "Whether it is refreshed by itself: whether overstore makes units for that.";
+      description = "Whether it is refreshed on schedule: whether overstore makes units for that.";
     };
     real = mkOption {
       type = types.str;

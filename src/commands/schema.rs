@@ -8,9 +8,9 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    self, BugReport, CodesReport, ErrorReport, GcReport, ListReport, LowerCheckReport, OptimiseReport,
-    PublishReport, ReconcileReport, RefreshReport, Report, StatusReport, StoresReport, UrlReport,
-    WarmReport, WhyReport,
+    self, BugReport, CodesReport, ErrorReport, GcReport, ListReport, LowerCheckReport,
+    OptimiseReport, PublishReport, ReconcileReport, RefreshReport, Report, StatusReport,
+    StoresReport, UrlReport, WarmReport, WhyReport,
 };
 
 pub(super) fn run(arguments: &cli::Schema) -> Result<ExitCode, Failure> {

@@ -46,7 +46,7 @@ table! {
         /// `generations` and the link `current`. It is made if it is missing.
         #[schemars(required, example = "/srv/publications/main")]
         "publication" publication: String,
-        /// When a generation is made by itself: a calendar event of systemd. Default: never.
+        /// When generations are made: a calendar event of systemd. Default: never.
         #[schemars(example = &"daily")]
         "schedule" schedule: String,
         /// What goes into a generation. Default: what the live store's own roots reach.
@@ -68,7 +68,7 @@ table! {
         /// published is then freed while its generation is kept, and the next generation keeps it
         /// again: the store grows for ever. Default: `false`.
         "all-valid" all_valid: bool,
-        /// Paths of the live store, or links to some. Default: none.
+        /// Paths of the live store, or links to them. Default: none.
         #[schemars(example = ["/srv/profiles/team"])]
         "paths" paths: Vec<At<String>>,
         /// Directories of garbage-collector roots or profiles. Default: none; where nothing else is
@@ -108,7 +108,7 @@ pub struct Publication {
     pub store: PathBuf,
     /// The directory of the generations.
     pub directory: PathBuf,
-    /// When a generation is made by itself: a calendar event of systemd.
+    /// When generations are made: a calendar event of systemd.
     pub schedule: Option<String>,
     /// What goes into a generation.
     pub chosen: Chosen,
@@ -127,7 +127,7 @@ pub enum Chosen {
     AllValid,
     /// What is named.
     Named {
-        /// Store paths, or links to some. All have to be valid.
+        /// Store paths, or links to them. All have to be valid.
         paths: Vec<PathBuf>,
         /// Directories of roots or profiles. What is not valid of them is passed over.
         roots: Vec<PathBuf>,

@@ -57,9 +57,9 @@ table! {
         "daemon" daemon: RawDaemon,
         /// Metadata to copy from the lower store whenever the store is set up.
         "warm" warm: RawWarm,
-        /// When and how the garbage of the upper layer is collected by itself.
+        /// When and how the garbage of the upper layer is collected on schedule.
         "gc" gc: RawGc,
-        /// When and how the store is brought to what is below by itself.
+        /// When and how the store is brought to what is below on schedule.
         "refresh" refresh: RawRefresh,
         /// Other settings of Nix's store, passed on in the store URL.
         #[schemars(example = serde_json::json!({ "require-sigs": false }))]
@@ -137,7 +137,7 @@ table! {
     RawWarm {
         /// Whether everything that is valid below is copied. Default: `false`.
         "all" all: bool,
-        /// Paths of the lower store, or links to some, whose closures are copied. Default: none.
+        /// Paths of the lower store, or links to them, whose closures are copied. Default: none.
         #[schemars(example = ["/run/current-system"])]
         "paths" paths: Vec<At<String>>,
         /// Directories of garbage-collector roots or profiles: the closures of what these point to
@@ -150,7 +150,7 @@ table! {
 }
 
 table! {
-    /// When and how the garbage of the upper layer is collected by itself: see `overstore gc`. The
+    /// When and how the garbage of the upper layer is collected on schedule: see `overstore gc`. The
     /// store's units have a timer that does it.
     #[schemars(rename = "Gc")]
     RawGc {
@@ -167,7 +167,7 @@ table! {
         /// Until this is free there, the oldest first. Default: everything.
         #[schemars(example = &"50G")]
         "max-free" max_free: String,
-        /// Whether objects go that neither database knows, also when `overstore gc` is run by hand.
+        /// Whether objects that neither database knows are deleted, also when `overstore gc` is run by hand.
         /// Default: `false`.
         "leftovers" leftovers: bool,
         /// Whether what is in both layers is removed from the upper one first: see `overstore
@@ -177,7 +177,7 @@ table! {
 }
 
 table! {
-    /// When and how the store is brought to what is below by itself: see `overstore refresh`. The
+    /// When and how the store is brought to what is below on schedule: see `overstore refresh`. The
     /// store's units have a timer that does it.
     #[schemars(rename = "Refresh")]
     RawRefresh {

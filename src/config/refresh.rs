@@ -1,4 +1,4 @@
-//! `[refresh]`: a store brought to what is below by itself.
+//! `[refresh]`: a store brought to what is below on schedule.
 
 use super::RefreshByItself;
 use super::raw::RawRefresh;

@@ -65,9 +65,9 @@ pub struct Store {
     pub daemon: Option<Daemon>,
     /// `warm`: metadata to copy whenever the store is set up, if there is any.
     pub warm: Option<WarmAtUp>,
-    /// `gc`: how its garbage is collected by itself, if it is.
+    /// `gc`: how its garbage is collected on schedule, if it is.
     pub gc: Option<Gc>,
-    /// `refresh`: how it is brought to what is below by itself, if it is.
+    /// `refresh`: how it is brought to what is below on schedule, if it is.
     pub refresh: Option<RefreshByItself>,
     /// `parameters`: further settings of Nix's store, passed on in the store URL, in key order.
     pub parameters: Vec<(String, String)>,
@@ -128,7 +128,7 @@ pub struct WarmAtUp {
     pub keep: bool,
 }
 
-/// How the garbage of a store is collected by itself.
+/// How the garbage of a store is collected on schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gc {
     /// When: a calendar event of systemd; never by itself if `None`.
@@ -136,13 +136,13 @@ pub struct Gc {
     /// `older-than`, `min-free` and `max-free` as they are given on the command line, as far as they
     /// are given: each an option and its value.
     pub limits: Vec<(&'static str, String)>,
-    /// Whether objects go that neither database knows.
+    /// Whether objects that neither database knows are deleted.
     pub leftovers: bool,
     /// Whether it is optimised first.
     pub optimise: bool,
 }
 
-/// How a store is brought to what is below by itself.
+/// How a store is brought to what is below on schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshByItself {
     /// When: a calendar event of systemd; never by itself if `None`.

@@ -113,7 +113,10 @@ mod tests {
 
     #[test]
     fn what_never_ends_is_left() {
-        let said = shell("echo out; sleep 1000 & sleep 1000", Duration::from_millis(300));
+        let said = shell(
+            "echo out; sleep 1000 & sleep 1000",
+            Duration::from_millis(300),
+        );
         assert_eq!(said.output, b"out\n");
         assert!(said.status.is_none());
     }

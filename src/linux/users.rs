@@ -79,7 +79,11 @@ fn user(uid: u32) -> Option<(PathBuf, PathBuf)> {
     if IS_STATIC {
         let has_number = |entry: &[&[u8]]| entry.get(2).and_then(|it| number(it)) == Some(uid);
         let mut entry = entry(USERS, "passwd", &uid.to_string(), has_number).ok()??;
-        let mut field = |at: usize| Some(PathBuf::from(OsString::from_vec(std::mem::take(entry.get_mut(at)?))));
+        let mut field = |at: usize| {
+            Some(PathBuf::from(OsString::from_vec(std::mem::take(
+                entry.get_mut(at)?,
+            ))))
+        };
         return Some((field(5)?, field(6)?));
     }
     expect_file(USERS).ok()?;
@@ -184,10 +188,16 @@ mod tests {
         let text = b"root:x:0:0:root:/root:/bin/sh\n\nbroken\nnixbld:x:30000:a,b\n";
         let named = |name: &'static str| move |it: &[&[u8]]| it[0] == name.as_bytes();
         let found = entry_in(text, named("root")).unwrap();
-        assert_eq!((&found[5][..], &found[6][..]), (&b"/root"[..], &b"/bin/sh"[..]));
+        assert_eq!(
+            (&found[5][..], &found[6][..]),
+            (&b"/root"[..], &b"/bin/sh"[..])
+        );
         assert_eq!(entry_in(text, named("nixbld")).unwrap()[2], b"30000");
         assert_eq!(entry_in(text, named("nix")), None);
-        assert_eq!((number(b"30000"), number(b"-1"), number(b"")), (Some(30000), None, None));
+        assert_eq!(
+            (number(b"30000"), number(b"-1"), number(b"")),
+            (Some(30000), None, None)
+        );
     }
 
     /// What a static program reads is what the C library would say.

@@ -81,7 +81,11 @@ impl BugReport {
             serde_json::to_writer_pretty(&mut out, self)?;
             return writeln!(out);
         }
-        writeln!(out, "A bug report of overstore, made at {} (seconds since 1970)", self.time)?;
+        writeln!(
+            out,
+            "A bug report of overstore, made at {} (seconds since 1970)",
+            self.time
+        )?;
         for section in &self.sections {
             writeln!(out, "\n=== {}", section.title)?;
             if !section.text.is_empty() {

@@ -138,7 +138,11 @@ impl GcReport {
             "dropped"
         };
         if self.rows > 0 {
-            writeln!(out, "{verb} the metadata of {}", counted(self.rows, "lower object"))?;
+            writeln!(
+                out,
+                "{verb} the metadata of {}",
+                counted(self.rows, "lower object")
+            )?;
         }
         let verb = if self.dry_run {
             "would remove"

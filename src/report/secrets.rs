@@ -187,10 +187,19 @@ mod tests {
                 "access-tokens = github.com=a gitlab.com=b",
                 "access-tokens = ***",
             ),
-            ("s3://b?profile=x&secret-key=a&y=z", "s3://b?profile=x&secret-key=***&y=z"),
-            ("s3://b%3Fsecret%3Da%26y%3Dz", "s3://b%3Fsecret%3D***%26y%3Dz"),
+            (
+                "s3://b?profile=x&secret-key=a&y=z",
+                "s3://b?profile=x&secret-key=***&y=z",
+            ),
+            (
+                "s3://b%3Fsecret%3Da%26y%3Dz",
+                "s3://b%3Fsecret%3D***%26y%3Dz",
+            ),
             ("Authorization: Bearer a b", "Authorization: ***"),
-            ("{\"password\": \"a b\", \"x\": 1}", "{\"password\": \"***\", \"x\": 1}"),
+            (
+                "{\"password\": \"a b\", \"x\": 1}",
+                "{\"password\": \"***\", \"x\": 1}",
+            ),
             ("nix --access-token abc --x", "nix --access-token *** --x"),
             ("TOKEN=a PASSWD=b next", "TOKEN=*** PASSWD=*** next"),
             ("token = 'a b' # c", "token = '***' # c"),

@@ -264,7 +264,11 @@ impl StatusReport {
                 Some(gone) => format!("{gone} of them gone"),
                 None => "how many of them are gone is not known".to_owned(),
             };
-            let text = format!("{} {}, {gone}", counted(warmed.paths, "path"), ago(warmed.time));
+            let text = format!(
+                "{} {}, {gone}",
+                counted(warmed.paths, "path"),
+                ago(warmed.time)
+            );
             line("last warmed", &text)?;
         }
         if let Some(collected) = self.collected {

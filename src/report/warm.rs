@@ -97,7 +97,11 @@ impl WarmReport {
         }
         writeln!(out, "{}", self.summary())?;
         if self.invalid > 0 {
-            writeln!(out, "{} left out: not valid below", counted(self.invalid, "root"))?;
+            writeln!(
+                out,
+                "{} left out: not valid below",
+                counted(self.invalid, "root")
+            )?;
         }
         if self.left_out > 0 {
             let paths = counted(self.left_out, "path");

@@ -42,7 +42,9 @@ pub enum WarmError {
         source: io::Error,
     },
     /// What a lower store told is more than any has.
-    #[error("the lower store has more than overstore takes: over 4194304 paths, or 4 GiB of metadata")]
+    #[error(
+        "the lower store has more than overstore takes: over 4194304 paths, or 4 GiB of metadata"
+    )]
     TooMuch,
     /// The upper database loses what it had, again and again.
     #[error("rows of the upper database vanished again and again while the lower store was asked")]

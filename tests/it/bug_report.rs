@@ -25,7 +25,10 @@ fn broken(world: &World) {
         "/etc/overstore/remote.toml",
         "root = '/mnt/remote'\nlower-store = 'mounted-ssh-ng://nix:hunter1@builder'\nnonsense = 1\n",
     );
-    world.write("/etc/overstore/publications/main.toml", "# token = hunter2\n");
+    world.write(
+        "/etc/overstore/publications/main.toml",
+        "# token = hunter2\n",
+    );
     world.ok(["mkfifo", "/etc/overstore/pipe.toml"]);
     world.write(
         "/etc/nix/nix.conf",
@@ -40,9 +43,16 @@ fn everything_is_in_one_file_and_no_secret() {
     broken(&world);
     let made = world
         .overstore(["bug-report", "--json", "--output", "/tmp/report"])
-        .env("NIX_CONFIG", "access-tokens = github.com=hunter5\nkeep-outputs = true")
+        .env(
+            "NIX_CONFIG",
+            "access-tokens = github.com=hunter5\nkeep-outputs = true",
+        )
         .run();
-    assert_eq!((made.code(), made.stdout()), (Some(0), String::new()), "{made}");
+    assert_eq!(
+        (made.code(), made.stdout()),
+        (Some(0), String::new()),
+        "{made}"
+    );
     assert!(made.stderr().contains("Read it before"), "{made}");
     let file = world.path("/tmp/report").metadata().unwrap();
     assert_eq!((file.mode() & 0o7777, file.uid()), (0o600, 0));
@@ -54,17 +64,30 @@ fn everything_is_in_one_file_and_no_secret() {
     let report: Value = serde_json::from_str(&text).unwrap();
     let check = section(&report, "store example: check");
     assert_eq!(check["result"]["findings"][0]["code"], "mount-missing");
-    assert_eq!(section(&report, "store example: status")["result"]["mounted"], false);
+    assert_eq!(
+        section(&report, "store example: status")["result"]["mounted"],
+        false
+    );
     let wrong = section(&report, "store remote: check");
     assert_eq!(wrong["result"]["outcome"], "refused");
     let described = section(&report, "store remote: /etc/overstore/remote.toml");
-    assert!(described["text"].as_str().unwrap().contains("ssh-ng://***@builder"));
+    assert!(
+        described["text"]
+            .as_str()
+            .unwrap()
+            .contains("ssh-ng://***@builder")
+    );
     section(&report, "publication /etc/overstore/publications/main.toml");
     let pipe = section(&report, "store pipe: /etc/overstore/pipe.toml");
-    assert!(pipe["failure"].as_str().unwrap().contains("a named pipe"), "{pipe}");
+    assert!(
+        pipe["failure"].as_str().unwrap().contains("a named pipe"),
+        "{pipe}"
+    );
     let nix = section(&report, "Nix")["text"].as_str().unwrap();
     assert!(nix.contains("nix (Nix) 2."), "{nix}");
-    let settings = section(&report, "settings of Nix")["text"].as_str().unwrap();
+    let settings = section(&report, "settings of Nix")["text"]
+        .as_str()
+        .unwrap();
     for line in [
         "  sandbox = false\n",
         "  substituters = https://***@cache.example\n",
@@ -80,11 +103,20 @@ fn everything_is_in_one_file_and_no_secret() {
     assert!(kernel.contains("max_user_namespaces: "), "{kernel}");
 
     // As text, about one store, to standard output.
-    let shown = world.overstore(["bug-report", "--output", "-", "example"]).run();
-    assert_eq!((shown.code(), shown.stderr()), (Some(0), String::new()), "{shown}");
+    let shown = world
+        .overstore(["bug-report", "--output", "-", "example"])
+        .run();
+    assert_eq!(
+        (shown.code(), shown.stderr()),
+        (Some(0), String::new()),
+        "{shown}"
+    );
     let shown = shown.stdout();
     assert!(shown.contains("\n=== store example: check\n{\n"), "{shown}");
-    assert!(shown.contains("\n(not told: cannot run journalctl"), "{shown}");
+    assert!(
+        shown.contains("\n(not told: cannot run journalctl"),
+        "{shown}"
+    );
     assert!(!shown.contains("remote"), "{shown}");
 }
 

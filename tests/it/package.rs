@@ -158,9 +158,18 @@ fn the_crate_has_what_it_needs() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR"));
     for file in &files {
         let top = file.split('/').next().unwrap();
-        assert!(!["tests", "vm-tests", "target", "nixos"].contains(&top), "{file}");
+        assert!(
+            !["tests", "vm-tests", "target", "nixos"].contains(&top),
+            "{file}"
+        );
     }
-    for file in ["Cargo.lock", "README.md", "LICENSE-MIT", "docs/manual.md", "src/main.rs"] {
+    for file in [
+        "Cargo.lock",
+        "README.md",
+        "LICENSE-MIT",
+        "docs/manual.md",
+        "src/main.rs",
+    ] {
         assert!(files.contains(&file), "{file}: {files:?}");
     }
     // What the source has compiled in is in it, too.
@@ -182,9 +191,8 @@ fn the_crate_has_what_it_needs() {
 #[test]
 fn the_version_is_the_same_everywhere() {
     let version = env!("CARGO_PKG_VERSION");
-    let read = |name: &str| {
-        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
-    };
+    let read =
+        |name: &str| fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap();
     assert!(read("debian/changelog").starts_with(&format!("overstore ({version})")));
     let changes = read("CHANGELOG.md");
     let newest = changes.split("\n## [").nth(2).unwrap();

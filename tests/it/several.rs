@@ -137,11 +137,21 @@ fn several_stores_are_looked_at_one_after_the_other() {
         .iter()
         .map(|it| json!([it["store"], it["exit-code"]]))
         .collect();
-    assert_eq!(codes, [json!(["example", 0]), json!(["other", 3]), json!(["wrong", 2])]);
+    assert_eq!(
+        codes,
+        [
+            json!(["example", 0]),
+            json!(["other", 3]),
+            json!(["wrong", 2])
+        ]
+    );
     assert_eq!(told["stores"][0]["result"]["remounted"], true, "{refresh}");
     world.write("/etc/overstore/b.toml", "");
     let refused = world.overstore(["refresh", "a"]).run();
-    assert!(refused.stderr().contains("give one of these names: `b`, "), "{refused}");
+    assert!(
+        refused.stderr().contains("give one of these names: `b`, "),
+        "{refused}"
+    );
 }
 
 /// A name that is nearly right, a version that is the program's, and JSON where there is none.

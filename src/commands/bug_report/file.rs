@@ -4,9 +4,7 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{
-    AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat, unlinkat,
-};
+use rustix::fs::{AtFlags, CWD, Mode, OFlags, ResolveFlags, openat, openat2, statat, unlinkat};
 
 use crate::commands::Failure;
 use crate::escape::show_path;
@@ -30,8 +28,10 @@ pub(super) fn write(
         Failure::doing(what, error).remedy("name another file with `--output`, or `-` for none")
     };
     let Some(name) = path.file_name() else {
-        return Err(Failure::refused(format!("`{}` has no name of a file", show_path(path)))
-            .remedy("name a file with `--output`"));
+        return Err(
+            Failure::refused(format!("`{}` has no name of a file", show_path(path)))
+                .remedy("name a file with `--output`"),
+        );
     };
     let parent = match path.parent() {
         Some(parent) if parent != Path::new("") => parent,

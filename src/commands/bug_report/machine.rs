@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use crate::escape::{show, show_lines};
 use crate::linux::kernel_log::KernelLog;
+use crate::linux::programs;
 use crate::linux::regular_file;
 use crate::linux::root::System;
-use crate::linux::programs;
 use crate::overlayfs::mountinfo::MountInfo;
 use crate::report::Section;
 
@@ -61,7 +61,9 @@ const VARIABLES: [&str; 8] = [
 ];
 
 /// File systems whose mounts are told wherever they are.
-const FILE_SYSTEMS: [&str; 7] = ["overlay", "squashfs", "erofs", "nfs", "nfs4", "virtiofs", "9p"];
+const FILE_SYSTEMS: [&str; 7] = [
+    "overlay", "squashfs", "erofs", "nfs", "nfs4", "virtiofs", "9p",
+];
 
 /// Files that tell what a kernel permits.
 const LIMITS: [&str; 6] = [
@@ -87,12 +89,25 @@ pub(super) fn sections(system: &System, parts: &[PathBuf]) -> Vec<Section> {
         of_program(
             "units",
             "systemctl",
-            &["list-units", "--all", "--no-pager", "--plain", "--no-legend", "overstore*"],
+            &[
+                "list-units",
+                "--all",
+                "--no-pager",
+                "--plain",
+                "--no-legend",
+                "overstore*",
+            ],
         ),
         of_program(
             "journal",
             "journalctl",
-            &["--no-pager", "--quiet", "--output=short-iso", "--lines=300", "--unit=overstore*"],
+            &[
+                "--no-pager",
+                "--quiet",
+                "--output=short-iso",
+                "--lines=300",
+                "--unit=overstore*",
+            ],
         ),
     ]
 }
@@ -117,13 +132,21 @@ fn overstore() -> Section {
 fn kernel() -> Section {
     let uname = rustix::system::uname();
     let mut text = String::new();
-    for part in [uname.sysname(), uname.release(), uname.version(), uname.machine()] {
+    for part in [
+        uname.sysname(),
+        uname.release(),
+        uname.version(),
+        uname.machine(),
+    ] {
         // Writing to a String cannot fail.
         let _ = write!(text, "{} ", show(part.to_bytes()));
     }
     text.push('\n');
     let release = read(Path::new("/etc/os-release")).unwrap_or_default();
-    for line in release.lines().filter(|line| line.starts_with("PRETTY_NAME=")) {
+    for line in release
+        .lines()
+        .filter(|line| line.starts_with("PRETTY_NAME="))
+    {
         let _ = writeln!(text, "{line}");
     }
     for file in LIMITS {
@@ -139,7 +162,12 @@ fn kernel() -> Section {
     parameters.sort();
     for file in parameters {
         let content = read(&file).unwrap_or_else(|why| format!("({why})"));
-        let _ = writeln!(text, "{}: {}", show(file.as_os_str().as_bytes()), content.trim());
+        let _ = writeln!(
+            text,
+            "{}: {}",
+            show(file.as_os_str().as_bytes()),
+            content.trim()
+        );
     }
     Section::new("kernel", &text)
 }
@@ -207,7 +235,11 @@ fn settings() -> Section {
         }
     }
     if let Some(value) = std::env::var_os("NIX_CONFIG") {
-        let _ = write!(text, "NIX_CONFIG:\n{}", harmless(&show_lines(value.as_bytes())));
+        let _ = write!(
+            text,
+            "NIX_CONFIG:\n{}",
+            harmless(&show_lines(value.as_bytes()))
+        );
     }
     Section::new("settings of Nix", &text)
 }
@@ -237,7 +269,10 @@ fn mounts(system: &System, parts: &[PathBuf]) -> Section {
         Err(error) => return Section::new("mounts", "").failed(&error.to_string()),
     };
     let (mut shown, mut others) = (String::new(), 0);
-    for line in content.split(|byte| *byte == b'\n').filter(|it| !it.is_empty()) {
+    for line in content
+        .split(|byte| *byte == b'\n')
+        .filter(|it| !it.is_empty())
+    {
         let told = MountInfo::parse(line).is_ok_and(|mount| {
             let at = &mount.mount_point;
             let is_of_a_part = |part: &PathBuf| part.starts_with(at) || at.starts_with(part);
