@@ -117,7 +117,7 @@ fn everything_is_in_one_file_and_no_secret() {
         shown.contains("\n(not told: cannot run journalctl"),
         "{shown}"
     );
-    assert!(!shown.contains("remote"), "{shown}");
+    assert!(!shown.contains("=== store remote"), "{shown}");
 }
 
 /// The file is always new, and nothing leads to another place.

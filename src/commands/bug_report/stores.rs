@@ -85,13 +85,16 @@ fn look(title: String, command: &str, store: &OsStr) -> Section {
         Ok(said) => said,
         Err(error) => return Section::new(title, "").failed(&error.to_string()),
     };
-    let section = match serde_json::from_slice::<Value>(&said.output) {
-        Ok(result) => Section::new(title, "").result(result),
-        Err(_) => Section::new(title, &show_lines(&said.output)),
+    let result = serde_json::from_slice::<Value>(&said.output).ok();
+    let has_result = result.is_some();
+    let section = match result {
+        Some(result) => Section::new(title, "").result(result),
+        None => Section::new(title, &show_lines(&said.output)),
     };
     let errors = show_lines(&said.errors);
     match said.status {
-        Some(status) if status.success() && errors.is_empty() => section,
+        // With a result, the exit code says nothing more.
+        Some(_) if has_result && errors.is_empty() => section,
         Some(status) => section.failed(format!("{status}: {errors}").trim_end_matches([':', ' '])),
         None => section.failed(&format!(
             "it did not end within {} seconds: {errors}",
