@@ -33,6 +33,10 @@ const SIZES: [u32; 2] = [1_000, 1_000_000];
 /// How many turns, unless `OVERSTORE_BENCH_ROUNDS` says otherwise.
 const ROUNDS: u32 = 30;
 
+/// An image of a file system with nothing in it, in the scratch directory: the World has no program
+/// that makes one.
+const EMPTY: &str = "empty.ext4";
+
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
@@ -65,6 +69,11 @@ fn run() -> Result<()> {
     let scratch = tempfile::Builder::new()
         .prefix("bench-")
         .tempdir_in(&cache)?;
+    measure::time(
+        Command::new("mkfs.ext4")
+            .args(["-q".as_ref(), scratch.path().join(EMPTY).as_os_str()])
+            .arg("2G"),
+    )?;
     let rounds = std::env::var("OVERSTORE_BENCH_ROUNDS").unwrap_or_else(|_| ROUNDS.to_string());
     let measure = |world: &World, part: &str| measure(world, &cache, scratch.path(), &rounds, part);
     let part = std::env::var("OVERSTORE_BENCH_PART").unwrap_or_default();

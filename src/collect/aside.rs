@@ -132,23 +132,26 @@ impl Aside {
         Ok(())
     }
 
-    /// Deletes copies, by all processors. Killed in the middle, the next run goes on with them.
+    /// Gives copies up: [`empty`](Self::empty) deletes them, or the next run.
     ///
     /// # Errors
-    /// When one cannot be deleted.
-    pub(super) fn delete<'n>(
+    /// When the kernel will not.
+    pub(super) fn give_up<'n>(
         &self,
         names: impl Iterator<Item = &'n str>,
     ) -> Result<(), CollectError> {
-        let names: Vec<&str> = names.collect();
-        for name in &names {
+        for name in names {
             rename(&self.replaced, &self.removed, name)?;
         }
-        delete_all(&self.removed, &names)
+        Ok(())
     }
 
-    /// Deletes what earlier runs were deleting, or had not finished.
-    fn empty(&self) -> Result<(), CollectError> {
+    /// Deletes what was given up, and what earlier runs had not finished, by all processors. Killed in
+    /// the middle, the next run goes on with it.
+    ///
+    /// # Errors
+    /// When something cannot be deleted.
+    pub(super) fn empty(&self) -> Result<(), CollectError> {
         for layer in [&self.removed, &self.carried] {
             let mut names = Vec::new();
             layer.each(|name| {

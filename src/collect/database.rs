@@ -109,6 +109,16 @@ impl UpperRows {
         })
     }
 
+    /// Gives SQLite this much memory for pages, in KiB, where rows are asked for in no order.
+    ///
+    /// # Errors
+    /// When SQLite will not.
+    pub(crate) fn keep_pages(&self, kibibytes: u32) -> Result<(), LowerError> {
+        self.connection
+            .pragma_update(Some("upper"), "cache_size", -i64::from(kibibytes))
+            .map_err(|error| self.database.error(error))
+    }
+
     /// Reads which rows there are: only then they have nodes.
     ///
     /// # Errors

@@ -150,6 +150,7 @@ impl Optimiser<'_> {
             layers,
             merged: &merged,
             aside: Aside::open(self.store, self.system)?,
+            space: Space::new(&layers.upper),
             done: Optimised::default(),
         };
         let most = descriptors::allow(BATCH);
@@ -161,6 +162,9 @@ impl Optimiser<'_> {
             let (batch, _) = rest.split_at(rest.len().min(most));
             rest = &rest[work.batch(batch, tell)?..];
         }
+        // Only now: while ext4 remembers files that were just deleted, it takes long to make the locks
+        // of the next batch.
+        work.aside.empty()?;
         let mut done = work.done;
         done.free = layers.upper.free()?;
         Ok(done)
@@ -205,6 +209,9 @@ struct Work<'a> {
     layers: &'a Layers,
     merged: &'a Merged,
     aside: Aside,
+    /// What goes of the upper layer: one for all of it, since the first file with several links has all
+    /// of `.links` read.
+    space: Space<'a>,
     done: Optimised,
 }
 
@@ -251,7 +258,7 @@ impl Work<'_> {
         }
         if !put_aside.is_empty() {
             self.show()?;
-            self.delete(put_aside)?;
+            self.give_up(put_aside)?;
         }
         for _ in 0..end {
             tell(Step::Done);
@@ -282,13 +289,13 @@ impl Work<'_> {
             }
         }
         self.show()?;
-        self.delete(put_aside)
+        self.give_up(put_aside)
     }
 
     /// Puts an upper copy aside.
     fn put_aside(&mut self, path: StorePath) -> Result<Option<PutAside>, CollectError> {
         let upper = &self.layers.upper;
-        let bytes = Space::new(upper).of(&path)?;
+        let bytes = self.space.of(&path)?;
         if !self.aside.put(upper, path.as_str())? {
             self.done.left.push((path, Left::Earlier));
             return Ok(None);
@@ -322,8 +329,8 @@ impl Work<'_> {
         Ok(judge.difference(layers, path, rows, comparer).is_some())
     }
 
-    /// Deletes those copies that do not show any more and that nobody uses.
-    fn delete(&mut self, put_aside: Vec<(StorePath, u64)>) -> Result<(), CollectError> {
+    /// Gives those copies up that do not show any more and that nobody uses.
+    fn give_up(&mut self, put_aside: Vec<(StorePath, u64)>) -> Result<(), CollectError> {
         let names = put_aside.iter().map(|(path, _)| path.as_str()).collect();
         let copies = Copies {
             aside: self.aside.replaced(),
@@ -350,7 +357,7 @@ impl Work<'_> {
             }
         }
         self.aside
-            .delete(unused.iter().map(|(path, _)| path.as_str()))?;
+            .give_up(unused.iter().map(|(path, _)| path.as_str()))?;
         self.done.objects.extend(unused);
         Ok(())
     }

@@ -95,6 +95,11 @@ impl Reader<'_> {
             }
             let here = path.join(OsStr::from_bytes(name.to_bytes()));
             let look = || -> Result<Option<FileType>, Errno> {
+                match entry.file_type() {
+                    // Not every file system says it while it lists.
+                    FileType::Unknown => {}
+                    known => return Ok(Some(known)),
+                }
                 match rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW) {
                     Ok(stat) => Ok(Some(FileType::from_raw_mode(stat.st_mode))),
                     // Gone meanwhile.

@@ -19,6 +19,8 @@ use crate::nix::store_path::StorePath;
 /// So many objects are looked up one by one, or this part of all rows.
 const FEW: u64 = 1_000;
 const SMALL_PART: u64 = 32;
+/// Memory for pages of the upper database, in KiB: all of one with 50,000 rows.
+const PAGES: u32 = 32 << 10;
 
 /// A root that keeps an object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,6 +89,7 @@ fn search(
     if layers.lower.has(path.as_str())? && !is_above(path)? {
         return Ok(Why::Below);
     }
+    rows.keep_pages(PAGES)?;
     let mut kept = Vec::new();
     let mut keepers = Keepers::new(rows, keep)?;
     // Each object seen, and what of those before it is kept by it.

@@ -192,14 +192,17 @@ pub(crate) fn print<T: Serialize>(
     json: bool,
     text: impl FnOnce(&mut dyn Write) -> io::Result<()>,
 ) -> io::Result<()> {
-    let mut out = anstream::stdout().lock();
+    // Standard output by itself writes line by line, and a long result has many.
     if json {
+        let mut out = io::BufWriter::new(io::stdout().lock());
         serde_json::to_writer_pretty(&mut out, result)?;
         writeln!(out)?;
+        out.flush()
     } else {
+        let mut out = io::BufWriter::new(anstream::stdout().lock());
         text(&mut out)?;
+        out.flush()
     }
-    out.flush()
 }
 
 /// How many there are of something: `1 object`, `2 objects`.
