@@ -14,6 +14,7 @@ use crate::collecting::{self, Collecting};
 use crate::generator::Result;
 use crate::measure;
 use crate::metadata::{self, Metadata};
+use crate::own::{self, Own};
 use crate::refreshing::{self, Refreshing};
 use crate::setup::{self, Setup};
 
@@ -26,6 +27,7 @@ pub struct Results {
     pub metadata: Option<Metadata>,
     pub collecting: Option<Collecting>,
     pub refreshing: Option<Refreshing>,
+    pub own: Option<Own>,
     pub cache: Option<Vec<cache::Work>>,
 }
 
@@ -57,6 +59,7 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
     let refreshing = is_wanted("refreshing")
         .then(|| refreshing::measure(&disk))
         .transpose()?;
+    let own = is_wanted("own").then(|| own::measure(&disk)).transpose()?;
     let cache = is_wanted("path-info-cache")
         .then(|| cache::measure(&disk))
         .transpose()?;
@@ -70,6 +73,7 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
         metadata,
         collecting,
         refreshing,
+        own,
         cache,
     })
 }

@@ -17,6 +17,7 @@ mod inside;
 mod machine;
 mod measure;
 mod metadata;
+mod own;
 mod plot;
 mod refreshing;
 mod setup;
@@ -60,7 +61,8 @@ fn run() -> Result<()> {
     let more = metadata::recipes()
         .chain([metadata::above()])
         .chain(collecting::recipes())
-        .chain(refreshing::recipes());
+        .chain(refreshing::recipes())
+        .chain(own::recipes());
     for recipe in recipes().chain(more) {
         eprintln!("lower store of {} paths", recipe.paths);
         recipe.cached()?;
@@ -83,6 +85,7 @@ fn run() -> Result<()> {
         metadata,
         collecting,
         refreshing,
+        own,
         cache: older,
     } = measure(&world, &part)?;
     let machine = machine::describe(&world)?;
@@ -102,6 +105,10 @@ fn run() -> Result<()> {
     if let Some(refreshing) = refreshing {
         let text = document::refreshing(&refreshing);
         document::write("refreshing", &format!("{machine}\n{text}"))?;
+    }
+    if let Some(own) = own {
+        let text = document::own(&own);
+        document::write("own", &format!("{machine}\n{text}"))?;
     }
     if let Some(older) = older {
         let mut versions = vec![(world.ok(["nix", "--version"]), older)];

@@ -27,12 +27,27 @@ use crate::sqlite::open::{self, OpenError};
 /// How long a Nix that has the database open may keep it locked.
 const BUSY: Duration = Duration::from_secs(60);
 
+/// What is kept free on the file system for Nix's collector, by a file that it then deletes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reserve {
+    /// The space that Nix keeps.
+    Space,
+    /// Nothing: the file is a hole, with which Nix is content. For a store that is never collected
+    /// because it is gone before.
+    Nothing,
+}
+
 /// Makes the upper database in `${state}/db`, which exists, or finishes one whose making was
 /// interrupted. `waiting` is called once if another process holds Nix's lock for more than a second.
 ///
 /// # Errors
 /// When the machine could not do it.
-pub(super) fn make(state: &Path, wal: bool, waiting: &mut dyn FnMut(&str)) -> Result<(), Error> {
+pub(super) fn make(
+    state: &Path,
+    wal: bool,
+    reserve: Reserve,
+    waiting: &mut dyn FnMut(&str),
+) -> Result<(), Error> {
     let path = state.join(layout::DATABASE_DIRECTORY);
     let directory = walked(&path, safe_path::directory(&path, Symlinks::Refuse))?
         .open()
@@ -45,7 +60,7 @@ pub(super) fn make(state: &Path, wal: bool, waiting: &mut dyn FnMut(&str)) -> Re
     let Some(_lock) = making.lock(waiting)? else {
         return Ok(());
     };
-    making.reserve()?;
+    making.reserve(reserve)?;
     making.database()?;
     making.schema()
 }
@@ -95,9 +110,12 @@ impl Making {
     }
 
     /// Makes `reserved`. It need not be synced: Nix makes it again when it is missing.
-    fn reserve(&self) -> Result<(), Error> {
+    fn reserve(&self, what: Reserve) -> Result<(), Error> {
         let path = self.path.join("reserved");
         let file = self.own_file("reserved", OFlags::WRONLY)?;
+        if what == Reserve::Nothing {
+            return rustix::fs::ftruncate(&file, RESERVED_SIZE).doing("enlarge", &path);
+        }
         match rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, RESERVED_SIZE) {
             Err(Errno::OPNOTSUPP) => fill(&mut File::from(file)).doing("write", &path),
             result => result.doing("allocate", &path),

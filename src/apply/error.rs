@@ -7,6 +7,7 @@ use rusqlite::ErrorCode;
 
 use super::mount_failure::{MountFailure, needs_root};
 use crate::escape::show_path;
+use crate::linux::exhaustion;
 use crate::linux::safe_path::Obstacle;
 use crate::lower::LowerError;
 use crate::remedy::{self, HasRemedy, Remedy, command};
@@ -150,6 +151,10 @@ impl HasRemedy for Error {
                 Remedy::say("see what it is, and unmount it if nobody needs it")
                     .run(command!["findmnt", path])
                     .run(command!["umount", path])
+            }
+            // Of a thread that was to be started.
+            Error::Io { source, .. } if source.kind() == ErrorKind::WouldBlock => {
+                exhaustion::too_many_processes().1
             }
             Error::Io { path, source, .. } => remedy::of_file_system(source.kind(), path),
             Error::Replaced(_) => {

@@ -133,8 +133,9 @@ impl Layers {
             Err(held_paths::Error::Replaced(path)) => Err(Error::Replaced(path)),
             Err(held_paths::Error::Path { path, obstacle }) => Err(Error::Path { path, obstacle }),
             Err(held_paths::Error::Nested { .. }) => Err(refused(Errno::INVAL, log, None)),
-            Err(error @ held_paths::Error::System { .. }) => {
-                Err(io::Error::other(error)).doing("mount an overlay at", &overlay.real)
+            Err(held_paths::Error::System { action, source }) => {
+                let what = format!("cannot {action}: {source}");
+                Err(io::Error::new(source.kind(), what)).doing("mount an overlay at", &overlay.real)
             }
         }
     }

@@ -87,7 +87,7 @@ impl HasRemedy for RemountError {
 /// # Errors
 /// See [`RemountError`].
 pub(crate) fn remount(system: &System, directory: &Path) -> Result<(), RemountError> {
-    users::unshare_mounts().map_err(RemountError::Namespace)?;
+    users::unshare_mounts().map_err(|errno| RemountError::Namespace(errno.into()))?;
     // Walked in the new namespace: only its own mounts can be remounted.
     let opened = std::path::absolute(directory)
         .and_then(|path| Ok(safe_path::directory(&path, Symlinks::Refuse)?))

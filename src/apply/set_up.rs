@@ -68,7 +68,11 @@ impl SetUp<'_> {
         work: &mut Work<'_>,
         upper_lock: &mut Option<DirectoryLock>,
     ) -> Result<Observed, Stop> {
-        let observed = self.observe(Depth::Up)?;
+        let observed = self.observe(match self.lasts {
+            true => Depth::Up,
+            // Nobody else is at it, and what the kernel would refuse is asked where it does.
+            false => Depth::UpLocked,
+        })?;
         let planned = plan(self.store, &observed, self.allowed);
         if planned.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
             return Ok(observed);
@@ -87,7 +91,33 @@ impl SetUp<'_> {
             Err(findings) => return Err(Stop::Refused(findings, is_mounted(&observed))),
         };
         let _turn = self.lock(&first, work, upper_lock)?;
-        self.run_locked(work, observed.refused)
+        let ended = match self.lasts {
+            true => {
+                let refused = observed.refused;
+                let observed = self.observe(Depth::UpLocked)?;
+                self.run_locked(
+                    work,
+                    Observed {
+                        refused,
+                        ..observed
+                    },
+                )
+            }
+            false => self.run_locked(work, observed),
+        };
+        match ended {
+            Err(Stop::Failed(error)) if !self.lasts => {
+                Err(self.why_refused().unwrap_or(error.into()))
+            }
+            ended => ended,
+        }
+    }
+
+    /// What stands in the way of a set-up that has failed, if that can be told.
+    fn why_refused(&self) -> Option<Stop> {
+        let observed = self.observe(Depth::Up).ok()?;
+        let findings = plan(self.store, &observed, self.allowed).err()?;
+        Some(Stop::Refused(findings, is_mounted(&observed)))
     }
 
     /// Takes the lock of those who set this store up, which is released when the result is dropped, and
@@ -108,12 +138,7 @@ impl SetUp<'_> {
     }
 
     /// Does what is left to be done, now that nobody else is at it.
-    /// The kernel was asked before why it would refuse to mount.
-    fn run_locked(&self, work: &mut Work<'_>, refused: Option<String>) -> Result<Observed, Stop> {
-        let observed = Observed {
-            refused,
-            ..self.observe(Depth::UpLocked)?
-        };
+    fn run_locked(&self, work: &mut Work<'_>, observed: Observed) -> Result<Observed, Stop> {
         let plan = plan(self.store, &observed, self.allowed)
             .map_err(|findings| Stop::Refused(findings, is_mounted(&observed)))?;
         work.apply(&plan.steps, &observed)?;

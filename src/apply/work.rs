@@ -2,11 +2,12 @@
 
 use std::path::Path;
 
+use super::database::{self, Reserve};
 use super::directory;
 use super::durable::Unsynced;
 use super::error::{Error, walked};
 use super::progress::{Progress, Tell};
-use super::{database, generation, hook, links, marks, memory, mount, state};
+use super::{generation, hook, links, marks, memory, mount, state};
 use crate::compare::Identity;
 use crate::config::Store;
 use crate::linux::root::System;
@@ -28,6 +29,8 @@ pub(crate) struct SetUp<'a> {
     pub allowed: Allowed,
     /// Whether the mount is for everybody and is remembered, or for this mount namespace alone.
     pub remember: bool,
+    /// Whether the store outlives the processes that it is set up for.
+    pub lasts: bool,
 }
 
 /// A set-up under way.
@@ -138,7 +141,11 @@ impl<'a> Work<'a> {
             }
             Step::MakeState { state, new } => state::make(state, *new, unsynced)?,
             Step::MakeDatabase { state, wal } => {
-                database::make(state, *wal, &mut |holder| {
+                let reserve = match self.set_up.lasts {
+                    true => Reserve::Space,
+                    false => Reserve::Nothing,
+                };
+                database::make(state, *wal, reserve, &mut |holder| {
                     (self.tell)(Progress::Waiting(holder))
                 })?;
             }

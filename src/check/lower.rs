@@ -373,7 +373,8 @@ fn root_of(store_directory: &Path) -> Option<&Path> {
     }
 }
 
-fn silent(socket: &Path, why: &Fault) -> Finding {
+/// A daemon does not answer, or not as one.
+pub(crate) fn silent(socket: &Path, why: &Fault) -> Finding {
     Finding::at(Code::LowerDaemonSilent, socket)
         .expected("the answer of a Nix daemon")
         .found(&*why.what)

@@ -25,7 +25,7 @@ pub use code::Code;
 pub(crate) use code::{Declaration, StopsUp};
 pub use finding::Severity;
 pub(crate) use finding::{Finding, Part};
-pub(crate) use lower::for_owner;
+pub(crate) use lower::{for_owner, silent as silent_daemon};
 pub(crate) use publication::{generation, lacking};
 
 use std::path::Path;

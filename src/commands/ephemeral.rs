@@ -1,24 +1,22 @@
 //! `overstore exec --ephemeral`: a new store for one command, gone with it.
 
-use std::io::{self, PipeReader, PipeWriter, Read, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use rustix::fs::{FlockOperation, XattrFlags, flock, setxattr};
-use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
-use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
-use signal_hook::low_level;
+use rustix::mount::{UnmountFlags, unmount};
 
 use super::exec::{self, SET_UP_FAILED};
-use super::{Failure, print_error, private, warm};
+use super::private::{self, Lasts};
+use super::{Failure, pid_namespace, print_error, warm};
 use crate::cli;
 use crate::config::{self, Store, WarmAtUp};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{mount_points, namespaces, removal, users};
+use crate::linux::{id_map, namespaces, removal};
 use crate::observe;
 use crate::remedy::Fault;
 use crate::report::WarmReport;
@@ -27,17 +25,11 @@ use crate::systemd::notify::ServiceManager;
 /// The name of such a store.
 const NAME: &str = "ephemeral";
 
-/// Where it is, in namespaces of its own.
+/// Where it is, in namespaces of its own, if nothing is there.
 const IN_MEMORY: &str = "/overstore";
 
 /// What the names of directories begin with that hold such stores.
 const PREFIX: &str = "ephemeral-";
-
-/// Signals that are passed on to the command. A terminal sends it those of its keys itself.
-const PASSED_ON: [i32; 4] = [SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];
-
-/// The exit code of process 1 if the process ended that started it.
-const ABANDONED: u8 = 125;
 
 pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
     let can_mount = namespaces::can_mount().unwrap_or(false);
@@ -50,11 +42,12 @@ pub(super) fn run(arguments: &cli::Exec) -> Result<ExitCode, Failure> {
             return Ok(ExitCode::from(SET_UP_FAILED));
         }
     };
-    match run_in_processes_of_its_own(&arguments.command, &store) {
+    let mut command = exec::command(&arguments.command, &store);
+    command.env("NIX_CACHE_HOME", store.upper_layer.with_file_name("cache"));
+    match pid_namespace::run(&mut command) {
         Ok(code) => Ok(code),
-        Err(error) => {
-            let what = format!("cannot run the command in a PID namespace of its own: {error}");
-            print_error(None, &Fault::new(what));
+        Err(fault) => {
+            print_error(None, &fault);
             Ok(ExitCode::from(SET_UP_FAILED))
         }
     }
@@ -87,17 +80,28 @@ fn set_up(
     can_mount: bool,
 ) -> Result<(Store, Place), Stop> {
     // What is wrong with it is said before anything is made.
-    let lower = describe(arguments, Path::new(IN_MEMORY))?.lower;
+    let memory = in_memory();
+    let mut store = describe(arguments, &memory)?;
     if !can_mount {
-        exec::refuse_foreign_lower(&lower)?;
+        exec::refuse_foreign_lower(&store.lower)?;
     }
     private::namespaces(can_mount)?;
-    let place = Place::make(directory, can_mount)?;
-    let store = describe(arguments, &place.path)?;
-    if let Some(own) = &store.own {
-        private::place(&store, own)?;
+    let further = match directory {
+        None => &[memory.as_path()][..],
+        Some(_) => &[],
+    };
+    let covered = match &store.own {
+        Some(own) => Some(private::make_room(&store, own, further)?),
+        None => None,
+    };
+    let place = Place::make(directory, memory)?;
+    if place.files {
+        store = describe(arguments, &place.path)?;
     }
-    private::set_up(&store, arguments.allowed.into())?;
+    if let Some(covered) = covered {
+        private::show_lower(&store, covered)?;
+    }
+    private::set_up(&store, arguments.allowed.into(), Lasts::No)?;
     if !arguments.warm.is_empty() {
         let wanted = WarmAtUp {
             all: false,
@@ -137,15 +141,13 @@ struct Place {
 }
 
 impl Place {
-    /// Makes an empty one.
-    fn make(directory: Option<&Path>, can_mount: bool) -> Result<Place, Fault> {
-        if directory.is_none() {
-            let path = Path::new(IN_MEMORY);
-            mount_points::make(path).map_err(|error| private::doing("make", path, error))?;
-            if takes_marks(path, can_mount) {
-                let path = path.to_owned();
-                return Ok(Place { path, files: false });
-            }
+    /// An empty one: in `memory`, where that can serve and no directory is given.
+    fn make(directory: Option<&Path>, memory: PathBuf) -> Result<Place, Fault> {
+        if directory.is_none() && takes_marks(&memory) {
+            return Ok(Place {
+                path: memory,
+                files: false,
+            });
         }
         let default = || match observe::own_caches() {
             Some(directory) => directory,
@@ -235,120 +237,22 @@ fn lock(path: &Path) -> io::Result<Option<std::os::fd::OwnedFd>> {
     }
 }
 
+/// A path at the top where nothing is: inside of such a store there is that one already.
+fn in_memory() -> PathBuf {
+    let mut path = PathBuf::from(IN_MEMORY);
+    while path.symlink_metadata().is_ok() {
+        path.as_mut_os_string().push("-inside");
+    }
+    path
+}
+
 /// Whether OverlayFS's marks can be set there. Tried, because which file systems take them in memory,
 /// and in user namespaces, is different from kernel to kernel.
-fn takes_marks(directory: &Path, can_mount: bool) -> bool {
-    let name = match can_mount {
+fn takes_marks(directory: &Path) -> bool {
+    let name = match id_map::is_first_of_users() {
         true => "trusted.overlay.overstore",
         false => "user.overlay.overstore",
     };
     setxattr(directory, name, b"y", XattrFlags::empty()).is_ok()
         && rustix::fs::removexattr(directory, name).is_ok()
-}
-
-/// Runs a command in a PID namespace of its own and gives its exit code; where it was ended by a
-/// signal, so is this process. All that it has started ends with it, and with this process.
-fn run_in_processes_of_its_own(
-    words: &[std::ffi::OsString],
-    store: &Store,
-) -> io::Result<ExitCode> {
-    let mut command = exec::command(words, store);
-    command.env("NIX_CACHE_HOME", store.upper_layer.with_file_name("cache"));
-    let (alive, still_here) = io::pipe()?;
-    let (mut result, tells) = io::pipe()?;
-    let mut pipes = Some((alive, still_here, result.try_clone()?, tells));
-    let init = users::start_process_1(|| match pipes.take() {
-        Some((alive, still_here, result, tells)) => {
-            drop((still_here, result));
-            process_1(&mut command, alive, tells)
-        }
-        None => SET_UP_FAILED,
-    })?;
-    let Some((_, _still_here, _, _)) = pipes.take() else {
-        return Err(io::Error::other("its pipes are closed"));
-    };
-    for signal in [SIGINT, SIGQUIT] {
-        // The terminal sends it to the command too, which decides.
-        let ignored = std::sync::Arc::default();
-        signal_hook::flag::register(signal, ignored)?;
-    }
-    let init = Pid::from_raw(init.cast_signed());
-    pass_on(init)?;
-    let mut told = [0; 5];
-    let told = result.read_exact(&mut told).is_ok().then_some(told);
-    while let Err(rustix::io::Errno::INTR) = waitpid(init, WaitOptions::empty()) {}
-    match told {
-        Some([0, code @ ..]) => {
-            let code = i32::from_ne_bytes(code);
-            Ok(ExitCode::from(u8::try_from(code).unwrap_or(u8::MAX)))
-        }
-        Some([_, signal @ ..]) => {
-            low_level::emulate_default_handler(i32::from_ne_bytes(signal))?;
-            Ok(ExitCode::from(SET_UP_FAILED))
-        }
-        None => Err(io::Error::other("its process 1 was killed")),
-    }
-}
-
-/// Passes signals on to a process from now on.
-fn pass_on(to: Option<Pid>) -> io::Result<()> {
-    for number in PASSED_ON {
-        let (mut arrived, handler) = io::pipe()?;
-        low_level::pipe::register(number, std::os::fd::OwnedFd::from(handler))?;
-        let signal = Signal::from_named_raw(number);
-        std::thread::spawn(move || {
-            while arrived.read_exact(&mut [0]).is_ok() {
-                if let (Some(to), Some(signal)) = (to, signal) {
-                    // It may have ended.
-                    let _ = kill_process(to, signal);
-                }
-            }
-        });
-    }
-    Ok(())
-}
-
-/// Process 1 of the PID namespace: starts the command, reaps whatever ends, and ends with the command,
-/// or with the process that started it, of which `alive` tells. `tells` is told how the command ended.
-fn process_1(command: &mut Command, mut alive: PipeReader, mut tells: PipeWriter) -> u8 {
-    // Where the namespace shows only parts of /proc, as in containers, that stays as it is.
-    let _ = mount("proc", "/proc", "proc", MountFlags::empty(), None);
-    let child = match command.spawn() {
-        Ok(child) => child,
-        Err(error) => {
-            let code = exec::not_run(&error, command);
-            tell(&mut tells, 0, code.into());
-            return code;
-        }
-    };
-    std::thread::spawn(move || {
-        let _ = alive.read(&mut [0]);
-        std::process::exit(ABANDONED.into());
-    });
-    let child = Pid::from_raw(child.id().cast_signed());
-    if pass_on(child).is_err() {
-        return SET_UP_FAILED;
-    }
-    loop {
-        match wait(WaitOptions::empty()) {
-            Ok(Some((ended, status))) if Some(ended) == child => {
-                match (status.exit_status(), status.terminating_signal()) {
-                    (Some(code), _) => tell(&mut tells, 0, code),
-                    (_, Some(signal)) => tell(&mut tells, 1, signal),
-                    _ => continue,
-                }
-                return 0;
-            }
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return SET_UP_FAILED,
-        }
-    }
-}
-
-/// Tells how the command ended: by itself (0, with its exit code) or by a signal (1, with its number).
-fn tell(to: &mut PipeWriter, how: u8, number: i32) {
-    let mut text = vec![how];
-    text.extend(number.to_ne_bytes());
-    // Nobody is there to be told of it.
-    let _ = to.write_all(&text);
 }

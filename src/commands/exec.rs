@@ -8,14 +8,15 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
-use super::{Failure, load, print_error, private};
+use super::private::{self, Entered, Lasts};
+use super::{Failure, load, print_error};
 use crate::cli::{self, Exec, RootArgument, StoreArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{namespaces, regular_file, users};
+use crate::linux::{exhaustion, id_map, namespaces, regular_file, users};
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
@@ -56,8 +57,11 @@ fn set_up(
 ) -> Result<(), Fault> {
     // Of several that start at once, one sets up, and the others find what it made.
     let _turn = private::turn(system, store)?;
-    private::enter(system, store, can_mount)?;
-    private::set_up(store, allowed.into())
+    match private::enter(system, store, can_mount)? {
+        // Who made it has looked at it.
+        Entered::Joined => Ok(()),
+        Entered::Begun => private::set_up(store, allowed.into(), Lasts::Yes),
+    }
 }
 
 /// The shell of the one who runs this.
@@ -95,9 +99,10 @@ pub(super) fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
         return Ok(());
     }
     let failure = Failure::refused(format!(
-        "the lower store's database {} belongs to user {owner}, and Nix, run by user {user}, would \
-         open it for writing",
-        show_path(&database)
+        "the lower store's database {} belongs to {}, and Nix, run by {}, would open it for writing",
+        show_path(&database),
+        users::in_words(owner),
+        users::in_words(user)
     ));
     let daemon = Remedy::say("use its daemon").and_set("lower-store", "\"daemon\"");
     Err(failure.remedy(
@@ -134,7 +139,9 @@ pub(super) fn not_run(error: &io::Error, command: &Command) -> u8 {
         print_error(None, &Fault::new(format!("there is no command {program}")));
         NOT_FOUND
     } else {
-        print_error(None, &Fault::new(format!("cannot run {program}: {error}")));
+        let remedy = exhaustion::remedy_of_processes(error);
+        let what = format!("cannot run {program}: {error}");
+        print_error(None, &Fault::new(what).remedy(remedy));
         CANNOT_RUN
     }
 }
@@ -189,6 +196,11 @@ fn settings(store: &Store, url: &str) -> String {
     let mut settings = format!("store = {url}\nextra-experimental-features = {features}\n");
     if !store.use_sqlite_wal {
         settings.push_str("use-sqlite-wal = false\n");
+    }
+    // Root of a container without capabilities is alone in its user namespace, and Nix, run by root,
+    // would give the store to a group that has no number there, and change its own groups.
+    if rustix::process::geteuid().is_root() && !id_map::maps_others() {
+        settings.push_str("build-users-group =\nrequire-drop-supplementary-groups = false\n");
     }
     settings
 }

@@ -13,6 +13,7 @@ mod hashing;
 mod manual;
 mod new;
 mod optimise;
+mod pid_namespace;
 mod plan;
 mod private;
 mod progress;

@@ -1,22 +1,24 @@
 //! Private set-ups: a store in namespaces that only one user's processes are in.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
+use rustix::fs::CWD;
 use rustix::io::Errno;
-use rustix::mount::mount_bind_recursive;
+use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
 
 use super::Loaded;
 use super::failure::Failure;
 use crate::apply::{self, DirectoryLock, End, Ended, Progress, SetUp};
 use crate::check::{self, Severity};
-use crate::config::{Own, Store};
+use crate::config::{Lower, MetadataSource, Own, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{locks, mount_points, namespaces, processes};
+use crate::linux::{exhaustion, forbidden, locks, mount_points, namespaces, processes};
 use crate::observe::{self, Member};
 use crate::plan::Allowed;
 use crate::records::LockFile;
@@ -24,12 +26,29 @@ use crate::remedy::{Fault, Remedy};
 use crate::report;
 use crate::systemd::notify::ServiceManager;
 
+/// Whether a store outlives the processes that are in its set-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lasts {
+    Yes,
+    /// It is gone with them.
+    No,
+}
+
 /// How long the last process of a set-up may take to end, or to let go of its lock.
 const ENDING: Duration = Duration::from_secs(10);
 
+/// Whose set-up of a store this process is in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Entered {
+    /// Another process's, which is complete.
+    Joined,
+    /// Its own, for which there are namespaces.
+    Begun,
+}
+
 /// Joins the set-up of the store that another process of this user is in, or makes namespaces for
 /// one.
-pub(super) fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
+pub(super) fn enter(system: &System, store: &Store, can_mount: bool) -> Result<Entered, Fault> {
     // In it already, it is this process that holds the lock.
     let is_inside = observe::shows(system, std::process::id(), store);
     let mut waiting = || {
@@ -38,14 +57,16 @@ pub(super) fn enter(system: &System, store: &Store, can_mount: bool) -> Result<(
     };
     let entered = locks::wait(ENDING, &mut waiting, || {
         match observe::member(system, store, !can_mount) {
-            Some(member) => join(system, store, &member).map(|joined| joined.then_some(())),
+            Some(member) => {
+                join(system, store, &member).map(|joined| joined.then_some(Entered::Joined))
+            }
             // Somebody who is ending is no member any more, and still has the lock.
             None if !is_inside && is_held(system, store) => Ok(None),
             None => begin(system, store, can_mount).map(Some),
         }
     })?;
     match entered {
-        Some(()) => Ok(()),
+        Some(entered) => Ok(entered),
         // Who has the lock is told when it is to be taken.
         None => begin(system, store, can_mount),
     }
@@ -73,7 +94,8 @@ pub(super) fn inside(loaded: Loaded) -> Result<Loaded, Failure> {
     }
     let _turn = turn(&loaded.system, &loaded.store).map_err(Failure::of)?;
     let loaded = beside(loaded)?;
-    let Ended { upper_lock, .. } = run(&loaded.store, &loaded.system, Allowed::default());
+    let allowed = Allowed::default();
+    let Ended { upper_lock, .. } = run(&loaded.store, &loaded.system, allowed, Lasts::Yes);
     if let Some(lock) = upper_lock {
         lock.leave_to_descendants().map_err(Failure::observing)?;
     }
@@ -112,16 +134,20 @@ pub(super) fn refuse_own(store: &Store) -> Result<(), Failure> {
 
 /// Moves this process into namespaces of its own, in which the parts of the store are where they are
 /// described.
-fn begin(system: &System, store: &Store, can_mount: bool) -> Result<(), Fault> {
+fn begin(system: &System, store: &Store, can_mount: bool) -> Result<Entered, Fault> {
     namespaces(can_mount)?;
-    match &store.own {
-        Some(own) if !observe::shows(system, std::process::id(), store) => place(store, own),
-        _ => Ok(()),
+    if let Some(own) = &store.own
+        && !observe::shows(system, std::process::id(), store)
+    {
+        place(store, own)?;
     }
+    Ok(Entered::Begun)
 }
 
 /// Moves this process into namespaces of its own.
 pub(super) fn namespaces(can_mount: bool) -> Result<(), Fault> {
+    exhaustion::expect_room().map_err(|error| Fault::of(&error))?;
+    namespaces::expect_to_survive(!can_mount).map_err(|error| Fault::of(&error))?;
     if can_mount {
         namespaces::private_mounts().map_err(|error| Fault::of(&error))?;
     } else {
@@ -131,18 +157,44 @@ pub(super) fn namespaces(can_mount: bool) -> Result<(), Fault> {
 }
 
 /// Shows the lower store where the mount does not cover it, and makes a place for the mount.
-pub(super) fn place(store: &Store, own: &Own) -> Result<(), Fault> {
-    if let Some(covered) = &own.covered {
-        let at = &store.lower.real;
-        let mut private = std::fs::DirBuilder::new();
-        private.recursive(true).mode(0o700);
-        private
-            .create(at)
-            .map_err(|error| doing("make", at, error))?;
-        mount_bind_recursive(covered, at)
-            .map_err(|error| doing("show the lower store at", at, error.into()))?;
-    }
-    mount_points::make(&store.real).map_err(|error| doing("make", &store.real, error))
+fn place(store: &Store, own: &Own) -> Result<(), Fault> {
+    let covered = make_room(store, own, &[])?;
+    show_lower(store, covered)
+}
+
+/// What the mount will cover: the lower store directory as it was, attached nowhere.
+pub(super) struct Covered(Option<OwnedFd>);
+
+/// Makes a place for the mount, where nothing is mounted, and empty directories at `further` paths.
+pub(super) fn make_room(store: &Store, own: &Own, further: &[&Path]) -> Result<Covered, Fault> {
+    let hold = |path: &Path| {
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE
+            | OpenTreeFlags::AT_RECURSIVE
+            | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        open_tree(CWD, path, flags).map_err(|errno| doing("show", path, errno.into()))
+    };
+    let covered = own.covered.as_deref().map(hold).transpose()?;
+    let mut points: Vec<&Path> = further.to_vec();
+    points.push(&store.real);
+    mount_points::make(&points).map_err(|error| doing("make", &store.real, error))?;
+    Ok(Covered(covered))
+}
+
+/// Shows what the mount covers where it is described to be.
+pub(super) fn show_lower(store: &Store, covered: Covered) -> Result<(), Fault> {
+    let Covered(Some(covered)) = covered else {
+        return Ok(());
+    };
+    let at = &store.lower.real;
+    make_private(at)?;
+    move_mount(
+        &covered,
+        "",
+        CWD,
+        at,
+        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
+    )
+    .map_err(|errno| doing("show the lower store at", at, errno.into()))
 }
 
 pub(super) fn doing(what: &str, path: &Path, error: io::Error) -> Fault {
@@ -175,6 +227,7 @@ fn join(system: &System, store: &Store, member: &Member) -> Result<bool, Fault> 
     let words = || processes::in_words(system, member.process);
     let failed = |error: &dyn std::fmt::Display| {
         Fault::new(format!("cannot join the set-up of {}: {error}", words()))
+            .remedy(forbidden::remedy_of_filter())
     };
     let directory = std::env::current_dir();
     let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
@@ -204,12 +257,16 @@ fn join(system: &System, store: &Store, member: &Member) -> Result<bool, Fault> 
 
 /// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
 /// last process that is in them; until then those hold the upper layer's lock.
-pub(super) fn set_up(store: &Store, allowed: Allowed) -> Result<(), Fault> {
+pub(super) fn set_up(store: &Store, allowed: Allowed, lasts: Lasts) -> Result<(), Fault> {
+    expect_answers(&store.lower, &store.name)?;
+    if let Some(own) = &store.own {
+        make_directory(store, own)?;
+    }
     // As it is in the new namespace.
     let system = System::here().map_err(|error| Failure::observing(error).fault())?;
     let Ended {
         end, upper_lock, ..
-    } = run(store, &system, allowed);
+    } = run(store, &system, allowed, lasts);
     let findings = match end {
         End::Done(observed) => check::check(store, &observed),
         End::Refused { findings, .. } => findings,
@@ -225,10 +282,7 @@ pub(super) fn set_up(store: &Store, allowed: Allowed) -> Result<(), Fault> {
         .iter()
         .any(|finding| !finding.code.is_of_a_missing_object())
     {
-        return Err(
-            Fault::new(format!("the store {} is not as described", store.name))
-                .remedy("follow what is printed above"),
-        );
+        return Err(not_as_described(&store.name));
     }
     match upper_lock {
         Some(lock) => lock
@@ -239,12 +293,53 @@ pub(super) fn set_up(store: &Store, allowed: Allowed) -> Result<(), Fault> {
     }
 }
 
-fn run(store: &Store, system: &System, allowed: Allowed) -> Ended {
+/// Expects the daemon below to answer this user, if there is one: Nix asks it for every path.
+fn expect_answers(lower: &Lower, name: &str) -> Result<(), Fault> {
+    match &lower.source {
+        MetadataSource::Daemon { socket } => match observe::ask_daemon(socket) {
+            Ok(_version) => Ok(()),
+            Err(why) => {
+                report::warn(&[check::silent_daemon(socket, &why)]);
+                Err(not_as_described(name))
+            }
+        },
+        MetadataSource::Overlay { lower, .. } => expect_answers(lower, name),
+        MetadataSource::Database { .. } | MetadataSource::Ssh { .. } => Ok(()),
+    }
+}
+
+fn not_as_described(name: &str) -> Fault {
+    Fault::new(format!("the store {name} is not as described"))
+        .remedy("follow what is printed above")
+}
+
+/// Makes the directory of what the description does not place, for its user alone.
+fn make_directory(store: &Store, own: &Own) -> Result<(), Fault> {
+    let parts = [&store.upper_layer, &store.workdir, &*store.state];
+    if !parts.iter().any(|part| part.starts_with(&own.directory)) {
+        return Ok(());
+    }
+    make_private(&own.directory)
+}
+
+/// Makes a directory for this user alone, with those above it.
+fn make_private(at: &Path) -> Result<(), Fault> {
+    let mut private = std::fs::DirBuilder::new();
+    private.recursive(true).mode(0o700);
+    let elsewhere = "have the store where you may write: set `XDG_STATE_HOME`, or the keys of its \
+                     description, to a directory on a disk of this machine";
+    private
+        .create(at)
+        .map_err(|error| doing("make", at, error).remedy(elsewhere))
+}
+
+fn run(store: &Store, system: &System, allowed: Allowed, lasts: Lasts) -> Ended {
     let set_up = SetUp {
         store,
         system,
         allowed,
         remember: false,
+        lasts: lasts == Lasts::Yes,
     };
     set_up.run(&mut |progress| super::tell(&progress, &ServiceManager::default()))
 }

@@ -31,8 +31,8 @@ use crate::report::{
 use crate::systemd::notify::ServiceManager;
 
 pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Failure> {
-    let super::Loaded { store, system } = load(&arguments.store, &RootArgument::default())?;
-    private::refuse_own(&store)?;
+    let loaded = load(&arguments.store, &RootArgument::default())?;
+    let super::Loaded { store, system } = private::beside(loaded)?;
     if !arguments.dry_run {
         needs_root(&store)?;
     }
@@ -353,7 +353,8 @@ fn set_up(store: &Store, system: &System, manager: &ServiceManager) -> Result<bo
         store,
         system,
         allowed: Allowed::default(),
-        remember: true,
+        remember: store.own.is_none(),
+        lasts: true,
     };
     let ended = set_up.run(&mut |progress| super::tell(&progress, manager));
     let (mut findings, mounted) = match ended.end {

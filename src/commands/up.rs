@@ -25,6 +25,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         system: &loaded.system,
         allowed: arguments.allowed.into(),
         remember: true,
+        lasts: true,
     };
     let reconciled = super::reconcile::before_up(&loaded.store, &loaded.system, &manager);
     let ended = set_up.run(&mut |progress| tell(&progress, &manager));

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicI32, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::{Errno, fcntl_dupfd_cloexec};
+use rustix::process::{Resource, getrlimit};
 
 use crate::remedy::{HasRemedy, Remedy};
 
@@ -31,6 +32,78 @@ pub(crate) struct TooFewDescriptors {
 impl HasRemedy for TooFewDescriptors {
     fn remedy(&self) -> Remedy {
         Remedy::say("raise the limit, as with `ulimit -n 1024`")
+    }
+}
+
+/// A limit of this process that is too low for what is to be done.
+#[derive(Debug, thiserror::Error)]
+#[error("the limit {what} (`ulimit {option}`) is {limit} KiB, and {needed} KiB may be needed")]
+pub(crate) struct TooLow {
+    what: &'static str,
+    option: &'static str,
+    limit: u64,
+    needed: u64,
+}
+
+impl HasRemedy for TooLow {
+    fn remedy(&self) -> Remedy {
+        let TooLow { option, needed, .. } = self;
+        Remedy::say(format!(
+            "raise the limit, as with `ulimit {option} {needed}`"
+        ))
+        .or(format!("do without it: `ulimit {option} unlimited`"))
+    }
+}
+
+/// Bytes of memory that setting up a store takes at most, as `ulimit -v` counts them: the stacks of
+/// threads are most of it.
+const MEMORY: u64 = 64 << 20;
+
+/// Bytes of the longest file that is made for a store: Nix's reserve, and then some.
+const LONGEST_FILE: u64 = 16 << 20;
+
+/// Expects limits in which a store can be set up: beyond that of memory a process ends without a word,
+/// and beyond that of files by a signal.
+///
+/// # Errors
+/// When one is lower.
+pub(crate) fn expect_room() -> Result<(), TooLow> {
+    for (resource, what, option, needed) in [
+        (Resource::As, "of memory", "-v", MEMORY),
+        (Resource::Fsize, "of a file's size", "-f", LONGEST_FILE),
+    ] {
+        if let Some(limit) = getrlimit(resource).current
+            && limit < needed
+        {
+            return Err(TooLow {
+                what,
+                option,
+                limit: limit >> 10,
+                needed: needed >> 10,
+            });
+        }
+    }
+    Ok(())
+}
+
+/// What is meant where no process or thread could be started (EAGAIN of clone(2)), and what can be
+/// done about it.
+pub(crate) fn too_many_processes() -> (String, Remedy) {
+    let limit = match getrlimit(Resource::Nproc).current {
+        Some(limit) => format!("this user may have {limit} processes and threads (`ulimit -u`)"),
+        None => "the machine has as many processes as it can have".to_owned(),
+    };
+    (
+        format!("{limit}, or its control group may have no more (`pids.max`)"),
+        Remedy::say("raise the limit, as with `ulimit -u 4096`").or("end other processes"),
+    )
+}
+
+/// The remedy of a process or thread that could not be started, where that is a limit's doing.
+pub(crate) fn remedy_of_processes(error: &io::Error) -> Remedy {
+    match error.raw_os_error() == Some(Errno::AGAIN.raw_os_error()) {
+        true => too_many_processes().1,
+        false => Remedy::default(),
     }
 }
 

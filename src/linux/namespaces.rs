@@ -2,29 +2,21 @@
 
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
+use super::forbidden::{self, Asked, Forbidden};
 use super::users;
-use crate::remedy::{HasRemedy, Remedy, command};
+use crate::remedy::{HasRemedy, Remedy};
 
 /// Why a namespace could not be made, and what can be done about it.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// A user namespace is not to be had.
-    #[error("this system does not let ordinary users make a user namespace: {reason}")]
-    UserNamespaceForbidden {
-        /// What forbids it.
-        reason: String,
-        /// Which setting allows it.
-        remedy: Remedy,
-    },
-    /// A mount namespace is not to be had.
-    #[error("cannot make a private mount namespace: {0}")]
-    Mount(io::Error),
+    /// Something forbids it.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
     /// The mounts of the new namespace could not be kept from spreading.
     #[error("cannot make the mounts private: {0}")]
     Private(Errno),
@@ -36,12 +28,12 @@ pub(crate) enum Error {
 impl HasRemedy for Error {
     fn remedy(&self) -> Remedy {
         match self {
-            Error::UserNamespaceForbidden { remedy, .. } => remedy.clone(),
+            Error::Forbidden(forbidden) => forbidden.remedy(),
             Error::Private(_) => Remedy::say(
                 "inside a chroot, make its directory a mount point first (`mount --bind DIR DIR`)",
             )
             .or("enter it with pivot_root"),
-            Error::Mount(_) | Error::Mapping(_) => Remedy::default(),
+            Error::Mapping(_) => Remedy::default(),
         }
     }
 }
@@ -51,7 +43,7 @@ impl HasRemedy for Error {
 /// # Errors
 /// See [`Error`]; needs `CAP_SYS_ADMIN`.
 pub(crate) fn private_mounts() -> Result<(), Error> {
-    users::unshare_mounts().map_err(Error::Mount)?;
+    users::unshare_mounts().map_err(|errno| Forbidden::because(Asked::Mounts, errno))?;
     make_private()
 }
 
@@ -65,19 +57,40 @@ pub(crate) fn private_mounts() -> Result<(), Error> {
 pub(crate) fn private_user_and_mounts() -> Result<(), Error> {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
-    users::unshare_user_and_mounts().map_err(forbidden)?;
+    users::unshare_user_and_mounts().map_err(|errno| Forbidden::because(Asked::Users, errno))?;
     // An unprivileged process may map its group only once it cannot drop groups any more:
     // user_namespaces(7).
     write_once("/proc/self/setgroups", "deny")?;
     write_once("/proc/self/uid_map", &format!("{uid} {uid} 1\n"))?;
     write_once("/proc/self/gid_map", &format!("{gid} {gid} 1\n"))?;
     keep_capabilities().map_err(io::Error::from)?;
-    make_private().map_err(|error| match error {
-        // Where a security module strips the capabilities of a new user namespace, making it
-        // works and the first use of it does not.
-        Error::Private(errno @ (Errno::PERM | Errno::ACCESS)) => forbidden(errno.into()),
-        other => other,
-    })
+    make_private()
+}
+
+/// Whether this process would live through [`private_mounts`], or, with `users`, through
+/// [`private_user_and_mounts`]: a filter of system calls may end a process that tries. A copy of this
+/// process tries first, where there is such a filter; this one must have one thread.
+///
+/// # Errors
+/// When it would not.
+pub(crate) fn expect_to_survive(users: bool) -> Result<(), Error> {
+    if !forbidden::is_filtered() {
+        return Ok(());
+    }
+    let tried = users::try_in_a_copy(|| {
+        let made = match users {
+            true => private_user_and_mounts(),
+            false => private_mounts(),
+        };
+        u8::from(made.is_err())
+    });
+    match tried {
+        Ok(true) => Ok(()),
+        Ok(false) => {
+            Err(Forbidden::by_death(if users { Asked::Users } else { Asked::Mounts }).into())
+        }
+        Err(errno) => Err(Forbidden::because(Asked::Users, errno).into()),
+    }
 }
 
 /// Moves this process, which must have one thread, into the mount namespace of another, and with
@@ -98,7 +111,14 @@ pub(crate) fn join(process: impl AsFd, users: bool) -> io::Result<()> {
 
 fn make_private() -> Result<(), Error> {
     let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-    mount_change("/", private).map_err(Error::Private)
+    mount_change("/", private).map_err(|errno| match errno {
+        // Where a security module strips the capabilities of a new user namespace, making it works
+        // and the first use of it does not.
+        Errno::PERM | Errno::ACCESS | Errno::NOSYS => {
+            Forbidden::because(Asked::Mounting, errno).into()
+        }
+        errno => Error::Private(errno),
+    })
 }
 
 /// A program that is executed by anybody but root loses its capabilities, except for those that
@@ -119,47 +139,6 @@ fn write_once(path: &str, content: &str) -> io::Result<()> {
         .write(true)
         .open(path)?
         .write_all(content.as_bytes())
-}
-
-/// What keeps this user from making a user namespace: the kernel says only that it is not to be.
-fn forbidden(error: io::Error) -> Error {
-    let setting = |path: &str| {
-        std::fs::read_to_string(Path::new("/proc/sys").join(path))
-            .map(|value| value.trim().to_owned())
-            .ok()
-    };
-    let sysctl = |why: &str, value: &str| Remedy::say(why).run(command!["sysctl", value]);
-    let (reason, remedy) = if setting("user/max_user_namespaces").as_deref() == Some("0") {
-        (
-            "user.max_user_namespaces is 0".to_owned(),
-            sysctl("as root, allow them", "user.max_user_namespaces=15000"),
-        )
-    } else if setting("kernel/unprivileged_userns_clone").as_deref() == Some("0") {
-        (
-            "kernel.unprivileged_userns_clone is 0".to_owned(),
-            sysctl("as root, allow them", "kernel.unprivileged_userns_clone=1"),
-        )
-    } else if setting("kernel/apparmor_restrict_unprivileged_userns").as_deref() == Some("1") {
-        (
-            "kernel.apparmor_restrict_unprivileged_userns is 1".to_owned(),
-            Remedy::say("as root, give overstore an AppArmor profile that allows `userns`").or(
-                sysctl(
-                    "as root, allow them to every program",
-                    "kernel.apparmor_restrict_unprivileged_userns=0",
-                ),
-            ),
-        )
-    } else if error.kind() == io::ErrorKind::PermissionDenied {
-        (
-            "Operation not permitted (inside a chroot or a container it usually is not)".to_owned(),
-            Remedy::say("run it outside the chroot or container")
-                .or("allow user namespaces in the container's settings")
-                .or("run it as root"),
-        )
-    } else {
-        (error.to_string(), Remedy::say("run it as root"))
-    };
-    Error::UserNamespaceForbidden { reason, remedy }
 }
 
 /// Whether this process may mount here: `CAP_SYS_ADMIN` in effect.

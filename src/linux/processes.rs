@@ -122,6 +122,45 @@ pub(crate) fn read(system: &System, process: u32, file: &str) -> io::Result<Vec<
     system.read_proc(&format!("{process}/{file}"))
 }
 
+/// What this process was told to do with signals.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct OwnSignals {
+    ignored: u64,
+    blocked: u64,
+}
+
+impl OwnSignals {
+    /// Whether a signal is ignored.
+    pub(crate) fn ignores(self, number: i32) -> bool {
+        has(self.ignored, number)
+    }
+
+    /// Whether a signal is blocked.
+    pub(crate) fn blocks(self, number: i32) -> bool {
+        has(self.blocked, number)
+    }
+}
+
+/// Whether a mask of signals (proc_pid_status(5)) has one of them.
+fn has(mask: u64, number: i32) -> bool {
+    let bit = u32::try_from(number - 1).ok();
+    bit.and_then(|bit| 1_u64.checked_shl(bit))
+        .is_some_and(|bit| mask & bit != 0)
+}
+
+/// What this process was told to do with signals; nothing, where `/proc` does not tell.
+pub(crate) fn own_signals() -> OwnSignals {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let mask = |name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name));
+        line.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+    };
+    OwnSignals {
+        ignored: mask("SigIgn:").unwrap_or_default(),
+        blocked: mask("SigBlk:").unwrap_or_default(),
+    }
+}
+
 /// A process's name, escaped where it cannot be printed.
 pub(crate) fn name(system: &System, process: u32) -> Option<String> {
     let name = read(system, process, "comm").ok()?;

@@ -14,9 +14,12 @@ use std::time::Duration;
 
 use ::nix::sched::CloneFlags;
 use ::nix::unistd::{Group, Uid, User};
+use rustix::io::Errno;
+use rustix::process::{Pid, WaitOptions, waitpid};
 
 use super::programs;
 use super::regular_file::{self, ReadError};
+use crate::escape::show;
 
 /// Whether the C library is built into this program.
 const IS_STATIC: bool = cfg!(target_feature = "crt-static");
@@ -63,32 +66,50 @@ pub(crate) fn group(name: &str) -> io::Result<Option<u32>> {
     Ok(Group::from_name(name)?.map(|group| group.gid.as_raw()))
 }
 
+/// A user in words: by name where the system's database has one, escaped where it cannot be printed.
+pub(crate) fn in_words(uid: u32) -> String {
+    match user(uid) {
+        Some(user) => show(user.name.as_encoded_bytes()).into_owned(),
+        None => format!("user {uid}"),
+    }
+}
+
 /// A user's home directory, as the system's database has it.
 pub(crate) fn home(uid: u32) -> Option<PathBuf> {
-    Some(user(uid)?.0)
+    Some(user(uid)?.home)
 }
 
 /// A user's shell, as the system's database has it.
 pub(crate) fn shell(uid: u32) -> Option<PathBuf> {
-    let shell = user(uid)?.1;
+    let shell = user(uid)?.shell;
     (!shell.as_os_str().is_empty()).then_some(shell)
 }
 
-/// A user's home directory and shell.
-fn user(uid: u32) -> Option<(PathBuf, PathBuf)> {
+/// What is known of a user.
+struct Known {
+    name: OsString,
+    home: PathBuf,
+    shell: PathBuf,
+}
+
+fn user(uid: u32) -> Option<Known> {
     if IS_STATIC {
         let has_number = |entry: &[&[u8]]| entry.get(2).and_then(|it| number(it)) == Some(uid);
         let mut entry = entry(USERS, "passwd", &uid.to_string(), has_number).ok()??;
-        let mut field = |at: usize| {
-            Some(PathBuf::from(OsString::from_vec(std::mem::take(
-                entry.get_mut(at)?,
-            ))))
-        };
-        return Some((field(5)?, field(6)?));
+        let mut field = |at: usize| Some(OsString::from_vec(std::mem::take(entry.get_mut(at)?)));
+        return Some(Known {
+            name: field(0)?,
+            home: field(5)?.into(),
+            shell: field(6)?.into(),
+        });
     }
     expect_file(USERS).ok()?;
     let user = User::from_uid(Uid::from_raw(uid)).ok()??;
-    Some((user.dir, user.shell))
+    Some(Known {
+        name: user.name.into(),
+        home: user.dir,
+        shell: user.shell,
+    })
 }
 
 /// An entry of a database, as its fields: that of the system's file, or else the name services'.
@@ -133,16 +154,32 @@ fn number(field: &[u8]) -> Option<u32> {
 ///
 /// # Errors
 /// Those of unshare(2).
-pub(crate) fn unshare_mounts() -> io::Result<()> {
-    Ok(::nix::sched::unshare(CloneFlags::CLONE_NEWNS)?)
+pub(crate) fn unshare_mounts() -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWNS)
+}
+
+/// What unshare(2) says when nothing is asked of it.
+///
+/// # Errors
+/// Those of whatever filters system calls.
+pub(crate) fn unshare_nothing() -> Result<(), Errno> {
+    unshare(CloneFlags::empty())
+}
+
+fn unshare(flags: CloneFlags) -> Result<(), Errno> {
+    ::nix::sched::unshare(flags).map_err(errno)
+}
+
+fn errno(error: ::nix::Error) -> Errno {
+    Errno::from_raw_os_error(error as i32)
 }
 
 /// Gives this thread a working directory, a root directory and a file mode creation mask of its own.
 ///
 /// # Errors
 /// Those of unshare(2).
-pub(crate) fn unshare_directories() -> io::Result<()> {
-    Ok(::nix::sched::unshare(CloneFlags::CLONE_FS)?)
+pub(crate) fn unshare_directories() -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_FS)
 }
 
 /// Moves this process, which must have one thread, into a user namespace and a mount namespace of
@@ -150,9 +187,8 @@ pub(crate) fn unshare_directories() -> io::Result<()> {
 ///
 /// # Errors
 /// Those of unshare(2).
-pub(crate) fn unshare_user_and_mounts() -> io::Result<()> {
-    let flags = CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS;
-    Ok(::nix::sched::unshare(flags)?)
+pub(crate) fn unshare_user_and_mounts() -> Result<(), Errno> {
+    unshare(CloneFlags::CLONE_NEWUSER | CloneFlags::CLONE_NEWNS)
 }
 
 /// Starts a copy of this process as process 1 of a PID namespace of its own, which does `work` and
@@ -161,22 +197,36 @@ pub(crate) fn unshare_user_and_mounts() -> io::Result<()> {
 ///
 /// # Errors
 /// Those of clone(2).
+pub(crate) fn start_process_1(work: impl FnMut() -> u8) -> Result<u32, Errno> {
+    start_copy(work, CloneFlags::CLONE_NEWPID)
+}
+
+/// Has a copy of this process do `work`, and waits for its end: whether it came to one, and was not
+/// ended by a signal. To be called while this process has one thread.
+///
+/// # Errors
+/// Those of clone(2) and waitpid(2).
+pub(crate) fn try_in_a_copy(work: impl FnMut() -> u8) -> Result<bool, Errno> {
+    let copy = start_copy(work, CloneFlags::empty())?;
+    let copy = Pid::from_raw(copy.cast_signed());
+    loop {
+        match waitpid(copy, WaitOptions::empty()) {
+            Err(Errno::INTR) => {}
+            Err(errno) => return Err(errno),
+            Ok(ended) => return Ok(ended.is_some_and(|(_, status)| status.exited())),
+        }
+    }
+}
+
 #[allow(unsafe_code)]
-pub(crate) fn start_process_1(mut work: impl FnMut() -> u8) -> io::Result<u32> {
+fn start_copy(mut work: impl FnMut() -> u8, flags: CloneFlags) -> Result<u32, Errno> {
     let mut stack = vec![0; STACK];
     // What clone(2) runs ends its thread when it returns, and no other ones.
     let run = Box::new(|| std::process::exit(work().into()));
     // SAFETY: the child has its own copy of this process's memory, so that neither disturbs the other;
     // there is one thread, so nothing is left locked by threads that the child lacks.
-    let child = unsafe {
-        ::nix::sched::clone(
-            run,
-            &mut stack,
-            CloneFlags::CLONE_NEWPID,
-            Some(::nix::libc::SIGCHLD),
-        )
-    }?;
-    Ok(child.as_raw().cast_unsigned())
+    let child = unsafe { ::nix::sched::clone(run, &mut stack, flags, Some(::nix::libc::SIGCHLD)) };
+    Ok(child.map_err(errno)?.as_raw().cast_unsigned())
 }
 
 #[cfg(test)]

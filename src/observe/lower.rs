@@ -151,7 +151,10 @@ fn read_only(system: &System, real: &Path, state: &Path, depth: Depth) -> io::Re
 }
 
 /// Asks a daemon for its version.
-fn ask(socket: &Path) -> Result<String, Fault> {
+///
+/// # Errors
+/// Why it does not answer, or not this user.
+pub(crate) fn ask(socket: &Path) -> Result<String, Fault> {
     match worker_protocol::probe(socket, ANSWER_TIMEOUT) {
         Ok(info) => Ok(info
             .nix_version

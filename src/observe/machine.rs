@@ -7,6 +7,7 @@ use rustix::thread::CapabilitySet;
 
 use super::{Depth, Machine};
 use crate::config::Store;
+use crate::linux::id_map;
 use crate::linux::regular_file;
 use crate::linux::root::System;
 use crate::overlayfs::defaults::Defaults;
@@ -29,7 +30,7 @@ pub(super) fn observe(system: &System, store: &Store, depth: Depth) -> io::Resul
     let file_systems = system.read_proc("filesystems")?;
     Ok(Machine {
         uid: rustix::process::geteuid().as_raw(),
-        user_namespace: is_partly_mapped(&system.read_proc("self/uid_map")?),
+        user_namespace: !id_map::maps_everybody(&system.read_proc("self/uid_map")?),
         can_mount: rustix::thread::capabilities(None)?
             .effective
             .contains(CapabilitySet::SYS_ADMIN),
@@ -61,15 +62,6 @@ fn min_free() -> Option<String> {
         .filter(|value| !value.trim_matches('0').is_empty())
 }
 
-/// Whether a `uid_map` (user_namespaces(7)) is that of a user namespace other than the first.
-fn is_partly_mapped(uid_map: &[u8]) -> bool {
-    let fields: Vec<&[u8]> = uid_map
-        .split(|byte| byte.is_ascii_whitespace())
-        .filter(|field| !field.is_empty())
-        .collect();
-    fields != [&b"0"[..], b"0", b"4294967295"]
-}
-
 /// Whether `/proc/filesystems` names a file system.
 fn knows(file_systems: &[u8], name: &str) -> bool {
     file_systems
@@ -80,13 +72,6 @@ fn knows(file_systems: &[u8], name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_first_user_namespace_maps_everybody() {
-        assert!(!is_partly_mapped(b"         0          0 4294967295\n"));
-        assert!(is_partly_mapped(b"      1000       1000          1\n"));
-        assert!(is_partly_mapped(b""));
-    }
 
     #[test]
     fn overlay_is_found_by_its_whole_name() {

@@ -348,7 +348,7 @@ fn alice_needs_a_lower_store_that_nix_does_not_write_to() {
     assert_eq!(refused.code(), Some(2), "{refused}");
     let text = refused.stderr();
     assert!(
-        text.contains("belongs to user 0") && text.contains("read-only = true"),
+        text.contains("belongs to root") && text.contains("read-only = true"),
         "{text}"
     );
     assert_eq!(world.list("/mnt/alice").len(), 0);

@@ -85,6 +85,7 @@ mod untouched;
 mod up;
 mod users;
 mod warm;
+mod without_root;
 mod words;
 mod world;
 

@@ -320,9 +320,10 @@ fn the_worked_example_works() {
 #[test]
 fn the_tutorial_without_root_works() {
     let Some(world) = World::trixie() else { return };
-    let (_daemon, _) = with_system_store(&world);
+    let (_daemon, shell) = with_system_store(&world);
     // /home is on an overlay here, which cannot be an upper layer.
     world.ok(["mount", "-t", "tmpfs", "none", "/home/alice"]);
+    world.ok(["ln", "-s", &shell, "/home/alice/toolchain"]);
     world.ok(["chown", "alice:", "/home/alice"]);
     try_out_by("docs/own-store.md", |script| {
         let run = world.command(["sh", "-c", script]).by_alice();

@@ -3,6 +3,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::escape::show_path;
+use crate::linux::users;
 use crate::nix::layout;
 use crate::remedy::{HasRemedy, Remedy, command};
 
@@ -109,7 +110,11 @@ impl HasRemedy for DaemonError {
                 Remedy::say("see whether it is stuck or overloaded, and restart it if so")
             }
             Self::Closed { .. } | Self::Io { .. } => {
-                Remedy::say("read the daemon's own log, which says why")
+                let user = users::in_words(rustix::process::geteuid().as_raw());
+                Remedy::say("read the daemon's own log, which says why").or(format!(
+                    "where it says that {user} is not allowed, name {user}, or a group as `@GROUP`, in \
+                     `allowed-users` of the daemon's nix.conf"
+                ))
             }
             Self::NotADaemon { .. } => {
                 Remedy::say("name a socket that the lower store's daemon listens on")
