@@ -1,4 +1,4 @@
-.PHONY: help demo test soak bench lint spelling fuzz install uninstall deb static crate dist fresh fresh-packages fresh-test vm-test
+.PHONY: help demo test soak bench lint spelling fuzz install uninstall deb static crate dist fresh fresh-packages fresh-test vm-program vm-test compare site
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
@@ -108,12 +108,24 @@ fresh-packages: ## Builds the packages on the oldest Debian, and installs, upgra
 fresh-test: ## Runs `make test` in a fresh Debian 13 (as root; about an hour)
 	tests/fresh test
 
-vm-test: ## Runs the scenarios in virtual machines (SCENARIO: only those with one of these in GUEST/SCENARIO)
+vm-program:
 	rm -rf target/vm-program
 	cargo build --profile vm
 	$(MAKE) install PROGRAM=target/vm/overstore DESTDIR=target/vm-program PREFIX=/usr
+
+vm-test: vm-program ## Runs the scenarios in virtual machines (SCENARIO: only those with one of these in GUEST/SCENARIO)
 	if vm-tests/setup; then \
 	    cargo run -q -p vm-tests -- --program target/vm-program $(SCENARIO); \
 	else \
 	    vm-tests/skip "QEMU and what makes its images cannot be installed here"; \
 	fi
+
+compare: vm-program ## Measures four ways to share a store in a virtual machine, and writes docs/comparison.md (most of an hour)
+	vm-tests/setup
+	cargo run -q -p vm-tests -- --program target/vm-program --ignored --exact trixie/compare 2>target/comparison.log || \
+	    { cat target/comparison.log >&2; exit 1; }
+	cargo run -q -p vm-tests --bin comparison -- target/comparison.log docs
+
+site: ## Makes the site in target/site from docs/ with mdBook, and looks whether its links lead somewhere
+	site/build
+	site/check-links target/site

@@ -178,7 +178,6 @@ impl Command {
                 | Command::Plan(_)
                 | Command::List(_)
                 | Command::Check(_)
-                | Command::Status(_)
                 | Command::Warm(_)
                 | Command::Gc(_)
                 | Command::Optimise(_)
@@ -187,7 +186,7 @@ impl Command {
                 | Command::Publish(_)
                 | Command::Url(_)
                 | Command::BugReport(_)
-        )
+        ) || matches!(self, Command::Status(arguments) if !arguments.metrics)
     }
 }
 
@@ -359,6 +358,10 @@ pub struct Status {
     /// Goes through every file in the upper layer.
     #[arg(long)]
     pub sizes: bool,
+    /// Print the numbers in Prometheus's text format, for node_exporter's textfile collector. The exit
+    /// code is 0 whatever is found.
+    #[arg(long, conflicts_with = "exit_code")]
+    pub metrics: bool,
 }
 
 /// Arguments of `warm`.

@@ -6,6 +6,7 @@
 //!
 //! - [`escape`]: foreign bytes as text for people, shells and units.
 //! - [`remedy`]: what fixes something, as a value.
+//! - [`counts`]: how far long work is.
 //! - [`linux`]: the kernel's facts: safe paths, locks, processes, namespaces, users.
 //! - [`sqlite`]: SQLite as Nix and we open it: hardening, header, write-ahead log, snapshot.
 //! - [`overlayfs`]: OverlayFS: options, the mount table, opaque marks and whiteouts.
@@ -39,6 +40,7 @@ mod collect;
 mod commands;
 mod compare;
 mod config;
+mod counts;
 mod escape;
 mod linux;
 mod lower;

@@ -13,7 +13,7 @@ pub mod check {
 
 /// See the module of this name.
 pub mod compare {
-    pub use crate::compare::{Identity, Progress, across, contents};
+    pub use crate::compare::{Identity, across, contents};
 }
 
 /// See the module of this name.
@@ -22,6 +22,11 @@ pub mod config {
         Auto, Environment, Errors, KEYS, MetadataSource, PUBLICATION_KEYS, Publication, Store,
         parse, parse_publication, schema,
     };
+}
+
+/// See the module of this name.
+pub mod counts {
+    pub use crate::counts::Counts;
 }
 
 /// See the module of this name.

@@ -5,7 +5,8 @@ use std::sync::LazyLock;
 
 use libfuzzer_sys::fuzz_target;
 use overstore::testing::check;
-use overstore::testing::compare::{self, Progress};
+use overstore::testing::compare;
+use overstore::testing::counts::Counts;
 use overstore::testing::linux::System;
 use overstore::testing::nix::PathSet;
 use overstore::testing::observe;
@@ -49,7 +50,7 @@ fuzz_target!(|image: Image| {
     if let Ok(across) = compare::across(&SCRATCH.store, &PathSet::default()) {
         check::compare::findings(&SCRATCH.store, &across);
     }
-    let _ = compare::contents(&SCRATCH.store, true, &Progress::default());
+    let _ = compare::contents(&SCRATCH.store, true, &Counts::default());
     SCRATCH.database("state", Some(&files));
     let _ = SCRATCH.warm(Wanted::All);
 });

@@ -21,6 +21,7 @@ use crate::check::{self, Finding};
 use crate::compare::{AcrossError, Among, Identity, Lacking, Needs, Several, needs};
 use crate::config::Store;
 use crate::escape::show_path;
+use crate::linux::clock;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::lower::LowerError;
@@ -393,6 +394,7 @@ impl Refresh<'_> {
         remembered.compared = Some(Compared {
             publication: target.now.publication.clone(),
             generation: target.number,
+            time: Some(clock::now()),
             highest: needs.highest,
         });
         // Of a publication that was made anew, too: what is needed is there.

@@ -6,7 +6,8 @@ use std::ffi::OsString;
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command};
 
-/// The command's name and its options, but those that say which stores.
+/// The command's name and its options, but those that say which stores, and in which form to tell of
+/// them.
 pub(super) fn without_stores(definition: &Command, matches: &ArgMatches) -> Vec<OsString> {
     let Some((name, matches)) = matches.subcommand() else {
         return Vec::new();
@@ -16,7 +17,7 @@ pub(super) fn without_stores(definition: &Command, matches: &ArgMatches) -> Vec<
         .find_subcommand(name)
         .into_iter()
         .flat_map(Command::get_arguments)
-        .filter(|it| it.get_id() != "all" && it.get_id() != "json");
+        .filter(|it| !["all", "json", "metrics"].contains(&it.get_id().as_str()));
     for option in options {
         let id = option.get_id().as_str();
         let Some(long) = option.get_long() else {
@@ -59,6 +60,10 @@ mod tests {
     #[test]
     fn options_are_given_again_and_stores_are_not() {
         assert_eq!(given("overstore status --all --json"), ["status"]);
+        assert_eq!(
+            given("overstore status --metrics --sizes a"),
+            ["status", "--sizes"]
+        );
         assert_eq!(
             given("overstore gc --json --min-free 10G a --older-than=14d --leftovers b"),
             ["gc", "--older-than=14d", "--min-free=10G", "--leftovers"]

@@ -129,6 +129,10 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
                 "everything that a monitor wants to know",
             ),
             (
+                "overstore status --all --sizes --metrics",
+                "the numbers of it for node_exporter",
+            ),
+            (
                 "overstore status --exit-code example",
                 "for a script: does it have an error?",
             ),

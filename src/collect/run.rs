@@ -14,6 +14,7 @@ use super::root::Roots;
 use super::space::Space;
 use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
 use crate::config::Store;
+use crate::counts::Counts;
 use crate::linux::root::System;
 use crate::lower::sqlite::SqliteSource;
 use crate::nix::path_set::PathSet;
@@ -353,6 +354,7 @@ impl Collector<'_> {
             objects: &self.store.lower.real,
             database: &self.store.state.join("db"),
             use_sqlite_wal: self.store.use_sqlite_wal,
+            counts: &Counts::default(),
         };
         warm.run(Wanted::ValidClosures(&missing), &|_| {})?;
         Ok(())

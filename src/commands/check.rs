@@ -5,12 +5,13 @@ mod nix;
 
 use std::process::ExitCode;
 
-use super::{Failure, description};
+use super::{Failure, LongWork, OnInterrupt, description};
 use crate::check::{self, Code};
 use crate::cli;
 use crate::compare;
 use crate::config::Store;
 use crate::linux::exhaustion;
+use crate::linux::root::System;
 use crate::observe::{self, Depth, Observed};
 use crate::remedy::Fault;
 use crate::report::{self, CodesReport, Outcome, Report};
@@ -35,23 +36,39 @@ pub(super) fn run(
     }
     let loaded = description::load(store, &arguments.root)?;
     let super::Loaded { store, system } = super::private::inside(loaded)?;
-    let depth = Depth::Check {
-        lower_names: arguments.lower,
-    };
-    let observed = observe::observe(&system, &store, depth).map_err(Failure::observing)?;
     let mut report = Report::new(report::Command::Check, &store.name);
-    report.add_findings(check::check(&store, &observed));
-    let across = layers::compare(&store, &observed, &mut report.findings);
-    report.add_findings(across);
-    if arguments.lower {
-        report.add_findings(layers::wrong_rows(&store));
-    }
+    let observed = look(arguments, &store, &system, &mut report, json)?;
     exhaustion::expect_none().map_err(Failure::observing)?;
-    if let Err(failure) = look_closer(arguments, &store, &observed, &mut report) {
+    if let Err(failure) = look_closer(arguments, &store, &observed, &mut report, json) {
         // What was found before is told all the same.
         report.fail(failure.fault());
     }
     super::finish(&report, json)
+}
+
+/// Looks at the machine, the layers and the databases.
+fn look(
+    arguments: &cli::Check,
+    store: &Store,
+    system: &System,
+    report: &mut Report,
+    json: bool,
+) -> Result<Observed, Failure> {
+    let work = LongWork::begin(OnInterrupt::End("nothing was changed"), json)?;
+    work.step("looking at the machine");
+    let depth = Depth::Check {
+        lower_names: arguments.lower,
+    };
+    let observed = observe::observe(system, store, depth).map_err(Failure::observing)?;
+    report.add_findings(check::check(store, &observed));
+    work.step("comparing the layers with the databases");
+    let across = layers::compare(store, &observed, &mut report.findings);
+    report.add_findings(across);
+    if arguments.lower {
+        work.step("reading every row of the lower store");
+        report.add_findings(layers::wrong_rows(store));
+    }
+    Ok(observed)
 }
 
 /// What takes its time, or has others do something.
@@ -60,10 +77,11 @@ fn look_closer(
     store: &Store,
     observed: &Observed,
     report: &mut Report,
+    json: bool,
 ) -> Result<(), Failure> {
     let set_up = !report.findings.iter().any(|it| it.code == Code::NotSetUp);
     if arguments.contents && set_up {
-        contents(store, arguments.lower, report)?;
+        contents(store, arguments.lower, report, json)?;
     }
     let well = matches!(report.outcome, Outcome::Done | Outcome::Unchanged);
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
@@ -76,8 +94,8 @@ fn look_closer(
 
 /// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far
 /// it got.
-fn contents(store: &Store, lower: bool, report: &mut Report) -> Result<(), Failure> {
-    let found = super::with_hashing(|progress| compare::contents(store, lower, progress))?;
+fn contents(store: &Store, lower: bool, report: &mut Report, json: bool) -> Result<(), Failure> {
+    let found = super::with_hashing(json, |counts| compare::contents(store, lower, counts))?;
     let found = found.map_err(|error| Failure::doing("cannot hash the objects", error))?;
     report.add_findings(check::compare::damaged(store, &found));
     if found.interrupted {

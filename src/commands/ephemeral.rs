@@ -11,7 +11,7 @@ use rustix::mount::{UnmountFlags, unmount};
 
 use super::exec::{self, SET_UP_FAILED};
 use super::private::{self, Lasts};
-use super::{Failure, pid_namespace, print_error, warm};
+use super::{Failure, LongWork, pid_namespace, print_error, warm};
 use crate::cli;
 use crate::config::{self, Store, WarmAtUp};
 use crate::linux::root::System;
@@ -111,10 +111,13 @@ fn set_up(
         };
         let system = System::here().map_err(Failure::observing)?;
         let mut report = WarmReport::new(&store.name);
-        let mut tell = |progress: crate::apply::Progress<'_>| {
-            super::tell(&progress, &ServiceManager::default());
+        // Without a thread beside it: what the command runs in has been entered already.
+        let (work, manager) = (LongWork::unseen(), ServiceManager::default());
+        let meanwhile = warm::Meanwhile {
+            work: &work,
+            manager: &manager,
         };
-        warm::copy(&store, &system, &wanted, &mut report, None, &mut tell)
+        warm::copy(&store, &system, &wanted, &mut report, None, meanwhile)
             .map_err(|failure| failure.fault())?;
     }
     Ok((store, place))

@@ -4,7 +4,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Failure, load, print_error, progress};
+use super::{Failure, LongWork, OnInterrupt, Unit, load, print_error};
 use crate::apply;
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
@@ -79,7 +79,7 @@ pub(super) fn run(
     };
     let collected = match arguments.dry_run {
         true => collector.plan(),
-        false => with_progress(&collector, daemon, &manager),
+        false => with_progress(&collector, daemon, &manager, json)?,
     };
     let collected = match collected.map_err(Failure::machine)? {
         Ok(collected) => collected,
@@ -234,23 +234,26 @@ fn with_progress(
     collector: &Collector<'_>,
     daemon: Option<&Path>,
     manager: &ServiceManager,
-) -> Result<Result<Collected, Incomplete>, CollectError> {
-    let bar = progress::objects(0);
+    json: bool,
+) -> Result<Result<Result<Collected, Incomplete>, CollectError>, Failure> {
+    let left = "what was deleted is gone, and the rest is as it was";
+    let work = LongWork::begin(OnInterrupt::End(left), json)?;
     let mut tell = |progress| match progress {
-        Progress::Choosing => manager.working("choosing what is garbage"),
-        Progress::Deleting(objects) => {
-            manager.working(&format!("Nix deletes {objects} objects"));
-            bar.set_position(0);
-            bar.set_length(objects);
+        Progress::Choosing => {
+            manager.working("choosing what is garbage");
+            work.step("choosing what is garbage");
         }
-        Progress::Deleted => bar.inc(1),
+        Progress::Deleting(objects) => {
+            let text = format!("Nix deletes {objects} objects");
+            manager.working(&text);
+            work.counted(text, Unit::Objects, objects);
+        }
+        Progress::Deleted => work.counts().add(1),
     };
-    let collected = match daemon {
+    Ok(match daemon {
         Some(socket) => collector.run_through(socket, &mut tell),
         None => collector.run(&mut tell),
-    };
-    bar.finish_and_clear();
-    collected
+    })
 }
 
 pub(super) fn absent(absent: &[Absent]) -> Failure {

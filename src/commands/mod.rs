@@ -10,13 +10,13 @@ mod exec;
 mod failure;
 mod gc;
 mod hashing;
+mod long_work;
 mod manual;
 mod new;
 mod optimise;
 mod pid_namespace;
 mod plan;
 mod private;
-mod progress;
 mod publish;
 mod reconcile;
 mod refresh;
@@ -46,6 +46,7 @@ use description::{Loaded, load};
 
 use failure::Failure;
 use hashing::with_hashing;
+use long_work::{LongWork, OnInterrupt, Unit, end_by_interrupt};
 
 /// Runs a command line.
 ///
@@ -101,6 +102,9 @@ fn run_command(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Check(arguments) => several::run(&arguments.stores, &cli.given, json, |store| {
             check::run(&arguments, store, json)
         }),
+        Command::Status(arguments) if arguments.metrics => {
+            several::metrics(&arguments.stores.stores, &cli.given)
+        }
         Command::Status(arguments) => {
             several::run(&arguments.stores.stores, &cli.given, json, |store| {
                 status::run(&arguments, store, json)

@@ -3,10 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
-
 use super::gc::{print_not_remounted, require_as_described};
-use super::{Failure, load};
+use super::{Failure, LongWork, OnInterrupt, Unit, load};
 use crate::apply;
 use crate::cli::{self, RootArgument};
 use crate::collect::{CollectError, Optimised, Optimiser, Step};
@@ -28,6 +26,7 @@ pub(super) fn run(arguments: &cli::Optimise, json: bool) -> Result<ExitCode, Fai
         &system,
         arguments.trust_databases,
         arguments.dry_run,
+        json,
     )?;
     report.print(json)?;
     Ok(ExitCode::from(report.outcome.exit_code()))
@@ -42,6 +41,7 @@ pub(super) fn optimise(
     system: &System,
     trust_databases: bool,
     dry_run: bool,
+    json: bool,
 ) -> Result<OptimiseReport, Failure> {
     let optimiser = Optimiser {
         store,
@@ -74,7 +74,7 @@ pub(super) fn optimise(
             store.command(["optimise"])
         )));
     }
-    let done = with_progress(&optimiser, dry_run).map_err(Failure::machine)?;
+    let done = with_progress(&optimiser, dry_run, json)?.map_err(Failure::machine)?;
     if let Some(why) = &done.remount {
         print_not_remounted(store, why);
     }
@@ -89,25 +89,26 @@ pub(super) fn optimise(
     Ok(report(store, trust_databases, dry_run, done, &restored))
 }
 
-fn with_progress(optimiser: &Optimiser<'_>, dry_run: bool) -> Result<Optimised, CollectError> {
+fn with_progress(
+    optimiser: &Optimiser<'_>,
+    dry_run: bool,
+    json: bool,
+) -> Result<Result<Optimised, CollectError>, Failure> {
     let manager = ServiceManager::from_environment();
-    // Hidden where standard error is no terminal.
-    let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{wide_bar} {pos}/{len} objects, {eta} left");
-    bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+    let left = "upper copies that were removed show the lower ones, and the rest is as it was";
+    let work = LongWork::begin(OnInterrupt::End(left), json)?;
     let mut tell = |step| match step {
         Step::Found(objects) => {
-            manager.working(&format!("{objects} objects are in both layers"));
-            bar.set_length(objects);
+            let text = format!("{objects} objects are in both layers");
+            manager.working(&text);
+            work.counted(text, Unit::Objects, objects);
         }
-        Step::Done => bar.inc(1),
+        Step::Done => work.counts().add(1),
     };
-    let done = match dry_run {
+    Ok(match dry_run {
         true => optimiser.plan(&mut tell),
         false => optimiser.run(&mut tell),
-    };
-    bar.finish_and_clear();
-    done
+    })
 }
 
 fn report(

@@ -5,9 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use indicatif::ProgressBar;
-
-use super::{Failure, description, with_hashing};
+use super::{Failure, LongWork, OnInterrupt, Unit, description};
 use crate::check::{self, Code};
 use crate::cli;
 use crate::config::{Chosen, Publication};
@@ -32,8 +30,9 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
     let publication = description::publication(&named(arguments))?;
     let system = System::here().map_err(Failure::observing)?;
     let manager = ServiceManager::from_environment();
-    // Hidden where standard error is no terminal.
-    let bar = ProgressBar::new_spinner();
+    let left = "consumers see the generation that was current before, or the new one, whole";
+    let work = LongWork::begin(OnInterrupt::End(left), json)?;
+    work.step("opening the publication");
     let publisher = Publisher {
         publication: &publication,
         system: &system,
@@ -42,12 +41,14 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
         Told::Waiting(holder) => {
             let text = format!("waiting for {holder}");
             manager.working(&text);
-            bar.suspend(|| super::print_note(&text));
+            work.suspended(|| super::print_note(&text));
         }
         Told::Step(step) => {
             manager.working(step);
-            bar.set_message(step);
-            bar.tick();
+            match arguments.contents {
+                true => work.counted(step, Unit::Bytes, 0),
+                false => work.step(step),
+            }
         }
     };
     let done = if let Some(what) = retiring(arguments) {
@@ -62,18 +63,13 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
             false => &publication.chosen,
         };
         if *chosen == Chosen::AllValid {
-            super::print_warning(&Fault::new(
-                "everything that is valid is published: nothing of it is freed as long as a \
-                 generation is kept, and each generation keeps all of the one before",
-            ));
+            work.suspended(warn_of_all_valid);
         }
-        match arguments.contents {
-            false => publisher.publish(chosen, None, &mut tell),
-            true => with_hashing(|progress| publisher.publish(chosen, Some(progress), &mut tell))?,
-        }
-        .map(|(generation, swept)| (Some(generation.number), swept))
+        let contents = arguments.contents.then(|| work.counts());
+        let published = publisher.publish(chosen, contents, &mut tell);
+        published.map(|(generation, swept)| (Some(generation.number), swept))
     };
-    bar.finish_and_clear();
+    drop(work);
     let report = match done {
         Ok((made, swept)) => report(&publication, made, swept),
         Err(PublishError::NotWhole(problems)) => not_whole(&publication, &problems),
@@ -81,6 +77,13 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
     };
     report.print(json)?;
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+fn warn_of_all_valid() {
+    super::print_warning(&Fault::new(
+        "everything that is valid is published: nothing of it is freed as long as a generation is kept, \
+         and each generation keeps all of the one before",
+    ));
 }
 
 /// The publication that is named: the command line demands one, except with `--check`.
@@ -118,7 +121,13 @@ fn check(arguments: &cli::Publish, directory: &Path, json: bool) -> Result<ExitC
         let store = StoreDirectory::new(arguments.store.as_os_str().as_bytes());
         let problems = match arguments.contents {
             false => lower.verify(&store, None),
-            true => with_hashing(|progress| lower.verify(&store, Some(progress)))?,
+            true => super::with_hashing(json, |counts| {
+                let problems = lower.verify(&store, Some(counts));
+                match counts.is_stopped() {
+                    true => Err(interrupted()),
+                    false => Ok(problems),
+                }
+            })??,
         };
         let problems = problems.map_err(Failure::machine)?;
         findings.extend(publish::findings(
@@ -144,6 +153,12 @@ fn check(arguments: &cli::Publish, directory: &Path, json: bool) -> Result<ExitC
     };
     report.print(json)?;
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Not all was looked at, so nothing is said of what was.
+fn interrupted() -> Failure {
+    Failure::machine("interrupted: not every object was hashed, and nothing is known of the others")
+        .remedy("run it again")
 }
 
 /// What is to be retired, if something is.

@@ -5,7 +5,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use super::{Failure, load, private, progress};
+use super::{Failure, LongWork, OnInterrupt, Unit, load, private};
 use crate::apply::{self, End, SetUp};
 use crate::check::{self, Severity};
 use crate::cli::{self, RootArgument};
@@ -74,7 +74,10 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
                 fetcher: fetches.then_some(fetcher),
                 drop_missing: arguments.drop_missing,
             };
-            let (done, mounted) = whole.run(&manager)?;
+            let left = "nothing is lost, and the store stays down until this is run again";
+            let work = LongWork::begin(OnInterrupt::End(left), json)?;
+            let (done, mounted) = whole.run(&manager, &work)?;
+            drop(work);
             (done, Some(mounted))
         }
     };
@@ -104,7 +107,11 @@ struct Whole<'a> {
 
 impl Whole<'_> {
     /// What was done, and whether the store is mounted then.
-    fn run(&self, manager: &ServiceManager) -> Result<(Reconciled, bool), Failure> {
+    fn run(
+        &self,
+        manager: &ServiceManager,
+        work: &LongWork,
+    ) -> Result<(Reconciled, bool), Failure> {
         let failed = |error| failure(self.store, error);
         let before = match self.store.lower.published() {
             None => already_done(&self.reconciler)?,
@@ -113,12 +120,12 @@ impl Whole<'_> {
         let (mut done, mounted) = match before {
             Some(done) => (done, true),
             None => {
-                let done = with_progress(&self.reconciler, manager).map_err(failed)?;
+                let done = with_progress(&self.reconciler, manager, work).map_err(failed)?;
                 if done.refused.is_empty() && done.missing.is_empty() {
                     go_on(self.store, self.reconciler.store)?;
                 }
-                let mounted =
-                    done.refused.is_empty() && set_up(self.store, self.reconciler.system, manager)?;
+                let mounted = done.refused.is_empty()
+                    && set_up(self.store, self.reconciler.system, manager, work)?;
                 (done, mounted)
             }
         };
@@ -133,7 +140,7 @@ impl Whole<'_> {
                 },
                 ..self.reconciler
             };
-            fetch(fetcher, &last, &mut done, manager).map_err(failed)?;
+            fetch(fetcher, &last, &mut done, manager, work).map_err(failed)?;
             if done.missing.is_empty() {
                 go_on(self.store, self.reconciler.store)?;
             }
@@ -170,6 +177,7 @@ pub(super) fn before_up(
     store: &Store,
     system: &System,
     manager: &ServiceManager,
+    work: &LongWork,
 ) -> Option<StepReport> {
     let has_database = store.database().symlink_metadata().is_ok();
     if store.when_replaced != WhenReplaced::Reconcile || !has_database {
@@ -192,8 +200,9 @@ pub(super) fn before_up(
             remove_without_rows: false,
             roots: &roots,
         };
-        let done = reconciler.run(true, &mut |_| {}, &mut |progress| {
-            super::tell(&progress, manager);
+        let mut step = |step| tell(step, manager, work);
+        let done = reconciler.run(true, &mut step, &mut |progress| {
+            work.tell(&progress, manager);
         });
         done.map_err(Failure::machine)
     };
@@ -299,25 +308,32 @@ fn objects(store: &Store, url: &OsStr) -> Result<PathBuf, String> {
     }
 }
 
+/// Tells how far it is.
+fn tell(step: Step, manager: &ServiceManager, work: &LongWork) {
+    match step {
+        Step::Carrying(objects) => {
+            let text = format!("carrying {objects} objects");
+            manager.working(&text);
+            work.counted(text, Unit::Objects, objects);
+        }
+        Step::Carried(objects) => work.counts().add(objects),
+        Step::Rows => {
+            manager.working("writing rows");
+            work.step("writing rows");
+        }
+    }
+}
+
 fn with_progress(
     reconciler: &Reconciler<'_>,
     manager: &ServiceManager,
+    work: &LongWork,
 ) -> Result<Reconciled, ReconcileError> {
-    let bar = progress::objects(0);
-    let mut tell = |step| match step {
-        Step::Carrying(objects) => {
-            manager.working(&format!("carrying {objects} objects"));
-            bar.set_position(0);
-            bar.set_length(objects);
-        }
-        Step::Carried(objects) => bar.inc(objects),
-        Step::Rows => manager.working("writing rows"),
-    };
-    let done = reconciler.run(false, &mut tell, &mut |progress| {
-        super::tell(&progress, manager);
-    });
-    bar.finish_and_clear();
-    done
+    work.step("comparing the upper store with the lower one");
+    let mut step = |step| tell(step, manager, work);
+    reconciler.run(false, &mut step, &mut |progress| {
+        work.tell(&progress, manager);
+    })
 }
 
 /// Has Nix fetch what is missing, and tells what still is.
@@ -326,16 +342,19 @@ fn fetch(
     reconciler: &Reconciler<'_>,
     done: &mut Reconciled,
     manager: &ServiceManager,
+    work: &LongWork,
 ) -> Result<(), ReconcileError> {
     let missing: Vec<StorePath> = done.missing.iter().map(|it| it.path.clone()).collect();
-    manager.working(&format!("Nix fetches {} objects", missing.len()));
+    let text = format!("Nix fetches {} objects", missing.len());
+    manager.working(&text);
+    work.step(text);
     done.fetched = fetcher.fetch(&missing)?;
     let schema = observe::observe(reconciler.system, reconciler.store, Depth::Up);
     let schema = schema
         .ok()
         .and_then(|it| it.lower.schema().map(str::to_owned));
     let left = reconciler.finish(schema.as_deref(), &mut |progress| {
-        super::tell(&progress, manager);
+        work.tell(&progress, manager);
     })?;
     let reasons: Vec<_> = std::mem::take(&mut done.missing);
     done.missing = left.missing;
@@ -348,7 +367,12 @@ fn fetch(
 }
 
 /// Sets the store up: whether it is mounted then. What is wrong is printed.
-fn set_up(store: &Store, system: &System, manager: &ServiceManager) -> Result<bool, Failure> {
+fn set_up(
+    store: &Store,
+    system: &System,
+    manager: &ServiceManager,
+    work: &LongWork,
+) -> Result<bool, Failure> {
     let set_up = SetUp {
         store,
         system,
@@ -356,7 +380,7 @@ fn set_up(store: &Store, system: &System, manager: &ServiceManager) -> Result<bo
         remember: store.own.is_none(),
         lasts: true,
     };
-    let ended = set_up.run(&mut |progress| super::tell(&progress, manager));
+    let ended = set_up.run(&mut |progress| work.tell(&progress, manager));
     let (mut findings, mounted) = match ended.end {
         End::Done(observed) => (
             check::check(store, &observed),

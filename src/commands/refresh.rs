@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Failure, load, optimise, private, tell};
+use super::{Failure, LongWork, OnInterrupt, load, optimise, private};
 use crate::apply::{self, Refresh, RefreshError};
 use crate::check;
 use crate::cli::{self, RootArgument, StoreArgument};
@@ -35,13 +35,13 @@ pub(super) fn run(
                 link,
                 dry_run: arguments.dry_run,
             };
-            switch(&refresh, &manager)?
+            switch(&refresh, &manager, json)?
         }
         None => in_place(&store, &system, arguments.dry_run)?,
     };
     let wanted = store.refresh.as_ref().is_some_and(|it| it.optimise);
     if wanted && report.remounted {
-        report.optimised = Some(optimise::optimise(&store, &system, false, false)?);
+        report.optimised = Some(optimise::optimise(&store, &system, false, false, json)?);
     }
     report.print(json)?;
     super::warn_if_deaf(&manager);
@@ -65,9 +65,17 @@ fn empty(store: &Store, dry_run: bool) -> RefreshReport {
 }
 
 /// To another generation.
-fn switch(refresh: &Refresh<'_>, manager: &ServiceManager) -> Result<RefreshReport, Failure> {
+fn switch(
+    refresh: &Refresh<'_>,
+    manager: &ServiceManager,
+    json: bool,
+) -> Result<RefreshReport, Failure> {
     let Refresh { store, .. } = *refresh;
-    let done = refresh.run(&mut |progress| tell(&progress, manager));
+    let left = "the store uses one of the two generations, whole";
+    let work = LongWork::begin(OnInterrupt::End(left), json)?;
+    work.step("comparing the store with the current generation");
+    let done = refresh.run(&mut |progress| work.tell(&progress, manager));
+    drop(work);
     let done = done.map_err(|error| failure(store, error))?;
     let mut findings = done.findings;
     findings.extend(check::lacking(

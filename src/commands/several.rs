@@ -40,6 +40,24 @@ pub(super) fn run(
     }
 }
 
+/// `overstore status --metrics`. What is wrong with a store is in its numbers, and no reason to exit with
+/// another code than 0: who writes them into a file goes on.
+pub(super) fn metrics(stores: &[OsString], given: &[OsString]) -> Result<ExitCode, Failure> {
+    let stores = match stores {
+        // Only `--all` comes without any.
+        [] => all(),
+        stores => stores.to_vec(),
+    };
+    let mut told = Vec::new();
+    for store in &stores {
+        told.push(of_store(given, store, true)?);
+    }
+    let mut out = std::io::stdout().lock();
+    report::metrics::write(&mut out, &told)?;
+    out.flush()?;
+    Ok(ExitCode::SUCCESS)
+}
+
 /// `overstore list`.
 pub(super) fn list(arguments: &cli::List, json: bool) -> Result<ExitCode, Failure> {
     if arguments.names {
@@ -130,25 +148,36 @@ fn each(stores: &[OsString], given: &[OsString], json: bool) -> Result<ExitCode,
     let mut worst = 0;
     for (number, store) in stores.iter().enumerate() {
         if interrupted.load(Ordering::Relaxed) {
-            worst = worst.max(Outcome::Failed.exit_code());
             break;
         }
         if number > 0 && !json {
             writeln!(std::io::stdout())?;
         }
-        let output = process(given, store, json).output().map_err(not_run)?;
-        let exit_code = exit_code(&output);
-        worst = worst.max(exit_code);
-        report.stores.push(OfStore {
-            store: show_path(Path::new(store)).into_owned(),
-            exit_code,
-            result: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
-        });
+        let of_store = of_store(given, store, json)?;
+        worst = worst.max(of_store.exit_code);
+        report.stores.push(of_store);
     }
     if json {
         report::print(&report, true, |_| Ok(()))?;
     }
+    if interrupted.load(Ordering::Relaxed) {
+        let (done, of) = (report.stores.len(), stores.len());
+        super::print_note(&format!(
+            "interrupted: {done} of {of} stores were begun with"
+        ));
+        super::end_by_interrupt();
+    }
     Ok(ExitCode::from(worst))
+}
+
+/// What the command came to for one store.
+fn of_store(given: &[OsString], store: &OsStr, json: bool) -> Result<OfStore, Failure> {
+    let output = process(given, store, json).output().map_err(not_run)?;
+    Ok(OfStore {
+        store: show_path(Path::new(store)).into_owned(),
+        exit_code: exit_code(&output),
+        result: serde_json::from_slice(&output.stdout).unwrap_or(Value::Null),
+    })
 }
 
 /// The process for one store. With `json` what it prints is kept.

@@ -4,13 +4,14 @@ use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::process::ExitCode;
 
-use super::{Failure, description, progress};
+use super::{Failure, LongWork, OnInterrupt, Unit, description};
 use crate::check::{self, Finding};
 use crate::cli;
 use crate::compare;
 use crate::compare::Identity;
 use crate::config::{MetadataSource, Store};
 use crate::escape::show_path;
+use crate::linux::clock;
 use crate::linux::exhaustion;
 use crate::linux::root::System;
 use crate::linux::safe_path;
@@ -21,8 +22,8 @@ use crate::observe::{self, Depth, LinkFacts, Observed};
 use crate::records::Memory;
 use crate::records::mount_record::Record;
 use crate::report::{
-    CollectedReport, Content, GenerationReport, NowReport, OpenReport, Outcome, SizesReport,
-    StatusReport, WarmedReport,
+    CollectedReport, Content, FileSystemReport, GenerationReport, NowReport, OpenReport, Outcome,
+    RefreshedReport, SizesReport, StatusReport, WarmedReport,
 };
 use crate::warm::Roots;
 
@@ -43,7 +44,7 @@ pub(super) fn run(
     };
     let compared = looked.compare();
     let sizes = match arguments.sizes {
-        true => sizes(&store, compared.content)?,
+        true => sizes(&store, compared.content, json)?,
         false => None,
     };
     let report = looked.report(compared, sizes);
@@ -158,7 +159,12 @@ impl Looked<'_> {
         let (warm_roots, warm_roots_gone) = warm_roots(store);
         StatusReport {
             version: 1,
+            time: clock::now(),
             store: store.name.clone(),
+            outcome: match now.errors.is_empty() {
+                true => Outcome::Unchanged,
+                false => Outcome::NotAsDescribed,
+            },
             check: store.command(["check"]).to_string(),
             real: show_path(&store.real).into_owned(),
             mounted: self.observed.mount.overlay.is_some(),
@@ -174,12 +180,19 @@ impl Looked<'_> {
             content: compared.content,
             unreadable: compared.unreadable,
             sizes,
+            file_system: file_system(store),
             warm_roots,
             warm_roots_gone,
             warmed: self.memory.warmed.map(|warmed| WarmedReport {
                 time: warmed.time,
                 paths: warmed.paths,
                 gone: compared.gone,
+            }),
+            refreshed: self.memory.compared.and_then(|compared| {
+                Some(RefreshedReport {
+                    time: compared.time?,
+                    generation: compared.generation,
+                })
             }),
             collected: self.memory.collected.map(|collected| CollectedReport {
                 time: collected.time,
@@ -208,6 +221,15 @@ pub(super) fn mounted_since(store: &Store, system: &System, observed: &Observed)
     Record::read(system, &store.real).ok()??.time
 }
 
+/// The upper layer's file system, if there is an upper layer.
+fn file_system(store: &Store) -> Option<FileSystemReport> {
+    let facts = rustix::fs::statvfs(&*store.upper_layer).ok()?;
+    Some(FileSystemReport {
+        size: facts.f_blocks.saturating_mul(facts.f_frsize),
+        free: facts.f_bavail.saturating_mul(facts.f_frsize),
+    })
+}
+
 /// How many roots keep warmed paths, and how many of these have no row.
 fn warm_roots(store: &Store) -> (u64, u64) {
     let Ok(kept) = Roots::of(&store.state).kept() else {
@@ -223,10 +245,17 @@ fn warm_roots(store: &Store) -> (u64, u64) {
 
 /// What the objects take up. A layer that is missing, as before a store is set up, takes up nothing
 /// that could be told; a finding says that it is missing.
-fn sizes(store: &Store, content: Option<Content>) -> Result<Option<SizesReport>, Failure> {
-    let bar = progress::objects(content.map_or(0, |content| content.objects));
-    let sizes = compare::sizes(&store.upper_layer, &store.lower.real, || bar.inc(1));
-    bar.finish_and_clear();
+fn sizes(
+    store: &Store,
+    content: Option<Content>,
+    json: bool,
+) -> Result<Option<SizesReport>, Failure> {
+    let work = LongWork::begin(OnInterrupt::End("nothing was changed"), json)?;
+    let objects = content.map_or(0, |content| content.objects);
+    work.counted("adding up the upper layer", Unit::Objects, objects);
+    let counts = work.counts();
+    let sizes = compare::sizes(&store.upper_layer, &store.lower.real, || counts.add(1));
+    drop(work);
     match sizes {
         Ok(sizes) => Ok(Some(SizesReport {
             upper_layer: sizes.upper_layer,

@@ -4,7 +4,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 
 use super::status::mounted_since;
-use super::{Failure, Loaded, load, private, tell};
+use super::warm::Meanwhile;
+use super::{Failure, Loaded, LongWork, OnInterrupt, load, private};
 use crate::apply::{End, Progress, SetUp};
 use crate::check::{self, Code, Finding, Severity};
 use crate::cli;
@@ -27,8 +28,11 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         remember: true,
         lasts: true,
     };
-    let reconciled = super::reconcile::before_up(&loaded.store, &loaded.system, &manager);
-    let ended = set_up.run(&mut |progress| tell(&progress, &manager));
+    let left = "what is done stays, and the next run does the rest";
+    let work = LongWork::begin(OnInterrupt::End(left), json)?;
+    work.step("looking at the machine");
+    let reconciled = super::reconcile::before_up(&loaded.store, &loaded.system, &manager, &work);
+    let ended = set_up.run(&mut |progress| work.tell(&progress, &manager));
     let mut report = Report::new(report::Command::Up, &loaded.store.name);
     report.steps.extend(reconciled);
     report.steps.extend(ended.steps);
@@ -46,7 +50,11 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
                 let done =
                     mounted.is_some() && warmed.is_some_and(|warmed| warmed.after_mount == mounted);
                 if !done || report.steps.iter().any(StepReport::is_mount) {
-                    warm(&loaded, wanted, mounted, &mut report, &manager);
+                    let meanwhile = Meanwhile {
+                        work: &work,
+                        manager: &manager,
+                    };
+                    warm(&loaded, wanted, mounted, &mut report, meanwhile);
                 }
             }
         }
@@ -56,6 +64,7 @@ pub(super) fn run(arguments: &cli::Up, json: bool) -> Result<ExitCode, Failure> 
         }
         End::Failed(error) => report.fail(Fault::of(&error)),
     }
+    drop(work);
     let summary = report.summary();
     let starts = arguments.unit && starts(&loaded.store, &report);
     match report.outcome {
@@ -96,20 +105,20 @@ fn warm(
     wanted: &WarmAtUp,
     mounted: Option<u64>,
     report: &mut Report,
-    manager: &ServiceManager,
+    meanwhile: Meanwhile<'_>,
 ) {
     let store = &loaded.store;
     let mut step = StepReport::warm(store);
-    tell(&Progress::Step(&step), manager);
+    let Meanwhile { work, manager } = meanwhile;
+    work.tell(&Progress::Step(&step), manager);
     let mut warmed = WarmReport::new(&store.name);
-    let mut tell = |progress: Progress<'_>| tell(&progress, manager);
     match super::warm::copy(
         store,
         &loaded.system,
         wanted,
         &mut warmed,
         mounted,
-        &mut tell,
+        meanwhile,
     ) {
         Ok(()) => {
             step.text = format!("{}: {}", step.text, warmed.summary());

@@ -1,12 +1,11 @@
 //! `overstore warm`.
 
-use std::cell::RefCell;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::process::ExitCode;
 
-use super::{Failure, Loaded, load, private};
-use crate::apply::{self, Progress, Tell};
+use super::{Failure, Loaded, LongWork, OnInterrupt, Unit, load, private};
+use crate::apply::{self, Progress};
 use crate::check;
 use crate::cli::{self, RootArgument};
 use crate::config::{Store, WarmAtUp};
@@ -40,8 +39,15 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
         roots: arguments.roots.clone(),
         keep: arguments.keep,
     };
-    let mut tell = |progress: Progress<'_>| super::tell(&progress, &ServiceManager::default());
-    copy(&store, &system, &wanted, &mut report, None, &mut tell)?;
+    let left = "all of a copy is there, or nothing of it";
+    let work = LongWork::begin(OnInterrupt::End(left), json)?;
+    let manager = ServiceManager::default();
+    let meanwhile = Meanwhile {
+        work: &work,
+        manager: &manager,
+    };
+    copy(&store, &system, &wanted, &mut report, None, meanwhile)?;
+    drop(work);
     report.print(json)?;
     let outcome = match report.left_out {
         0 => Outcome::Done,
@@ -67,6 +73,15 @@ fn parts_are_its_own(store: &Store, system: &System) -> Result<(), Failure> {
     ))
 }
 
+/// Who hears how far it is.
+#[derive(Clone, Copy)]
+pub(super) struct Meanwhile<'a> {
+    /// People at a terminal.
+    pub work: &'a LongWork,
+    /// The service manager.
+    pub manager: &'a ServiceManager,
+}
+
 /// Copies what is wanted, and makes roots of it where that is wanted too. `after_mount` is the time
 /// of the mount after which `up` does it.
 pub(super) fn copy(
@@ -75,8 +90,9 @@ pub(super) fn copy(
     wanted: &WarmAtUp,
     report: &mut WarmReport,
     after_mount: Option<u64>,
-    tell: Tell<'_>,
+    meanwhile: Meanwhile<'_>,
 ) -> Result<(), Failure> {
+    let Meanwhile { work, manager } = meanwhile;
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let mut paths = Vec::new();
     for path in &wanted.paths {
@@ -93,11 +109,12 @@ pub(super) fn copy(
         objects: &store.lower.real,
         database: &database,
         use_sqlite_wal: store.use_sqlite_wal,
+        counts: work.counts(),
     };
     let mut prefixes = Vec::new();
-    let told = RefCell::new(tell);
-    let waiting = |holder: &str| (told.borrow_mut())(Progress::Waiting(holder));
+    let waiting = |holder: &str| work.tell(&Progress::Waiting(holder), manager);
     let mut run = |wanted| -> Result<(), Failure> {
+        work.counted("copying metadata from the lower store", Unit::Paths, 0);
         let mut warmed = warm.run(wanted, &waiting).map_err(failure)?;
         report.add(&warmed);
         prefixes.append(&mut warmed.prefixes);
@@ -114,6 +131,7 @@ pub(super) fn copy(
         }
     }
     if wanted.keep {
+        work.step("making roots");
         // Nix passes over those of them that are not valid.
         paths.extend(found);
         if wanted.all {
@@ -129,7 +147,7 @@ pub(super) fn copy(
         system,
         &PathSet::new(prefixes),
         after_mount,
-        told.into_inner(),
+        &mut |progress| work.tell(&progress, manager),
     );
     Ok(())
 }

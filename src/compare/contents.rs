@@ -13,6 +13,7 @@ use rustix::fs::AtFlags;
 
 use crate::compare::layers::AcrossError;
 use crate::config::Store;
+use crate::counts::Counts;
 use crate::escape::show_path;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::lower::sqlite::SqliteSource;
@@ -51,17 +52,6 @@ pub struct Damaged {
     pub actual: Result<[u8; 32], String>,
 }
 
-/// How far it is: to be looked at from other threads.
-#[derive(Debug, Default)]
-pub struct Progress {
-    /// Bytes read.
-    pub bytes: AtomicU64,
-    /// Bytes there are to read, about; 0 until that is known.
-    pub total: AtomicU64,
-    /// Set to end it early.
-    pub stop: AtomicBool,
-}
-
 /// An object to hash.
 #[derive(Debug)]
 pub(crate) struct Job {
@@ -79,7 +69,7 @@ pub(crate) struct Job {
 /// # Errors
 /// When the upper database or a layer cannot be read. What is wrong with objects is part of the
 /// result.
-pub fn contents(store: &Store, lower: bool, progress: &Progress) -> Result<Contents, AcrossError> {
+pub fn contents(store: &Store, lower: bool, counts: &Counts) -> Result<Contents, AcrossError> {
     let objects = Objects {
         database: store.database(),
         directory: StoreDirectory::new(store.store.as_os_str().as_bytes()),
@@ -92,9 +82,9 @@ pub fn contents(store: &Store, lower: bool, progress: &Progress) -> Result<Conte
         found.of += 1;
         total = u64::saturating_add(total, u64::try_from(size).unwrap_or(0));
     })?;
-    progress.total.store(total, Ordering::Relaxed);
-    (found.objects, found.damaged) = objects.hash(progress)?;
-    found.interrupted = progress.stop.load(Ordering::Relaxed);
+    counts.expect(total);
+    (found.objects, found.damaged) = objects.hash(counts)?;
+    found.interrupted = counts.is_stopped();
     Ok(found)
 }
 
@@ -143,9 +133,9 @@ impl Objects {
     }
 
     /// Hashes them all: how many were, and those that are not what their rows say.
-    fn hash(&self, progress: &Progress) -> Result<(u64, Vec<Damaged>), AcrossError> {
+    fn hash(&self, counts: &Counts) -> Result<(u64, Vec<Damaged>), AcrossError> {
         let [upper, lower] = &self.layers;
-        let (hashed, damaged) = hash_each([upper, lower], progress, |queue| {
+        let (hashed, damaged) = hash_each([upper, lower], counts, |queue| {
             self.each(|job, _| queue(job)).map_err(AcrossError::from)
         })?;
         Ok((hashed, self.still_expected(damaged)?))
@@ -175,14 +165,14 @@ impl Objects {
 /// Those of `feed`; and when an object cannot be read for a reason that is not its own.
 pub(crate) fn hash_each<E: From<AcrossError>>(
     layers: [&Layer; 2],
-    progress: &Progress,
+    counts: &Counts,
     feed: impl FnOnce(&mut dyn FnMut(Job)) -> Result<(), E>,
 ) -> Result<(u64, Vec<Damaged>), E> {
     let (sender, receiver) = sync_channel(QUEUE);
     let work = Work {
         jobs: Mutex::new(receiver),
         layers,
-        progress,
+        counts,
         hashed: AtomicU64::new(0),
         damaged: Mutex::default(),
         failed: Mutex::default(),
@@ -221,7 +211,7 @@ pub(crate) fn hash_each<E: From<AcrossError>>(
 struct Work<'a> {
     jobs: Mutex<Receiver<Job>>,
     layers: [&'a Layer; 2],
-    progress: &'a Progress,
+    counts: &'a Counts,
     hashed: AtomicU64,
     damaged: Mutex<Vec<Damaged>>,
     /// An object that this machine would not read, and why: that says nothing of the object.
@@ -233,8 +223,8 @@ struct Work<'a> {
 impl Work<'_> {
     fn run(&self) {
         let go_on = |bytes| {
-            self.progress.bytes.fetch_add(bytes, Ordering::Relaxed);
-            !self.progress.stop.load(Ordering::Relaxed) && !self.stop.load(Ordering::Relaxed)
+            self.counts.add(bytes);
+            !self.counts.is_stopped() && !self.stop.load(Ordering::Relaxed)
         };
         loop {
             let jobs = self.jobs.lock().unwrap_or_else(PoisonError::into_inner);

@@ -9,8 +9,8 @@ mod needs;
 mod objects;
 mod sizes;
 
+pub use contents::contents;
 pub(crate) use contents::{Contents, Damaged, Job, Layer, hash_each};
-pub use contents::{Progress, contents};
 pub(crate) use copies::Comparer;
 pub(crate) use fingerprint::Difference;
 pub use fingerprint::Identity;

@@ -9,7 +9,8 @@ use std::time::Duration;
 use rusqlite::OptionalExtension;
 
 use super::error::PublishError;
-use crate::compare::{Layer, Progress};
+use crate::compare::Layer;
+use crate::counts::Counts;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::layout;
 use crate::nix::schema::{self, SchemaObject};
@@ -46,7 +47,7 @@ pub(super) enum Wanted {
 
 /// What is in it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Counts {
+pub(super) struct Copied {
     pub paths: u64,
     pub references: u64,
 }
@@ -117,7 +118,7 @@ impl Draft {
         &self,
         wanted: &Wanted,
         store: &StoreDirectory,
-    ) -> Result<Counts, PublishError> {
+    ) -> Result<Copied, PublishError> {
         let objects = self.objects()?;
         let of_kind = |kind: &'static str| objects.iter().filter(move |it| it.kind == kind);
         for table in of_kind("table") {
@@ -142,7 +143,7 @@ impl Draft {
                 })
                 .map_err(|error| self.error(error))
         };
-        Ok(Counts {
+        Ok(Copied {
             paths: count("ValidPaths")?,
             references: count("Refs")?,
         })
@@ -237,7 +238,7 @@ impl Draft {
         &self,
         store: &StoreDirectory,
         objects: &Layer,
-        contents: Option<&Progress>,
+        contents: Option<&Counts>,
     ) -> Result<Problems, PublishError> {
         let verifying = Verifying {
             connection: &self.connection,

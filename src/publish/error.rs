@@ -100,9 +100,6 @@ pub(crate) enum PublishError {
         /// What is wrong with it.
         what: String,
     },
-    /// It was told to stop.
-    #[error("interrupted: nothing was published")]
-    Interrupted,
     /// There is no such generation.
     #[error("there is no generation {0}")]
     NoGeneration(u64),
@@ -141,7 +138,6 @@ impl HasRemedy for PublishError {
             Self::Open { .. }
             | Self::Sqlite { .. }
             | Self::NotWhole(_)
-            | Self::Interrupted
             | Self::NoGeneration(_)
             | Self::Current(_) => Remedy::default(),
         }

@@ -10,7 +10,8 @@ use rustix::io::Errno;
 use super::error::PublishError;
 use super::place;
 use super::verify::{Failed, Problems, Verifying};
-use crate::compare::{Layer, Progress};
+use crate::compare::Layer;
+use crate::counts::Counts;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::sync;
@@ -65,7 +66,7 @@ impl LowerStore {
     pub(crate) fn verify(
         &self,
         store: &StoreDirectory,
-        contents: Option<&Progress>,
+        contents: Option<&Counts>,
     ) -> Result<Problems, PublishError> {
         let path = layout::database(&self.state);
         let objects = Layer {

@@ -3,7 +3,6 @@
 use std::io::{BufWriter, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
-use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 
@@ -11,8 +10,9 @@ use super::database::{Draft, Wanted};
 use super::error::PublishError;
 use super::place::{Making, Place};
 use super::roots::{self, HeldOff, Roots};
-use crate::compare::{Layer, Progress};
+use crate::compare::Layer;
 use crate::config::{Chosen, Publication};
+use crate::counts::Counts;
 use crate::linux::clock;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
@@ -84,7 +84,7 @@ impl Publisher<'_> {
     pub(crate) fn publish(
         &self,
         chosen: &Chosen,
-        contents: Option<&Progress>,
+        contents: Option<&Counts>,
         told: Tell<'_>,
     ) -> Result<(Generation, Swept), PublishError> {
         let (mut place, roots) = self.place(told)?;
@@ -205,7 +205,7 @@ impl Publisher<'_> {
         place: &mut Place,
         roots: &Roots,
         chosen: &Chosen,
-        contents: Option<&Progress>,
+        contents: Option<&Counts>,
         told: Tell<'_>,
     ) -> Result<Generation, PublishError> {
         let Publication {
@@ -233,9 +233,6 @@ impl Publisher<'_> {
         }
         told(Told::Step("verifying every row and its object"));
         let problems = draft.verify(&store, &objects, contents)?;
-        if contents.is_some_and(|progress| progress.stop.load(Ordering::Relaxed)) {
-            return Err(PublishError::Interrupted);
-        }
         if problems.count > 0 {
             return Err(PublishError::NotWhole(problems));
         }

@@ -5,7 +5,8 @@ use rusqlite::Connection;
 use rustix::fs::{AtFlags, FileType, statat};
 use rustix::io::Errno;
 
-use crate::compare::{AcrossError, Damaged, Job, Layer, Progress, hash_each};
+use crate::compare::{AcrossError, Damaged, Job, Layer, hash_each};
+use crate::counts::Counts;
 use crate::escape::show;
 use crate::lower::sqlite::{read_row, text};
 use crate::nix::store_directory::StoreDirectory;
@@ -91,14 +92,14 @@ impl Verifying<'_> {
     ///
     /// # Errors
     /// When the database or the directory cannot be read.
-    pub(super) fn run(&self, contents: Option<&Progress>) -> Result<Problems, Failed> {
+    pub(super) fn run(&self, contents: Option<&Counts>) -> Result<Problems, Failed> {
         let mut problems = Problems::default();
         self.references(&mut problems)?;
-        let Some(progress) = contents else {
+        let Some(counts) = contents else {
             self.rows(&mut problems, &mut |_| {})?;
             return Ok(problems);
         };
-        let (_, damaged) = hash_each([self.objects; 2], progress, |queue| {
+        let (_, damaged) = hash_each([self.objects; 2], counts, |queue| {
             self.rows(&mut problems, queue)
         })?;
         for damaged in damaged {

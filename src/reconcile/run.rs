@@ -14,6 +14,7 @@ use crate::check::{self, Code, Finding, Severity};
 use crate::collect::{Aside, Layers, RootKind, Roots};
 use crate::compare::Identity;
 use crate::config::Store;
+use crate::counts::Counts;
 use crate::escape::show_path;
 use crate::linux::locks::{attempt, holder_in_words};
 use crate::linux::root::System;
@@ -681,6 +682,7 @@ impl Reconciler<'_> {
             objects: &self.store.lower.real,
             database: &database,
             use_sqlite_wal: self.store.use_sqlite_wal,
+            counts: &Counts::default(),
         })?)
     }
 }

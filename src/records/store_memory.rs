@@ -56,6 +56,9 @@ pub(crate) struct Compared {
     pub publication: String,
     /// The generation's number.
     pub generation: u64,
+    /// When the store went on to it, in seconds since 1970.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub time: Option<u64>,
     /// The highest id of a row then: those that came later may be from another generation, since
     /// connections keep theirs to their end.
     pub highest: i64,

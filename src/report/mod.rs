@@ -6,6 +6,7 @@ mod error;
 mod gc;
 mod journal;
 mod list;
+pub(crate) mod metrics;
 mod optimise;
 mod publish;
 mod reconcile;
@@ -38,8 +39,8 @@ pub(crate) use publish::{LowerCheckReport, PublishReport, PublishedReport};
 pub(crate) use reconcile::{MissingReport, ReconcileReport, WithoutRowReport};
 pub(crate) use refresh::RefreshReport;
 pub(crate) use status::{
-    CollectedReport, Content, GenerationReport, NowReport, OpenReport, SizesReport, StatusReport,
-    WarmedReport,
+    CollectedReport, Content, FileSystemReport, GenerationReport, NowReport, OpenReport,
+    RefreshedReport, SizesReport, StatusReport, WarmedReport,
 };
 pub(crate) use url::{UrlByVersion, UrlReport};
 pub(crate) use warm::WarmReport;

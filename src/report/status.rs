@@ -9,14 +9,20 @@ use super::counted;
 use crate::check::{Code, Finding, Severity};
 use crate::linux::clock;
 
+use super::Outcome;
+
 /// The result of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct StatusReport {
     /// The version of this format: 1.
     pub version: u32,
+    /// When the store was looked at, in seconds since 1970.
+    pub time: u64,
     /// The store's name.
     pub store: String,
+    /// What it amounts to: `unchanged`, or `not-as-described` where there is an error.
+    pub outcome: Outcome,
     /// The command that says more of what is wrong.
     #[serde(skip)]
     pub check: String,
@@ -55,6 +61,9 @@ pub(crate) struct StatusReport {
     /// What the objects take up; only with `--sizes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sizes: Option<SizesReport>,
+    /// The upper layer's file system; absent where there is no upper layer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file_system: Option<FileSystemReport>,
     /// Roots that keep what was warmed.
     pub warm_roots: u64,
     /// Those of them whose path has no row in the upper database any more.
@@ -62,6 +71,9 @@ pub(crate) struct StatusReport {
     /// What was copied from the lower store last, as far as that is remembered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmed: Option<WarmedReport>,
+    /// When `refresh` last went on to another generation; absent where that is not remembered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refreshed: Option<RefreshedReport>,
     /// The last collection of garbage with `gc`; null where none is remembered.
     pub collected: Option<CollectedReport>,
     /// What is wrong now, as far as it is looked at here.
@@ -147,6 +159,26 @@ pub(crate) struct SizesReport {
     pub upper_layer: u64,
     /// What removing those that the lower store has too would free.
     pub in_both_layers: u64,
+}
+
+/// The upper layer's file system, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct FileSystemReport {
+    /// Its size.
+    pub size: u64,
+    /// What is free for ordinary users.
+    pub free: u64,
+}
+
+/// A refresh that went on to another generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct RefreshedReport {
+    /// When, in seconds since 1970.
+    pub time: u64,
+    /// The generation's number.
+    pub generation: u64,
 }
 
 /// Metadata that was copied with `warm`.

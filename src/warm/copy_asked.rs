@@ -183,6 +183,7 @@ impl Copy<'_> {
         let present = self.find(ID_OF, [whole], |_| Ok(()))?.is_some();
         let state = if present { PRESENT } else { TO_ASK };
         self.placed += 1;
+        self.target.counts.expect(1);
         let insert = "insert into temp.Wanted (number, path, root, state) values (?, ?, ?, ?)";
         self.execute(insert, (self.placed, path.as_str(), root, state))?;
         Ok(self.placed)
@@ -233,6 +234,7 @@ impl Copy<'_> {
                 }
                 answer => answer?,
             };
+            self.target.counts.add(1);
             match answer {
                 Some(info) => self.keep(number, &info)?,
                 None => {
@@ -454,6 +456,7 @@ mod tests {
     use rusqlite::Connection;
 
     use super::*;
+    use crate::counts::Counts;
     use crate::nix::schema;
     use crate::nix::store_directory::StoreDirectory;
     use crate::warm::outputs::Objects;
@@ -528,6 +531,7 @@ mod tests {
             store: &StoreDirectory::new(b"/nix/store"),
             objects: &Objects::open(directory)?,
             waiting: &|_| {},
+            counts: &Counts::default(),
         };
         let asked = VecDeque::new();
         copy(target, &mut Told { asked, answer }, wanted)

@@ -3,6 +3,7 @@ use std::collections::HashSet;
 use super::error::MOST_LISTED;
 use super::ids::shift;
 use super::upper_writer::{Target, Writer};
+use crate::counts::Counts;
 use crate::lower::database::Database;
 use crate::warm::reader::{Reader, rows};
 use crate::warm::{LeftOut, Wanted, WarmError, Warmed};
@@ -61,6 +62,7 @@ fn left_out(target: Target<'_>, lower: &Database, wanted: Wanted<'_>) -> Result<
     };
     let mut copying = Copying {
         reader: &reader,
+        counts: target.counts,
         warmed: Warmed::default(),
         wrong_row: &mut false,
     };
@@ -97,6 +99,7 @@ fn copy_attached(
     };
     let mut copying = Copying {
         reader: &reader,
+        counts: target.counts,
         warmed: Warmed::default(),
         wrong_row,
     };
@@ -110,6 +113,7 @@ fn copy_attached(
             first: out.first,
         };
     }
+    target.counts.begin(ids.len() as u64);
     let transaction = upper.begin(target.waiting)?;
     let mut writer = Writer::new(target)?;
     let first_new = writer.next_id;
@@ -134,6 +138,7 @@ fn copy_attached(
 /// One copy under way.
 struct Copying<'a> {
     reader: &'a Reader<'a>,
+    counts: &'a Counts,
     warmed: Warmed,
     /// Set where a row is wrong.
     wrong_row: &'a mut bool,
@@ -171,9 +176,11 @@ impl Copying<'_> {
     ) -> Result<Vec<i64>, WarmError> {
         let Reader { lower, store, .. } = *self.reader;
         let (warmed, wrong_row) = (&mut self.warmed, &mut *self.wrong_row);
+        let counts = self.counts;
         let mut upper_ids = Vec::with_capacity(ids.len());
         warmed.prefixes.reserve_exact(ids.len());
         rows(lower, store, ids, |id, path, info| {
+            counts.add(1);
             *wrong_row = path.is_err();
             let path = path.map_err(|what| lower.damaged(what))?;
             warmed.prefixes.push(path.hash_prefix());

@@ -29,6 +29,7 @@ pub(crate) use roots::{Roots, find as find_roots, find_except as find_roots_exce
 use std::path::Path;
 
 use crate::config::MetadataSource;
+use crate::counts::Counts;
 use crate::lower;
 use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
@@ -49,6 +50,8 @@ pub struct Warm<'a> {
     pub database: &'a Path,
     /// Whether the upper database has a write-ahead log (`use-sqlite-wal`).
     pub use_sqlite_wal: bool,
+    /// Counts the paths.
+    pub counts: &'a Counts,
 }
 
 /// What to copy.
@@ -130,6 +133,7 @@ impl Warm<'_> {
             store: self.store,
             objects: &Objects::open(self.objects)?,
             waiting,
+            counts: self.counts,
         };
         lower::retry(
             || lower::open(self.source, self.store),
@@ -169,6 +173,7 @@ impl Warm<'_> {
             store: self.store,
             objects: &Objects::open(self.objects)?,
             waiting,
+            counts: self.counts,
         };
         match self.source {
             MetadataSource::Database { state, .. } => {

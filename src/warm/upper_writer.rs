@@ -9,6 +9,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::ids::runs;
+use crate::counts::Counts;
 use crate::escape::show;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::hash::render_sha256;
@@ -189,6 +190,8 @@ pub(super) struct Target<'u> {
     pub(super) objects: &'u Objects,
     /// Told who is waited for.
     pub(super) waiting: &'u dyn Fn(&str),
+    /// Counts the paths.
+    pub(super) counts: &'u Counts,
 }
 
 /// Writes rows as Nix does, within a transaction.

@@ -10,6 +10,7 @@ use overstore::testing::check;
 use overstore::testing::check::Code;
 use overstore::testing::config;
 use overstore::testing::config::{Environment, MetadataSource};
+use overstore::testing::counts::Counts;
 use overstore::testing::linux::System;
 use overstore::testing::lower::SqliteSource;
 use overstore::testing::lower::{LowerError, Source};
@@ -125,6 +126,7 @@ fn warm(lower: &Path, upper: &Path, wanted: Wanted<'_>) -> Result<(), WarmError>
         objects: lower,
         database: upper,
         use_sqlite_wal: true,
+        counts: &Counts::default(),
     };
     if wanted == Wanted::All {
         warm.tops()?;

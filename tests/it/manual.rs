@@ -172,15 +172,22 @@ fn anchors(text: &str) -> Vec<String> {
         .collect()
 }
 
+/// The table of contents of the site.
+const SUMMARY: &str = "docs/SUMMARY.md";
+
+/// The links of a page but those that lead to other places of the world.
+fn links(text: &str) -> Vec<&str> {
+    let links = text.split("](").skip(1);
+    let links = links.map(|rest| rest.split(')').next().unwrap());
+    links.filter(|link| !link.contains("://")).collect()
+}
+
 #[test]
 fn links_lead_somewhere() {
     let top = Path::new(env!("CARGO_MANIFEST_DIR"));
     for (name, text) in pages() {
-        let links = text
-            .split("](")
-            .skip(1)
-            .map(|rest| rest.split(')').next().unwrap());
-        for link in links.filter(|link| !link.contains("://")) {
+        // Its pages that lie elsewhere have other names in the site.
+        for link in links(&text).into_iter().filter(|_| name != SUMMARY) {
             let (path, anchor) = link.split_once('#').unwrap_or((link, ""));
             let target = match path {
                 "" => top.join(&name),
@@ -192,6 +199,73 @@ fn links_lead_somewhere() {
             assert!(found, "{name}: {link}");
         }
     }
+}
+
+/// The table of contents has every page once, and the site's own names of those that lie elsewhere.
+#[test]
+fn every_page_is_in_the_table_of_contents() {
+    let elsewhere = [
+        ("introduction.md", "README.md"),
+        ("contributing.md", "CONTRIBUTING.md"),
+        ("security.md", "SECURITY.md"),
+        ("changelog.md", "CHANGELOG.md"),
+        ("vm-tests.md", "vm-tests/README.md"),
+        ("fuzzing.md", "fuzz/README.md"),
+    ];
+    let mut listed: Vec<String> = links(&page(SUMMARY))
+        .into_iter()
+        .map(
+            |link| match elsewhere.iter().find(|(name, _)| *name == link) {
+                Some((_, place)) => (*place).to_owned(),
+                None => format!("docs/{link}"),
+            },
+        )
+        .collect();
+    listed.sort();
+    let mut pages: Vec<String> = pages().into_iter().map(|(name, _)| name).collect();
+    pages.retain(|name| name != SUMMARY);
+    pages.sort();
+    assert_eq!(listed, pages);
+    let build = page("site/build");
+    for (name, place) in elsewhere {
+        assert!(
+            build.contains(&format!("cp {place} \"$work/source/{name}\"")),
+            "{place}"
+        );
+    }
+}
+
+/// What new pages show of descriptions can be used as they are.
+#[test]
+fn the_descriptions_of_guides_are_taken() {
+    let mut tried = 0;
+    for name in [
+        "docs/start.md",
+        "docs/build-workers.md",
+        "docs/micro-vms.md",
+        "docs/own-nix.md",
+    ] {
+        for block in blocks("toml", &page(name)) {
+            tried += 1;
+            if block.contains("/publications/") && !block.contains("upper-layer") {
+                config::parse_publication("main", name, block).unwrap();
+                continue;
+            }
+            // A user's own has places for these.
+            let own = match block.contains("upper-layer") {
+                true => "",
+                false => "root = '/r'\nupper-layer = '/u'\nworkdir = '/w'\n",
+            };
+            config::parse(
+                "example",
+                name,
+                &format!("{own}{block}"),
+                &Environment::default(),
+            )
+            .unwrap_or_else(|errors| panic!("{errors}"));
+        }
+    }
+    assert!(tried >= 6, "{tried}");
 }
 
 /// What a page shows of one key is a description together with the worked example.
@@ -329,4 +403,29 @@ fn the_tutorial_without_root_works() {
         let run = world.command(["sh", "-c", script]).by_alice();
         run.current_dir("/home/alice")
     });
+}
+
+#[test]
+fn the_first_five_minutes_as_root_work() {
+    let Some(world) = World::trixie() else { return };
+    let (_daemon, _) = with_system_store(&world);
+    // /srv is on an overlay here, which cannot be an upper layer.
+    world.ok(["mount", "-t", "tmpfs", "none", "/srv"]);
+    let description = blocks("toml", &page("docs/start.md"))[0].to_owned();
+    world.write("/etc/overstore/first.toml", description);
+    try_out(&world, "docs/start.md");
+}
+
+#[test]
+fn a_backup_can_be_restored() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    world.write("/tmp/kept", "kept");
+    let kept = example.nix(&["nix-store", "--add", "/tmp/kept"]).ok();
+    try_out(&world, "docs/backup.md");
+    let valid = example
+        .nix(&["nix-store", "--check-validity", kept.trim()])
+        .run();
+    assert_eq!(valid.code(), Some(0), "{valid}");
 }

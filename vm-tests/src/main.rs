@@ -113,13 +113,14 @@ fn trials(scenarios: &[Arc<Scenario>], runner: &Arc<Runner>) -> Vec<Trial> {
             let (guest, scenario) = (guest.to_owned(), Arc::clone(scenario));
             let name = format!("{guest}/{}", scenario.name);
             let cannot_be_broken = runner.broken && scenario.broken.is_none();
+            let is_left_out = cannot_be_broken || scenario.by_hand;
             let runner = Arc::clone(runner);
             Trial::ignorable_test(name, move || match runner.run(&guest, &scenario) {
                 Ok(None) => Ok(Completion::Completed),
                 Ok(Some(reason)) => Ok(Completion::ignored_with(reason)),
                 Err(error) => Err(format!("{error:#}").into()),
             })
-            .with_ignored_flag(cannot_be_broken)
+            .with_ignored_flag(is_left_out)
         })
         .collect()
 }

@@ -14,6 +14,8 @@ struct File {
     summary: String,
     guests: Vec<String>,
     #[serde(default)]
+    by_hand: bool,
+    #[serde(default)]
     initrd: Vec<String>,
     #[serde(default)]
     disks: BTreeMap<String, String>,
@@ -116,6 +118,8 @@ pub struct Scenario {
     pub summary: String,
     /// The guests that run it.
     pub guests: Vec<String>,
+    /// Whether it runs only when it is asked for (`--ignored`): it measures, or takes long.
+    pub by_hand: bool,
     /// Trees to add to the initrd, relative to the directory of all scenarios.
     pub initrd: Vec<PathBuf>,
     /// Its disks: names and sizes.
@@ -189,6 +193,7 @@ impl Scenario {
             name: name.to_owned(),
             summary: file.summary,
             guests: file.guests,
+            by_hand: file.by_hand,
             initrd: file
                 .initrd
                 .iter()
