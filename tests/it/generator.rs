@@ -217,7 +217,8 @@ fn nix_cannot_collect_over_such_stores() {
                 format!("/etc/overstore/s{seed}.toml"),
                 format!(
                     "root = \"{}\"\nlower-store = \"{lower}?read-only=true\"\n\
-                     upper-layer = \"{}\"\nworkdir = \"{}\"\n",
+                     upper-layer = \"{}\"\nworkdir = \"{}\"\n\
+                     [parameters]\npath-info-cache-size = 65536\n",
                     at("merged"),
                     at("upper"),
                     at("work")
