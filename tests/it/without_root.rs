@@ -203,9 +203,8 @@ fn limits_of_namespaces_are_named() {
     }
 }
 
-/// Switches that this kernel lacks: their files are made, and so is what Ubuntu's kernel does, by a
-/// filter that refuses to mount as its profile does. The real Debian switch, and real profiles, are
-/// in the scenario `own`.
+/// Switches that this kernel lacks: their files are made, and so is what Debian's and Ubuntu's kernels
+/// do, by filters that refuse what those refuse.
 #[test]
 fn a_switch_of_a_distribution_is_named() {
     let Some(world) = world() else { return };
