@@ -38,6 +38,8 @@ pub(super) fn run(command: &mut Command) -> Result<ExitCode, Fault> {
     let (result, tells) = io::pipe().map_err(failed)?;
     let result_too = result.try_clone().map_err(failed)?;
     let mut pipes = Some((alive, still_here, result_too, tells));
+    // Before there is a command that a signal could be meant for.
+    let signals = listen().map_err(failed)?;
     let init = users::start_process_1(|| match pipes.take() {
         Some((alive, still_here, result, tells)) => {
             drop((still_here, result));
@@ -48,16 +50,28 @@ pub(super) fn run(command: &mut Command) -> Result<ExitCode, Fault> {
     .map_err(|errno| Fault::of(&Forbidden::because(Asked::Processes, errno)))?;
     // Open until this process ends; the other ends are the child's alone.
     let _still_here = pipes.take().map(|(_, still_here, ..)| still_here);
-    wait_for(Pid::from_raw(init.cast_signed()), result).map_err(failed)
+    wait_for(Pid::from_raw(init.cast_signed()), result, signals).map_err(failed)
+}
+
+/// Has this process live through the keys of a terminal, which reach the command too, and listen for
+/// what it is to pass on.
+fn listen() -> io::Result<Signals> {
+    let masks = processes::own_signals();
+    for signal in [SIGINT, SIGQUIT] {
+        // What is ignored the command is to ignore, too.
+        if !masks.ignores(signal) {
+            flag::register(signal, Arc::default())?;
+        }
+    }
+    Signals::listen()
 }
 
 /// Waits for process 1 of the namespace: how the command ended.
-fn wait_for(init: Option<Pid>, mut result: PipeReader) -> io::Result<ExitCode> {
-    for signal in [SIGINT, SIGQUIT] {
-        // The terminal sends it to the command too, which decides.
-        flag::register(signal, Arc::default())?;
-    }
-    let mut signals = Signals::listen()?;
+fn wait_for(
+    init: Option<Pid>,
+    mut result: PipeReader,
+    mut signals: Signals,
+) -> io::Result<ExitCode> {
     loop {
         match waitpid(init, signals.waiting()) {
             Ok(Some(_)) | Err(Errno::CHILD) => break,
