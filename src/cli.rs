@@ -83,7 +83,7 @@ pub enum Command {
     List(List),
     /// Check everything about the store, and change nothing.
     Check(Check),
-    /// Show the store at a glance: its parts, what each layer holds, what is wrong.
+    /// Show the store at a glance, and what is wrong with it.
     ///
     /// Its cost is that of the upper layer and the upper database, not of the lower store.
     Status(Status),
@@ -123,7 +123,7 @@ pub enum Command {
     /// is 1. Where the publication cannot be reached, the store stays as it is, and the exit code is 3. Over
     /// a lower store that grows in place, this does what `remount` does.
     Refresh(Refresh),
-    /// Publish a lower store: make a generation of it that consumers can have below theirs.
+    /// Make a generation of a lower store, for those above it.
     ///
     /// From a live store that Nix is using, it makes a database that is complete and does not change, over
     /// the same objects. What is published is verified, kept from the live store's collector, and only
@@ -131,7 +131,7 @@ pub enum Command {
     Publish(Publish),
     /// Print the store URL.
     Url(Url),
-    /// Run a command in a private set-up of the store, without leaving a mount behind.
+    /// Run a command, or a shell, in a private set-up of the store.
     ///
     /// The store is set up in a private mount namespace (without root, in a user namespace too)
     /// and COMMAND, or your shell, runs there with Nix told to use the store. While anything runs in
@@ -139,7 +139,7 @@ pub enum Command {
     /// exit code are the command's own. overstore's own failures are 125 (set-up failed), 126 (the
     /// command cannot be run) and 127 (the command was not found).
     Exec(Exec),
-    /// Make the kernel forget what it cached of the layers, after one changed underneath.
+    /// Make the kernel look again at a layer that has changed.
     ///
     /// This is what Nix's `remount-hook` needs. Nix passes a hook only the merged store
     /// directory, so the same program called as `overstore-remount DIRECTORY` does this too.
@@ -151,7 +151,7 @@ pub enum Command {
     /// it; passwords and tokens in URLs and settings are masked. What cannot be found out is said in its
     /// place. Read it before you give it to others.
     BugReport(BugReport),
-    /// Write the systemd units of stores, for a system that has its units made when it is built.
+    /// Write the systemd units of stores, when a system is built.
     ///
     /// They are those that overstore's generator makes when a machine starts. NixOS has to know them
     /// beforehand: it compares a new system's units with the old one's, and restarts what changed. When
@@ -160,7 +160,7 @@ pub enum Command {
     Units(Units),
     /// Print a commented configuration file to start from.
     New(New),
-    /// Print the JSON schema of the configuration file, or of a JSON output.
+    /// Print the JSON schema of a description, or of a JSON output.
     Schema(Schema),
     /// Print a completion script for a shell.
     Completions(Completions),

@@ -38,6 +38,14 @@ pub(crate) fn show_lines(message: &[u8]) -> String {
     lines.collect::<Vec<_>>().join("\n").trim_end().to_owned()
 }
 
+/// How many there are of something: `1 object`, `2 objects`.
+pub(crate) fn counted(count: u64, one: &str) -> String {
+    match count {
+        1 => format!("1 {one}"),
+        _ => format!("{count} {one}s"),
+    }
+}
+
 /// Foreign bytes for a message: in quotes, printable, and not too many.
 pub(crate) fn quote(bytes: &[u8]) -> String {
     const MOST: usize = 300;

@@ -29,7 +29,7 @@ pub(crate) use lock::DirectoryLock;
 pub(crate) use memory::{remember_collected, remember_lower, remember_optimised, remember_warmed};
 pub(crate) use progress::{Progress, Tell};
 pub(crate) use refresh::{Refresh, RefreshError};
-pub(crate) use remount::{remount, remount_aside};
+pub(crate) use remount::{RemountError, remount, remount_aside};
 pub(crate) use set_up::{End, Ended};
 pub(crate) use unmount::{TakeDown, TakenDown};
 pub(crate) use work::SetUp;

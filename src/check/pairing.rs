@@ -4,7 +4,7 @@
 
 use super::{Code, Finding, Part, path};
 use crate::config::Store;
-use crate::escape::show_path;
+use crate::escape::{counted, show_path};
 use crate::observe::{FileFacts, Found, Links, Observed, Pairing, Rows};
 use crate::records::layer_mark::Mark;
 use crate::remedy::{Remedy, command};
@@ -224,7 +224,7 @@ impl Rule<'_> {
                     true => "one without a row",
                     false => "none",
                 },
-                plural(self.observed.pairing.objects, "object"),
+                counted(self.observed.pairing.objects, "object"),
             ))
             .remedy(
                 Remedy::say(format!(
@@ -248,7 +248,7 @@ impl Rule<'_> {
         let first = objects.missing.first.first();
         format!(
             "{} that the upper database names {} in neither layer{}",
-            plural(objects.missing.count, "object"),
+            counted(objects.missing.count, "object"),
             match objects.missing.count {
                 1 => "is",
                 _ => "are",
@@ -363,7 +363,7 @@ impl Rule<'_> {
                 .expected(format!("rows of paths in {directory}"))
                 .found(format!(
                     "{} of another store directory, such as {first}",
-                    plural(objects.of_others.count, "row")
+                    counted(objects.of_others.count, "row")
                 ))
                 .remedy(
                     Remedy::say("correct `store`, if it was edited").or(Remedy::say(
@@ -423,13 +423,6 @@ impl Rule<'_> {
                     Remedy::say("see what is wrong with it").run(self.store.command(["check"])),
                 ),
         )
-    }
-}
-
-fn plural(count: u64, noun: &str) -> String {
-    match count {
-        1 => format!("1 {noun}"),
-        _ => format!("{count} {noun}s"),
     }
 }
 

@@ -372,6 +372,16 @@ mod tests {
         assert_eq!(with_examples, names);
     }
 
+    /// The list of commands fits a terminal.
+    #[test]
+    fn every_command_is_told_in_one_line() {
+        for command in command().get_subcommands() {
+            let about = command.get_about().map(ToString::to_string);
+            let width = 14 + about.unwrap_or_default().chars().count();
+            assert!(width <= 80, "{}", command.get_name());
+        }
+    }
+
     /// What an example says can be typed.
     #[test]
     fn examples_are_command_lines() {

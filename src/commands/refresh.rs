@@ -1,17 +1,18 @@
 //! `overstore refresh`.
 
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 
 use super::{Failure, LongWork, OnInterrupt, load, optimise, private};
-use crate::apply::{self, Refresh, RefreshError};
+use crate::apply::{self, Refresh, RefreshError, RemountError};
 use crate::check;
 use crate::cli::{self, RootArgument, StoreArgument};
 use crate::config::Store;
 use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
-use crate::remedy::{Fault, HasRemedy};
+use crate::remedy::{Fault, HasRemedy, Remedy};
 use crate::report::{Outcome, RefreshReport};
 use crate::systemd::notify::ServiceManager;
 
@@ -104,7 +105,7 @@ fn switch(
 fn in_place(store: &Store, system: &System, dry_run: bool) -> Result<RefreshReport, Failure> {
     refuse_image(store)?;
     if !dry_run {
-        apply::remount_aside(system, &store.real).map_err(Failure::machine)?;
+        apply::remount_aside(system, &store.real).map_err(|error| not_remounted(store, error))?;
     }
     Ok(RefreshReport {
         outcome: match dry_run {
@@ -114,6 +115,19 @@ fn in_place(store: &Store, system: &System, dry_run: bool) -> Result<RefreshRepo
         remounted: !dry_run,
         ..empty(store, dry_run)
     })
+}
+
+/// Why a store was not remounted; most often it is not up.
+fn not_remounted(store: &Store, error: RemountError) -> Failure {
+    let is_down = match &error {
+        RemountError::Open { error, .. } => error.kind() == io::ErrorKind::NotFound,
+        error => matches!(error, RemountError::NotAnOverlay { .. }),
+    };
+    match is_down {
+        true => Failure::not_as_described(format!("the store {} is not up: {error}", store.name))
+            .remedy(Remedy::from(store.command(["up"]))),
+        false => Failure::doing(format!("cannot refresh the store {}", store.name), error),
+    }
 }
 
 /// What is in an image never changes: another one has to be mounted in its place.

@@ -10,6 +10,7 @@ use crate::apply::{End, Progress, SetUp};
 use crate::check::{self, Code, Finding, Severity};
 use crate::cli;
 use crate::config::{Store, WarmAtUp, WhenIncomplete};
+use crate::escape::counted;
 use crate::plan::StepReport;
 use crate::records::Memory;
 use crate::remedy::{CommandLine, Fault, Remedy, command};
@@ -128,7 +129,7 @@ fn warm(
             }
             if warmed.left_out > 0 {
                 let wrong = warmed.wrong.join("; ");
-                let paths = report::counted(warmed.left_out, "path");
+                let paths = counted(warmed.left_out, "path");
                 let found = format!("{paths} left out, whose metadata below is wrong: {wrong}");
                 let owner = "have the lower store's owner run `nix-store --verify` there";
                 report.add_findings(vec![warm_failed(store, found).remedy(Remedy::say(owner))]);

@@ -4,7 +4,8 @@ use indicatif::BinaryBytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Outcome, counted};
+use super::Outcome;
+use crate::escape::counted;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 

@@ -206,14 +206,6 @@ pub(crate) fn print<T: Serialize>(
     }
 }
 
-/// How many there are of something: `1 object`, `2 objects`.
-pub(crate) fn counted(count: u64, one: &str) -> String {
-    match count {
-        1 => format!("1 {one}"),
-        _ => format!("{count} {one}s"),
-    }
-}
-
 /// Prints findings to standard error: for commands whose result is something else.
 pub(crate) fn warn(findings: &[Finding]) {
     let columns = wrap::columns(io::stderr());

@@ -4,7 +4,8 @@ use indicatif::BinaryBytes;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{LeftReport, ObjectReport, Outcome, counted};
+use super::{LeftReport, ObjectReport, Outcome};
+use crate::escape::counted;
 
 /// The result of `optimise`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

@@ -3,8 +3,9 @@ use std::io::Write;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Outcome, counted};
+use super::Outcome;
 use crate::check::Finding;
+use crate::escape::counted;
 
 /// The result of `publish`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]

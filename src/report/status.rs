@@ -5,11 +5,14 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::counted;
 use crate::check::{Code, Finding, Severity};
+use crate::escape::counted;
 use crate::linux::clock;
 
 use super::Outcome;
+
+/// Where the second column begins.
+const INDENT: usize = 22;
 
 /// The result of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
@@ -241,7 +244,12 @@ impl StatusReport {
     }
 
     fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        let mut line = |name: &str, value: &str| writeln!(out, "{name:<22}{value}");
+        let columns = super::wrap::columns(std::io::stdout());
+        let mut line = |name: &str, value: &str| {
+            let value = super::wrap::wrap(value.split(' '), INDENT, columns);
+            let value = value.replace('\n', &format!("\n{:INDENT$}", ""));
+            writeln!(out, "{name:<INDENT$}{value}")
+        };
         line("store", &self.store)?;
         let mounted = match (self.mounted, self.mounted_since) {
             (false, _) => "not mounted".to_owned(),

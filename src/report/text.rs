@@ -7,6 +7,7 @@ use anstyle::{AnsiColor, Style};
 use super::wrap::wrap;
 use super::{Command, Outcome, Report};
 use crate::check::{Code, Finding, Severity};
+use crate::escape::counted;
 
 /// Writes a report for people. Styles are written as ANSI sequences; the stream strips them where
 /// they are not wanted.
@@ -21,7 +22,8 @@ pub(super) fn write(
         } else {
             "+"
         };
-        writeln!(out, "{mark} {}", step.text)?;
+        let text = wrap(step.text.split(' '), 2, columns).replace('\n', "\n  ");
+        writeln!(out, "{mark} {text}")?;
     }
     let mut part = None;
     let findings = match not_set_up(report) {
@@ -100,12 +102,12 @@ pub(super) fn summary(report: &Report) -> String {
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
     let counts = match (errors, warnings) {
         (0, 0) => String::new(),
-        (0, warnings) => format!(" ({})", plural(warnings, "warning")),
-        (errors, 0) => format!(" ({})", plural(errors, "error")),
+        (0, warnings) => format!(" ({})", counted(warnings as u64, "warning")),
+        (errors, 0) => format!(" ({})", counted(errors as u64, "error")),
         (errors, warnings) => format!(
             " ({}, {})",
-            plural(errors, "error"),
-            plural(warnings, "warning")
+            counted(errors as u64, "error"),
+            counted(warnings as u64, "warning")
         ),
     };
     match (report.command, report.outcome) {
@@ -118,20 +120,16 @@ pub(super) fn summary(report: &Report) -> String {
         (_, Outcome::Failed) => format!("{store}: failed{counts}"),
         (Command::Plan, Outcome::Unchanged) => format!("{store}: nothing to do{counts}"),
         (Command::Plan, Outcome::Done) => {
-            format!("{store}: {}{counts}", plural(report.steps.len(), "step"))
+            format!(
+                "{store}: {}{counts}",
+                counted(report.steps.len() as u64, "step")
+            )
         }
         (Command::Check, _) => format!("{store}: as described{counts}"),
         (Command::Down, Outcome::Unchanged) => format!("{store}: was not mounted{counts}"),
         (Command::Down, Outcome::Done) => format!("{store}: unmounted{counts}"),
         (_, Outcome::Unchanged) => format!("{store}: is up, nothing changed{counts}"),
         (_, Outcome::Done) => format!("{store}: is up{counts}"),
-    }
-}
-
-fn plural(count: usize, noun: &str) -> String {
-    match count {
-        1 => format!("1 {noun}"),
-        _ => format!("{count} {noun}s"),
     }
 }
 

@@ -1,7 +1,7 @@
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::counted;
+use crate::escape::counted;
 use crate::warm::Warmed;
 
 /// The result of `warm`.

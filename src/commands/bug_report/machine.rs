@@ -176,7 +176,10 @@ fn kernel() -> Section {
 fn kernel_log(system: &System) -> Section {
     match KernelLog::whole(system) {
         Ok(log) => {
-            let lines = log.about_overlays().unwrap_or_default();
+            let mut lines = log.about_overlays().unwrap_or_default();
+            // What every mount says is said once.
+            let mut seen = std::collections::HashSet::new();
+            lines.retain(|line| seen.insert(line.clone()));
             Section::new("kernel log, of OverlayFS", &lines.join("\n"))
         }
         Err(error) => Section::new("kernel log, of OverlayFS", "").failed(&error.to_string()),
