@@ -234,6 +234,14 @@ impl NowReport {
     }
 }
 
+/// A name, and what it is, in as many lines as that takes.
+fn write_line(out: &mut dyn Write, name: &str, value: &str) -> std::io::Result<()> {
+    let columns = super::wrap::columns(std::io::stdout());
+    let value = super::wrap::wrap(value.split(' '), INDENT, columns);
+    let value = value.replace('\n', &format!("\n{:INDENT$}", ""));
+    writeln!(out, "{name:<INDENT$}{value}")
+}
+
 impl StatusReport {
     /// Prints the report to standard output, as JSON or as text.
     ///
@@ -244,12 +252,7 @@ impl StatusReport {
     }
 
     fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
-        let columns = super::wrap::columns(std::io::stdout());
-        let mut line = |name: &str, value: &str| {
-            let value = super::wrap::wrap(value.split(' '), INDENT, columns);
-            let value = value.replace('\n', &format!("\n{:INDENT$}", ""));
-            writeln!(out, "{name:<INDENT$}{value}")
-        };
+        let mut line = |name: &str, value: &str| write_line(out, name, value);
         line("store", &self.store)?;
         let mounted = match (self.mounted, self.mounted_since) {
             (false, _) => "not mounted".to_owned(),
