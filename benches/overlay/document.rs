@@ -10,6 +10,7 @@ use crate::generator::Result;
 use crate::measure::Times;
 use crate::metadata::{Contest, Metadata};
 use crate::own::Own;
+use crate::reconciling::Reconciling;
 use crate::refreshing::Refreshing;
 use crate::setup::{PHASES, Setup};
 
@@ -135,6 +136,23 @@ pub fn own(own: &Own) -> String {
          KiB of memory. Aim: 2048.",
         own.crowd, own.largest
     );
+    text
+}
+
+/// The tables about reconciling.
+pub fn reconciling(reconciling: &Reconciling) -> String {
+    let mut text = contests(&reconciling.contests);
+    text += "\n### How its cost grows\n\nSeconds of processor time, and MiB resident at most, of \
+             `reconcile` of so many rows, 1 % of them changed. Aim: at most 64 MiB for 50,000.\n\n\
+             | rows | processor time | memory |\n| ---: | ---: | ---: |\n";
+    for (rows, (times, peak)) in &reconciling.growth {
+        let _ = writeln!(
+            text,
+            "| {rows} | {} | {:.1} |",
+            seconds(times),
+            mebibytes(*peak)
+        );
+    }
     text
 }
 

@@ -19,6 +19,7 @@ mod measure;
 mod metadata;
 mod own;
 mod plot;
+mod reconciling;
 mod refreshing;
 mod setup;
 
@@ -62,7 +63,8 @@ fn run() -> Result<()> {
         .chain([metadata::above()])
         .chain(collecting::recipes())
         .chain(refreshing::recipes())
-        .chain(own::recipes());
+        .chain(own::recipes())
+        .chain(reconciling::recipes());
     for recipe in recipes().chain(more) {
         eprintln!("lower store of {} paths", recipe.paths);
         recipe.cached()?;
@@ -86,6 +88,7 @@ fn run() -> Result<()> {
         collecting,
         refreshing,
         own,
+        reconciling,
         cache: older,
     } = measure(&world, &part)?;
     let machine = machine::describe(&world)?;
@@ -109,6 +112,10 @@ fn run() -> Result<()> {
     if let Some(own) = own {
         let text = document::own(&own);
         document::write("own", &format!("{machine}\n{text}"))?;
+    }
+    if let Some(reconciling) = reconciling {
+        let text = document::reconciling(&reconciling);
+        document::write("reconciling", &format!("{machine}\n{text}"))?;
     }
     if let Some(older) = older {
         let mut versions = vec![(world.ok(["nix", "--version"]), older)];

@@ -68,11 +68,11 @@ impl SetUp<'_> {
         work: &mut Work<'_>,
         upper_lock: &mut Option<DirectoryLock>,
     ) -> Result<Observed, Stop> {
-        let observed = self.observe(match self.lasts {
-            true => Depth::Up,
+        let observed = match self.lasts {
+            true => self.first_look()?,
             // Nobody else is at it, and what the kernel would refuse is asked where it does.
-            false => Depth::UpLocked,
-        })?;
+            false => self.observe(Depth::UpLocked)?,
+        };
         let planned = plan(self.store, &observed, self.allowed);
         if planned.as_ref().is_ok_and(|plan| plan.steps.is_empty()) {
             return Ok(observed);
@@ -151,6 +151,16 @@ impl SetUp<'_> {
             rows => rows,
         };
         Ok(observe::observe_made(self.system, self.store, rows).map_err(Error::Observe)?)
+    }
+
+    /// Looks without the locks. The rows are not read where that is to be done under the locks anyway.
+    fn first_look(&self) -> Result<Observed, Error> {
+        let observed = observe::observe_but_rows(self.system, self.store);
+        let observed = observed.map_err(Error::Observe)?;
+        if !is_mounted(&observed) && are_there(&observed) {
+            return Ok(observed);
+        }
+        self.observe(Depth::Up)
     }
 
     fn observe(&self, depth: Depth) -> Result<Observed, Error> {

@@ -10,7 +10,9 @@ use rusqlite::{Connection, OptionalExtension};
 use super::graph::{Edges, Graph};
 use crate::lower::LowerError;
 use crate::lower::database::Database;
+use crate::lower::places::Places;
 use crate::lower::sqlite::{read_row, text as read_text};
+use crate::lower::summaries::{self, Key, Summary};
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -30,8 +32,8 @@ pub(crate) struct Keep {
 }
 
 const ROWS: &str = "select id from upper.ValidPaths order by id";
-const WHOLE_ROWS: &str = "select id, path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
-                          from upper.ValidPaths order by id";
+const WHOLE_ROW: &str = "select path, hash, registrationTime, deriver, narSize, ultimate, sigs, ca \
+                         from upper.ValidPaths where id = ?";
 const REFERENCES: &str = "select referrer, reference from upper.Refs \
                           indexed by sqlite_autoindex_Refs_1 order by referrer, reference";
 /// Each derivation, each of its outputs that has a row, and whether the output says that this
@@ -136,6 +138,30 @@ impl UpperRows {
                 ids.push(id);
             }
         }
+        self.take_nodes(ids)
+    }
+
+    /// The same, and hands the path of each to `each`, with a summary that lacks its references.
+    ///
+    /// # Errors
+    /// As [`read_nodes`](Self::read_nodes); and where a path is none of this store.
+    pub(crate) fn read_summaries<E: From<LowerError>>(
+        &mut self,
+        key: &Key,
+        mut each: impl FnMut(StorePath, Summary) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let attached = (&self.database, &self.connection, "upper");
+        let mut ids = Vec::new();
+        summaries::each_row(attached, self.store.as_bytes(), key, |id, path, summary| {
+            let path = self.store.parse(path);
+            let path = path.map_err(|what| E::from(self.database.damaged(what)))?;
+            ids.push(id);
+            each(path, summary)
+        })?;
+        Ok(self.take_nodes(ids)?)
+    }
+
+    fn take_nodes(&mut self, mut ids: Vec<i64>) -> Result<(), LowerError> {
         if u32::try_from(ids.len()).is_err() {
             let what = "it has more than four billion rows".to_owned();
             return Err(self.database.damaged(what));
@@ -150,53 +176,22 @@ impl UpperRows {
         self.ids.len()
     }
 
-    /// Hands the path of every row to `each`, in the order of the nodes.
+    /// What the row of a node says but for its references.
     ///
     /// # Errors
-    /// As for [`each`](Self::each).
-    pub(crate) fn each_path<E: From<LowerError>>(
-        &self,
-        mut each: impl FnMut(u32, StorePath) -> Result<(), E>,
-    ) -> Result<(), E> {
+    /// When the database cannot be read, or it is a row that Nix does not write.
+    pub(crate) fn whole(&self, node: u32) -> Result<(StorePath, PathInfo), LowerError> {
         let sqlite = |error| self.database.error(error);
-        let mut statement = self.prepare("select path from upper.ValidPaths order by id")?;
-        let mut rows = statement.query([]).map_err(sqlite)?;
-        for node in 0..u32::try_from(self.ids.len()).unwrap_or(u32::MAX) {
-            let Some(row) = rows.next().map_err(sqlite)? else {
-                return Err(self.database.damaged("rows vanished".to_owned()).into());
-            };
-            let path = read_text(row, 0).and_then(|path| self.store.parse(path));
-            each(node, path.map_err(|what| self.database.damaged(what))?)?;
-        }
-        Ok(())
-    }
-
-    /// Hands every row to `each`, in the order of the nodes: its node, its path, and what it says but
-    /// for its references.
-    ///
-    /// # Errors
-    /// When the database cannot be read, or has a row that Nix does not write; and those of `each`.
-    pub(crate) fn each<E: From<LowerError>>(
-        &self,
-        mut each: impl FnMut(u32, StorePath, PathInfo) -> Result<(), E>,
-    ) -> Result<(), E> {
-        let sqlite = |error| self.database.error(error);
-        let mut statement = self.prepare(WHOLE_ROWS)?;
-        let mut rows = statement.query([]).map_err(sqlite)?;
-        let mut last = None;
-        while let Some(row) = rows.next().map_err(sqlite)? {
-            let id = row.get(0).map_err(sqlite)?;
-            self.database.in_order(&mut last, id, "ValidPaths")?;
-            let Some(node) = self.node_of_id(id) else {
-                return Err(self.database.damaged(format!("row {id} came late")).into());
-            };
-            let path = read_text(row, 1).and_then(|path| self.store.parse(path));
-            let path = path.map_err(|what| self.database.damaged(what))?;
-            let info = read_row(row, 2, &self.store);
-            let info = info.map_err(|what| self.database.wrong_row(path.clone(), what))?;
-            each(node, path, info)?;
-        }
-        Ok(())
+        let missing = || self.database.damaged(format!("node {node} has no row"));
+        let id = self.id_of_node(node).ok_or_else(missing)?;
+        let mut statement = self.prepare(WHOLE_ROW)?;
+        let mut rows = statement.query([id]).map_err(sqlite)?;
+        let row = rows.next().map_err(sqlite)?.ok_or_else(missing)?;
+        let path = read_text(row, 0).and_then(|path| self.store.parse(path));
+        let path = path.map_err(|what| self.database.damaged(what))?;
+        let info = read_row(row, 1, &self.store);
+        let info = info.map_err(|what| self.database.wrong_row(path.clone(), what))?;
+        Ok((path, info))
     }
 
     /// The graph of this state, with the edges that these settings add.
@@ -204,7 +199,7 @@ impl UpperRows {
     /// # Errors
     /// When the database cannot be read, or is damaged.
     pub(crate) fn graph(&self, keep: Keep) -> Result<Graph, LowerError> {
-        let nodes = self.nodes();
+        let nodes = Places::new(&self.ids);
         Ok(Graph {
             count: self.ids.len(),
             references: self.references(&nodes)?,
@@ -373,26 +368,7 @@ impl UpperRows {
         u32::try_from(self.ids.binary_search(&id).ok()?).ok()
     }
 
-    fn nodes(&self) -> NodeOfId<'_> {
-        // Ids begin at 1 and have gaps where something was collected.
-        let highest = self.ids.last().copied().unwrap_or(0);
-        let lowest = self.ids.first().copied().unwrap_or(0);
-        let most = self.ids.len().saturating_mul(2) + 1024;
-        match usize::try_from(highest) {
-            Ok(highest) if highest <= most && lowest >= 0 => {
-                let mut table = vec![u32::MAX; highest + 1];
-                for (node, &id) in (0..).zip(&self.ids) {
-                    if let Some(place) = usize::try_from(id).ok().and_then(|id| table.get_mut(id)) {
-                        *place = node;
-                    }
-                }
-                NodeOfId::Table(table)
-            }
-            _ => NodeOfId::Search(self),
-        }
-    }
-
-    fn references(&self, nodes: &NodeOfId<'_>) -> Result<Edges, LowerError> {
+    fn references(&self, nodes: &Places<'_>) -> Result<Edges, LowerError> {
         let sqlite = |error| self.database.error(error);
         let mut statement = self.prepare(REFERENCES)?;
         let mut rows = statement.query([]).map_err(sqlite)?;
@@ -420,7 +396,7 @@ impl UpperRows {
         Ok(edges)
     }
 
-    fn kept(&self, nodes: &NodeOfId<'_>, keep: Keep) -> Result<Vec<(u32, u32)>, LowerError> {
+    fn kept(&self, nodes: &Places<'_>, keep: Keep) -> Result<Vec<(u32, u32)>, LowerError> {
         let mut pairs = Vec::new();
         if self.has_outputs && (keep.derivations || keep.outputs) {
             self.pairs(
@@ -456,7 +432,7 @@ impl UpperRows {
         &self,
         query: &str,
         tree: &str,
-        nodes: &NodeOfId<'_>,
+        nodes: &Places<'_>,
         mut each: impl FnMut(u32, u32, bool),
     ) -> Result<(), LowerError> {
         let sqlite = |error| self.database.error(error);
@@ -479,23 +455,5 @@ impl UpperRows {
     /// Whether realisations say what keeps an object. They are not found by the object.
     pub(crate) fn reads_realisations(&self, keep: Keep) -> bool {
         self.has_realisations && keep.realisations && (keep.derivations || keep.outputs)
-    }
-}
-
-/// From row ids to nodes.
-enum NodeOfId<'a> {
-    Table(Vec<u32>),
-    Search(&'a UpperRows),
-}
-
-impl NodeOfId<'_> {
-    fn get(&self, id: i64) -> Option<u32> {
-        match self {
-            Self::Table(table) => {
-                let node = *table.get(usize::try_from(id).ok()?)?;
-                (node != u32::MAX).then_some(node)
-            }
-            Self::Search(rows) => rows.node_of_id(id),
-        }
     }
 }

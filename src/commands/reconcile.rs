@@ -46,14 +46,15 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
         store: &store,
         programs: &programs,
     };
-    let fetches = !arguments.dry_run && fetcher.has_substituters();
+    // Nix is asked only where the answer matters.
+    let gives_up = arguments.drop_missing && (arguments.dry_run || !fetcher.has_substituters());
     let reconciler = Reconciler {
         store: &over,
         system: &system,
         old: &old,
         old_is_given: !arguments.old.is_empty(),
         give_up: GiveUp {
-            missing: arguments.drop_missing && !fetches,
+            missing: gives_up,
             upper: arguments.prefer_lower,
         },
         remove_without_rows: arguments.remove_without_rows,
@@ -71,7 +72,7 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
             let whole = Whole {
                 store: &store,
                 reconciler,
-                fetcher: fetches.then_some(fetcher),
+                fetcher,
                 drop_missing: arguments.drop_missing,
             };
             let left = "nothing is lost, and the store stays down until this is run again";
@@ -99,8 +100,8 @@ struct Whole<'a> {
     store: &'a Store,
     /// What puts it right, over what it will be over.
     reconciler: Reconciler<'a>,
-    /// What fetches, where there is something to fetch from.
-    fetcher: Option<Fetcher<'a>>,
+    /// What fetches what is missing.
+    fetcher: Fetcher<'a>,
     /// Whether what is missing after that is given up.
     drop_missing: bool,
 }
@@ -129,10 +130,7 @@ impl Whole<'_> {
                 (done, mounted)
             }
         };
-        if let Some(fetcher) = &self.fetcher
-            && mounted
-            && !done.missing.is_empty()
-        {
+        if mounted && !done.missing.is_empty() && self.fetcher.has_substituters() {
             let last = Reconciler {
                 give_up: GiveUp {
                     missing: self.drop_missing,
@@ -140,7 +138,7 @@ impl Whole<'_> {
                 },
                 ..self.reconciler
             };
-            fetch(fetcher, &last, &mut done, manager, work).map_err(failed)?;
+            fetch(&self.fetcher, &last, &mut done, manager, work).map_err(failed)?;
             if done.missing.is_empty() {
                 go_on(self.store, self.reconciler.store)?;
             }
@@ -183,9 +181,8 @@ pub(super) fn before_up(
     if store.when_replaced != WhenReplaced::Reconcile || !has_database {
         return None;
     }
-    let observed = observe::observe(system, store, Depth::Up).ok()?;
-    let is_mounted = observed.mount.overlay.is_some();
-    if is_mounted || !observed.machine.can_mount {
+    let is_mounted = observe::is_mounted(system, store).ok()?;
+    if is_mounted || !namespaces::can_mount().unwrap_or(false) {
         return None;
     }
     let reconcile = || {
@@ -236,6 +233,9 @@ fn needs_root(store: &Store) -> Result<(), Failure> {
 /// An earlier run may have ended after it had mounted the store.
 fn already_done(reconciler: &Reconciler<'_>) -> Result<Option<Reconciled>, Failure> {
     let Reconciler { store, system, .. } = *reconciler;
+    if !observe::is_mounted(system, store).map_err(Failure::observing)? {
+        return Ok(None);
+    }
     let observed = observe::observe(system, store, Depth::Up).map_err(Failure::observing)?;
     if observed.mount.overlay.is_none() || !obstacles(store, &observed, false).is_empty() {
         return Ok(None);
@@ -316,7 +316,11 @@ fn tell(step: Step, manager: &ServiceManager, work: &LongWork) {
             manager.working(&text);
             work.counted(text, Unit::Objects, objects);
         }
-        Step::Carried(objects) => work.counts().add(objects),
+        Step::Carried(objects) => {
+            // Each has it wait longer.
+            manager.working(&format!("carried {objects} objects more"));
+            work.counts().add(objects);
+        }
         Step::Rows => {
             manager.working("writing rows");
             work.step("writing rows");

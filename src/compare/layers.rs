@@ -85,7 +85,7 @@ impl<T> Several<T> {
         self.first.len() >= MAXIMUM
     }
 
-    pub(super) fn push(&mut self, item: T) {
+    pub(crate) fn push(&mut self, item: T) {
         self.count += 1;
         if self.first.len() < MAXIMUM {
             self.first.push(item);

@@ -209,6 +209,14 @@ impl<'a> Below<'a> {
             self.lookups += 1;
             return has(self.directory, path);
         }
+        self.has_prefix(path.hash_prefix())
+    }
+
+    /// Whether it has an object whose hash part begins with these bits: the directory is listed.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub(crate) fn has_prefix(&mut self, prefix: u64) -> io::Result<bool> {
         if self.listed.is_none() {
             let mut prefixes = Vec::new();
             each_held(self.directory, |path, is_whiteout| {
@@ -219,7 +227,7 @@ impl<'a> Below<'a> {
             self.listed = Some(PathSet::new(prefixes));
         }
         let listed = self.listed.as_ref();
-        Ok(listed.is_some_and(|listed| listed.contains(path.hash_prefix())))
+        Ok(listed.is_some_and(|listed| listed.contains(prefix)))
     }
 }
 

@@ -8,8 +8,10 @@ pub(crate) mod database;
 mod error;
 mod open;
 mod overlay;
+pub(crate) mod places;
 pub(crate) mod publication;
 pub(crate) mod sqlite;
+pub(crate) mod summaries;
 
 pub use error::LowerError;
 pub(crate) use open::{Transient, open, retry};
@@ -17,6 +19,7 @@ pub use overlay::OverlaySource;
 
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_path::StorePath;
+use summaries::{Key, Summary};
 
 /// Where the metadata of store objects is read from.
 ///
@@ -57,6 +60,15 @@ pub trait Source {
         each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
     ) -> Result<(), LowerError> {
         self.all_paths(each)
+    }
+
+    /// The summaries of everything that is valid, sorted, where they are had in one pass and are not
+    /// many more than `most`. No question may be open.
+    ///
+    /// # Errors
+    /// When the source cannot be read, or has something that no store has.
+    fn summaries(&mut self, _key: &Key, _most: u64) -> Result<Option<Vec<Summary>>, LowerError> {
+        Ok(None)
     }
 
     /// Proves that all that was read so far belongs to one state of the source.

@@ -1,6 +1,7 @@
 use std::collections::VecDeque;
 
 use super::sqlite::SqliteSource;
+use super::summaries::{Key, Summary};
 use super::{LowerError, Source};
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_path::StorePath;
@@ -61,6 +62,27 @@ impl Source for OverlaySource {
                 each(path)
             }
         })
+    }
+
+    fn summaries(&mut self, key: &Key, most: u64) -> Result<Option<Vec<Summary>>, LowerError> {
+        let Some(mut all) = self.upper.summaries(key, most)? else {
+            return Ok(None);
+        };
+        let Some(lower) = self.lower.summaries(key, most)? else {
+            return Ok(None);
+        };
+        let above = all.len();
+        for summary in lower {
+            let (upper, _) = all.split_at(above);
+            if upper
+                .binary_search_by_key(&summary.name, |it| it.name)
+                .is_err()
+            {
+                all.push(summary);
+            }
+        }
+        all.sort_unstable();
+        Ok(Some(all))
     }
 
     fn confirm(&mut self) -> Result<(), LowerError> {

@@ -8,6 +8,7 @@ use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OptionalExtension, Row};
 
 use super::database::Database;
+use super::summaries::{self, Key, Summary};
 use crate::escape::show;
 use crate::lower::{LowerError, Source};
 use crate::nix::path_info::PathInfo;
@@ -30,6 +31,8 @@ const REFERRERS: &str = "select r.rowid, path, id \
                          cross join lower.ValidPaths on id = referrer \
                          where reference = ? order by r.rowid";
 const ALL: &str = "select id, path, true from lower.ValidPaths order by id";
+
+const HIGHEST: &str = "select coalesce(max(id), 0) from lower.ValidPaths";
 
 const OLDEST: &str = "select path, registrationTime from lower.ValidPaths order by id limit ?";
 
@@ -288,6 +291,17 @@ impl Source for SqliteSource {
         each: &mut dyn FnMut(StorePath) -> Result<(), LowerError>,
     ) -> Result<(), LowerError> {
         self.paths(TOPS, each)
+    }
+
+    fn summaries(&mut self, key: &Key, most: u64) -> Result<Option<Vec<Summary>>, LowerError> {
+        // An id is given once, so there are no more rows than that.
+        let highest = self.connection.query_row(HIGHEST, [], |row| row.get(0));
+        let highest: i64 = highest.map_err(|error| self.database.error(error))?;
+        if u64::try_from(highest).is_ok_and(|highest| highest > most) {
+            return Ok(None);
+        }
+        let attached = (&self.database, &self.connection, "lower");
+        summaries::all(attached, self.store.as_bytes(), key).map(Some)
     }
 
     fn confirm(&mut self) -> Result<(), LowerError> {

@@ -80,6 +80,32 @@ pub(crate) fn observe_made(system: &System, store: &Store, rows: Rows) -> io::Re
     look(system, store, Depth::UpLocked, Some(rows))
 }
 
+/// Looks at everything but the rows of the upper database, whose reading costs time: for a first look at
+/// what will be looked at again.
+///
+/// # Errors
+/// As for [`observe`].
+pub(crate) fn observe_but_rows(system: &System, store: &Store) -> io::Result<Observed> {
+    let unknown = Rows::Unknown(String::new());
+    look(system, store, Depth::Up, Some(unknown))
+}
+
+/// Whether the overlay of a store is in effect.
+///
+/// # Errors
+/// When `/proc` cannot be read.
+pub(crate) fn is_mounted(system: &System, store: &Store) -> io::Result<bool> {
+    let mounts = MountTable::read(system)?;
+    let expected = Expected {
+        real: &path::visit(&store.real, Symlinks::Refuse, &mounts),
+        lower: &lower::visit(&store.lower, &mounts),
+        upper_layer: &layer::visit(&store.upper_layer, &mounts),
+        workdir: None,
+    };
+    let facts = overlay::observe(system, &mounts, &expected, Depth::Up);
+    Ok(facts.overlay.is_some())
+}
+
 fn look(system: &System, store: &Store, depth: Depth, rows: Option<Rows>) -> io::Result<Observed> {
     let machine = machine::observe(system, store, depth)?;
     let mounts = MountTable::read(system)?;

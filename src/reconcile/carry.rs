@@ -21,8 +21,10 @@ use crate::nix::nar;
 use crate::nix::store_path::StorePath;
 use crate::overlayfs::markers::{Marks, make_opaque};
 
-/// How many objects are made before they are put in their places.
+/// How many objects are made before they are put in their places, and how many bytes at most where that
+/// is more than one: what is told in between keeps a service manager waiting.
 const BATCH: usize = 1024;
+const BATCH_BYTES: u64 = 1 << 30;
 /// More threads than this do not make a disk faster.
 const MOST_THREADS: usize = 4;
 
@@ -74,7 +76,7 @@ impl Carrier<'_> {
         tell: &mut dyn FnMut(u64),
     ) -> Result<Vec<NotCarried>, ReconcileError> {
         let mut failed = Vec::new();
-        for batch in wanted.chunks(BATCH) {
+        for batch in batches(wanted) {
             let before = failed.len();
             let made = self.make(batch, &mut failed)?;
             let upper = self.layers.upper.fd();
@@ -222,6 +224,21 @@ impl Carrier<'_> {
     }
 }
 
+/// Cut into what is made at once.
+fn batches(wanted: &[Wanted]) -> impl Iterator<Item = &[Wanted]> {
+    let mut rest = wanted;
+    std::iter::from_fn(move || {
+        let mut bytes = 0_u64;
+        let fits = rest.iter().take(BATCH).take_while(|it| {
+            bytes = bytes.saturating_add(it.bytes);
+            bytes <= BATCH_BYTES
+        });
+        let (batch, left) = rest.split_at(fits.count().max(1).min(rest.len()));
+        rest = left;
+        (!batch.is_empty()).then_some(batch)
+    })
+}
+
 enum Failed {
     /// The old store does not have it as it should be.
     Wrong(String),
@@ -250,4 +267,28 @@ fn is_of_writing(error: &io::Error) -> bool {
                 | Errno::EXIST
         )
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn batches_end_with_their_bytes_and_their_number() {
+        let of = |sizes: &[u64]| {
+            let wanted = |&bytes| Wanted {
+                node: 0,
+                path: StorePath::parse(b"00000000000000000000000000000000-a").unwrap(),
+                hash: [0; 32],
+                size: 0,
+                bytes,
+            };
+            let all: Vec<_> = sizes.iter().map(wanted).collect();
+            batches(&all).map(<[_]>::len).collect::<Vec<_>>()
+        };
+        assert_eq!(of(&[]), [0; 0]);
+        assert_eq!(of(&[1, 2, 3]), [3]);
+        assert_eq!(of(&[u64::MAX, BATCH_BYTES, 1, BATCH_BYTES - 1]), [1, 1, 2]);
+        assert_eq!(of(&[1; BATCH + 1]), [BATCH, 1]);
+    }
 }

@@ -25,7 +25,7 @@ use crate::lower::sqlite::SqliteSource;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::nix::{layout, nar};
-use crate::observe::{self, Depth, Observed, Usage};
+use crate::observe::{self, Depth, Observed, Rows, Usage};
 use crate::overlayfs::markers::{Marks, is_opaque, make_opaque};
 use crate::records::Memory;
 use crate::warm::{self, Warm, WarmError};
@@ -191,11 +191,16 @@ impl Reconciler<'_> {
         progress: apply::Tell<'_>,
     ) -> Result<Reconciled, ReconcileError> {
         let _locks = self.lock(progress)?;
-        let observed = self.nobody_has_it()?;
+        let survey = self.survey();
+        let observed = self.nobody_has_it(survey.as_ref().ok())?;
+        let mut survey = survey?;
         let layers = Layers::open(self.store)?;
         let aside = Aside::open(self.store, self.system)?;
-        self.put_back(&layers, &aside)?;
-        let mut planned = self.decide(self.survey()?, BTreeMap::new())?;
+        // Somebody may have been at it until now.
+        if self.put_back(&layers, &aside)? || survey.rows.confirm().is_err() {
+            survey = self.survey()?;
+        }
+        let mut planned = self.decide(survey, BTreeMap::new())?;
         let is_refused = |planned: &Planned| {
             let mut actions = planned.plan.actions.iter();
             actions.any(|action| matches!(action, Action::Refuse(_)))
@@ -297,10 +302,17 @@ impl Reconciler<'_> {
     }
 
     /// Sees that it is not mounted, also not elsewhere, that no Nix has it open, and that nothing is
-    /// wrong with it but what this puts right.
-    fn nobody_has_it(&self) -> Result<Observed, ReconcileError> {
-        let observed = observe::observe(self.system, self.store, Depth::UpLocked)
-            .map_err(|error| ReconcileError::Locked(apply::Error::Observe(error)))?;
+    /// wrong with it but what this puts right. What a survey has found is not looked for again.
+    fn nobody_has_it(&self, survey: Option<&Survey>) -> Result<Observed, ReconcileError> {
+        let observed = match survey {
+            Some(survey) => {
+                let rows = Rows::Known(survey.objects()?);
+                observe::observe_made(self.system, self.store, rows)
+            }
+            None => observe::observe(self.system, self.store, Depth::UpLocked),
+        };
+        let observed =
+            observed.map_err(|error| ReconcileError::Locked(apply::Error::Observe(error)))?;
         let who = match (&observed.mount.overlay, &observed.upper_layer.usage) {
             (Some(_), _) => Some(show_path(&self.store.real).into_owned()),
             (None, Usage::Mounted(other)) => Some(other.clone()),
@@ -368,16 +380,16 @@ impl Reconciler<'_> {
     }
 
     /// Copies that `optimise` had put aside are where they were: whether they are needed is decided
-    /// anew.
-    fn put_back(&self, layers: &Layers, aside: &Aside) -> Result<(), ReconcileError> {
+    /// anew. Whether there were any.
+    fn put_back(&self, layers: &Layers, aside: &Aside) -> Result<bool, ReconcileError> {
         let mut changed = false;
         for path in aside.names()? {
             changed |= aside.put_back(&layers.upper, path.as_str())?;
         }
-        match changed {
-            true => Ok(aside.sync(&layers.upper)?),
-            false => Ok(()),
+        if changed {
+            aside.sync(&layers.upper)?;
         }
+        Ok(changed)
     }
 
     fn survey(&self) -> Result<Survey, ReconcileError> {

@@ -1,25 +1,32 @@
 //! What there is above and below: every row of the upper database, every object of the upper layer.
 //!
-//! The rows are read once, in their order, and the lower store is asked about each, with as many
-//! questions open as it takes. A row takes some 40 bytes meanwhile, and what it refers to 4.
+//! Both databases are read at once, in their order, and what they say of each path is compared in
+//! summaries; the lower store is asked only about the rows that differ there. One that cannot be read
+//! so is asked about each, with as many questions open as it takes: a daemon, and a database that is
+//! far larger than the upper one. A row takes some 60 bytes meanwhile, and what it refers to 4; a row
+//! below 16.
 
-use std::collections::hash_map::RandomState;
 use std::collections::{BTreeMap, VecDeque};
-use std::hash::BuildHasher;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
+use std::thread;
 
 use super::ReconcileError;
 use super::plan::{Above, Below, Facts, NewReferences, Row};
-use crate::collect::{Keep, Roots, UpperRows};
-use crate::compare::{Comparer, Held, LowerObjects, held};
+use crate::collect::{Edges, Keep, Nodes, Roots, UpperRows};
+use crate::compare::{Comparer, Held, LowerObjects, Missing, Objects, Several, held};
 use crate::config::Store;
 use crate::escape::show_path;
 use crate::linux::safe_path::{self, Symlinks};
+use crate::lower::summaries::{Key, Summary};
 use crate::lower::{self, Source};
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
+
+/// A lower database is read as a whole where it has at most so many rows for each of the upper one.
+const MOST_BELOW: u64 = 4;
 
 /// What there is.
 #[derive(Debug)]
@@ -34,6 +41,30 @@ pub(super) struct Survey {
     pub whiteouts: Vec<StorePath>,
     /// Objects of the upper layer without a row.
     pub without_rows: Vec<Unknown>,
+    /// Rows whose objects are in neither layer, by nodes.
+    absent: Vec<u32>,
+}
+
+impl Survey {
+    /// The rows and their objects, as an observation has them; what is hidden, and what refers to what,
+    /// aside.
+    pub(super) fn objects(&self) -> Result<Objects, ReconcileError> {
+        let rows = &self.facts.rows;
+        let mut missing = Several::default();
+        for &node in &self.absent {
+            // Of those after the first hundred only the number counts.
+            missing.push(Missing {
+                path: self.rows.row(node)?.path,
+                referrers: Vec::new(),
+            });
+        }
+        Ok(Objects {
+            rows: rows.len() as u64,
+            above: rows.iter().filter(|row| row.above != Above::Row).count() as u64,
+            missing,
+            ..Objects::default()
+        })
+    }
 }
 
 /// An object without a row.
@@ -63,14 +94,13 @@ pub(super) fn survey(store: &Store, roots: &Roots) -> Result<Survey, ReconcileEr
         || lower::open(&store.lower.source, &directory),
         |source| {
             let held = held(&layers.upper).map_err(ReconcileError::read(&store.upper_layer))?;
-            let mut rows = UpperRows::open(&store.database(), directory.clone())?;
-            rows.read_nodes()?;
-            let graph = rows.graph(Keep {
-                derivations: false,
-                outputs: false,
-                realisations: false,
-            })?;
-            let names = Names::of(&rows)?;
+            let (above, same) = read(store, &directory, source)?;
+            let Database {
+                rows,
+                names,
+                references,
+                ..
+            } = above;
             let mut reading = Reading {
                 store,
                 names: &names,
@@ -79,20 +109,24 @@ pub(super) fn survey(store: &Store, roots: &Roots) -> Result<Survey, ReconcileEr
                 held,
                 open: VecDeque::new(),
                 facts: Facts {
-                    references: graph.references,
+                    rows: vec![UNKNOWN; rows.count()],
+                    references,
                     ..Facts::default()
                 },
                 both: Vec::new(),
                 differing: BTreeMap::new(),
                 others: Vec::new(),
+                absent: Vec::new(),
             };
-            reading.rows(&rows)?;
+            reading.objects_above();
+            reading.rows(&rows, &same)?;
             reading.new_references()?;
             reading.copies(&layers)?;
             let (whiteouts, without_rows) = reading.without_rows(&layers)?;
             let Reading {
                 mut facts,
                 differing,
+                absent,
                 ..
             } = reading;
             for root in &roots.roots {
@@ -106,6 +140,7 @@ pub(super) fn survey(store: &Store, roots: &Roots) -> Result<Survey, ReconcileEr
                 differing,
                 whiteouts,
                 without_rows,
+                absent,
             })
         },
     )
@@ -116,27 +151,97 @@ struct Layers {
     lower: OwnedFd,
 }
 
+/// A row of which nothing is known yet.
+const UNKNOWN: Row = Row {
+    above: Above::Row,
+    below: Below::Gone,
+};
+
+/// The upper database.
+struct Database {
+    rows: UpperRows,
+    names: Names,
+    references: Edges,
+    /// What each row says, by node.
+    summaries: Vec<Summary>,
+}
+
+impl Database {
+    fn read(mut rows: UpperRows, key: Key) -> Result<Self, ReconcileError> {
+        let (mut summaries, mut prefixes) = (Vec::new(), Vec::new());
+        rows.read_summaries(&key, |path, summary| {
+            summaries.push(summary);
+            prefixes.push(path.hash_prefix());
+            Ok::<_, ReconcileError>(())
+        })?;
+        let graph = rows.graph(Keep {
+            derivations: false,
+            outputs: false,
+            realisations: false,
+        })?;
+        let mut places: Vec<_> = summaries.iter().map(|it| it.name).zip(0..).collect();
+        places.sort_unstable();
+        for (place, node) in (0..summaries.len()).zip(0..) {
+            for &reference in graph.references.of(node) {
+                let name = summaries[reference as usize].name;
+                summaries[place].refers_to(name);
+            }
+        }
+        Ok(Self {
+            rows,
+            names: Names {
+                key,
+                places,
+                prefixes,
+            },
+            references: graph.references,
+            summaries,
+        })
+    }
+}
+
+/// Reads the upper database, and at the same time the lower one as far as it can be read at once: the
+/// rows in which both agree.
+fn read(
+    store: &Store,
+    directory: &StoreDirectory,
+    source: &mut dyn Source,
+) -> Result<(Database, Nodes), ReconcileError> {
+    let key = Key::default();
+    let rows = UpperRows::open(&store.database(), directory.clone())?;
+    let most = rows.about()?.saturating_mul(MOST_BELOW);
+    let (above, below) = thread::scope(|scope| {
+        let ours = key.clone();
+        let above = thread::Builder::new()
+            .spawn_scoped(scope, move || Database::read(rows, ours))
+            .map_err(ReconcileError::Thread)?;
+        let below = source.summaries(&key, most);
+        let ended = || ReconcileError::Thread(io::Error::other("it ended early"));
+        let above = above.join().unwrap_or_else(|_| Err(ended()))?;
+        Ok::<_, ReconcileError>((above, below?))
+    })?;
+    let mut same = Nodes::none(above.rows.count());
+    let below = below.unwrap_or_default();
+    for (node, summary) in (0..).zip(&above.summaries) {
+        if below.binary_search(summary).is_ok() {
+            same.insert(node);
+        }
+    }
+    Ok((above, same))
+}
+
 /// From names to nodes, in 16 bytes each. The hashes are of this run: nobody makes two names that
 /// agree in one.
 struct Names {
-    state: RandomState,
+    key: Key,
     places: Vec<(u64, u32)>,
+    /// The beginnings of their hash parts, by node.
+    prefixes: Vec<u64>,
 }
 
 impl Names {
-    fn of(rows: &UpperRows) -> Result<Self, ReconcileError> {
-        let state = RandomState::new();
-        let mut places = Vec::with_capacity(rows.count());
-        rows.each_path(|node, path| {
-            places.push((state.hash_one(path.as_str()), node));
-            Ok::<_, ReconcileError>(())
-        })?;
-        places.sort_unstable();
-        Ok(Self { state, places })
-    }
-
     fn node(&self, path: &StorePath) -> Option<u32> {
-        let hash = self.state.hash_one(path.as_str());
+        let hash = self.key.name(path.as_str().as_bytes());
         let place = self.places.binary_search_by_key(&hash, |(hash, _)| *hash);
         place.ok().map(|place| self.places[place].1)
     }
@@ -170,20 +275,44 @@ struct Reading<'a> {
     both: Vec<(u32, StorePath)>,
     differing: BTreeMap<u32, String>,
     others: Vec<Other>,
+    absent: Vec<u32>,
 }
 
 impl Reading<'_> {
-    /// Goes through the rows, and asks the lower store about each.
-    fn rows(&mut self, rows: &UpperRows) -> Result<(), ReconcileError> {
-        let window = self.source.window();
-        rows.each(|node, path, info| {
+    /// Notes which rows have their objects above: of what is held, those without a row are left.
+    fn objects_above(&mut self) {
+        let (names, rows) = (self.names, &mut self.facts.rows);
+        self.held.objects.retain(|path| match names.node(path) {
+            Some(node) => {
+                rows[node as usize].above = Above::Object;
+                false
+            }
+            None => true,
+        });
+    }
+
+    /// Goes through the rows, and asks the lower store about each that is not known to be the `same`
+    /// there.
+    fn rows(&mut self, rows: &UpperRows, same: &Nodes) -> Result<(), ReconcileError> {
+        let (window, names) = (self.source.window(), self.names);
+        for (node, &prefix) in (0..).zip(&names.prefixes) {
+            if same.contains(node) {
+                let has = self.below.has_prefix(prefix);
+                let below = match has.map_err(ReconcileError::read(&self.store.lower.real))? {
+                    true => Below::Same,
+                    false => Below::NoObject,
+                };
+                let path = || Ok(rows.row(node)?.path);
+                self.found(node, below, path)?;
+                continue;
+            }
+            let (path, info) = rows.whole(node)?;
             self.source.ask(&path)?;
             self.open.push_back(Asked { node, path, info });
             while self.open.len() >= window {
                 self.answer()?;
             }
-            Ok::<_, ReconcileError>(())
-        })?;
+        }
         while !self.open.is_empty() {
             self.answer()?;
         }
@@ -194,28 +323,44 @@ impl Reading<'_> {
         let Some(asked) = self.open.pop_front() else {
             return Ok(());
         };
-        let below = self.source.answer()?;
-        let is_above = self.held.objects.remove(&asked.path);
-        let below = match below {
+        let below = match self.source.answer()? {
             Some(info) => self.compare(&asked, &info)?,
             None => Below::Gone,
         };
-        let above = match is_above {
-            true => Above::Object,
-            false => Above::Row,
-        };
-        if is_above {
-            match below {
-                Below::Same | Below::Described => self.both.push((asked.node, asked.path)),
-                Below::Other | Below::Impossible => {
-                    let why = "the lower store says something else of it".to_owned();
-                    self.differing.insert(asked.node, why);
+        self.found(asked.node, below, || Ok(asked.path))
+    }
+
+    /// Notes what the lower store has of a row.
+    fn found(
+        &mut self,
+        node: u32,
+        below: Below,
+        path: impl FnOnce() -> Result<StorePath, ReconcileError>,
+    ) -> Result<(), ReconcileError> {
+        let row = &mut self.facts.rows[node as usize];
+        row.below = below;
+        if row.above == Above::Row {
+            // One that is not valid below can have its object there all the same.
+            let is_there = match below {
+                Below::Gone => {
+                    let has = self.below.has(&path()?);
+                    has.map_err(ReconcileError::read(&self.store.lower.real))?
                 }
-                Below::Gone | Below::NoObject => {}
+                below => below != Below::NoObject,
+            };
+            if !is_there {
+                self.absent.push(node);
             }
+            return Ok(());
         }
-        // They come in their order.
-        self.facts.rows.push(Row { above, below });
+        match below {
+            Below::Same | Below::Described => self.both.push((node, path()?)),
+            Below::Other | Below::Impossible => {
+                let why = "the lower store says something else of it".to_owned();
+                self.differing.insert(node, why);
+            }
+            Below::Gone | Below::NoObject => {}
+        }
         Ok(())
     }
 

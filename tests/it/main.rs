@@ -73,6 +73,8 @@ mod parallel;
 mod publish;
 mod reasons;
 mod reconcile;
+mod reconcile_hostile;
+mod reconcile_limits;
 mod refresh;
 mod remedies;
 mod remount;

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::support::{Example, LowerStore, World, base_name};
+use crate::support::{Example, LowerStore, Snapshot, World, base_name};
 
 /// The first block of this language in a section of the guide.
 fn block(heading: &str, language: &str) -> String {
@@ -19,11 +19,34 @@ fn block(heading: &str, language: &str) -> String {
     block.split("```").next().expect("a first part").to_owned()
 }
 
-/// Runs a section, each command of which has to succeed, and gives the store's URL.
+/// Runs a section, each command of which has to succeed, and gives the store's URL. What only says what
+/// would be done changes nothing.
 fn follow(world: &World, heading: &str) -> String {
+    follow_with(world, heading, &[])
+}
+
+/// The same, where `plan` and `up` tell of errors with these codes, and of no other.
+fn follow_with(world: &World, heading: &str, told: &[&str]) -> String {
     world.write(Example::CONFIGURATION, block(heading, "toml"));
+    let places = ["/mnt", "/nix"];
     for command in block(heading, "sh").lines() {
-        world.ok(["sh", "-c", command]);
+        let only_says = command.contains("overstore plan ") || command.contains("--dry-run");
+        let before = only_says.then(|| places.map(|place| Snapshot::of(world.path(place))));
+        let outcome = world.run(["sh", "-c", command]);
+        let (said, tells) = (outcome.stdout(), [" plan ", " up "]);
+        let wrong = tells.iter().any(|it| command.contains(it)) && !told.is_empty();
+        assert_eq!(outcome.code(), Some(i32::from(wrong)), "{outcome}");
+        let known = told
+            .iter()
+            .map(|code| said.matches(&format!("error [{code}]")).count());
+        assert_eq!(
+            known.sum::<usize>(),
+            said.matches("error [").count(),
+            "{outcome}"
+        );
+        for (place, before) in places.iter().zip(before.into_iter().flatten()) {
+            before.assert_unchanged(world.path(place));
+        }
     }
     world.overstore(["url", "example"]).ok().trim().to_owned()
 }
@@ -135,8 +158,11 @@ fn a_micro_vm_s_writable_store() {
     let dump = world.nix(dump).run();
     world.nix(["nix-store", "--load-db"]).stdin(dump.out).ok();
     let added = add(&world, None, &["mine"]);
+    // Deleted behind Nix's back: a whiteout, and the row stays.
+    world.ok(["rm", "-rf", &lower.path("greeting.txt")]);
     let before = contents(&world, "/nix/.rw-store/store");
-    let url = follow(&world, "`microvm.writableStoreOverlay`");
+    let heading = "`microvm.writableStoreOverlay`";
+    let url = follow_with(&world, heading, &["lower-object-hidden"]);
     assert_kept(&world, &before, "/nix/.rw-store/store");
     assert_taken_over(&world, &url, "/nix/store", &added, &lower);
 }

@@ -32,7 +32,7 @@ pub use expected::{Content, Files, assert_expected, cases, data, files};
 pub use lower::LowerStore;
 pub use skip::skip;
 pub use snapshot::Snapshot;
-pub use soak::sample;
+pub use soak::{sample, soaks};
 pub use store_up::{Running, StoreUp, base_name};
 pub use tree::Tree;
 pub use wait::wait_until;

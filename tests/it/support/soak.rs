@@ -4,7 +4,7 @@
 const VARIABLE: &str = "OVERSTORE_SOAK";
 
 /// Whether large suites run whole.
-fn soaks() -> bool {
+pub fn soaks() -> bool {
     std::env::var_os(VARIABLE).is_some_and(|value| !value.is_empty())
 }
 
