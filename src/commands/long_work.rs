@@ -119,9 +119,7 @@ impl LongWork {
         }
         match Watch::start(&work.shared, at_terminal && !json) {
             Ok(watch) => work.watch = Some(watch),
-            Err(error) if has_to => {
-                return Err(Failure::doing("cannot wait for interrupts", error));
-            }
+            Err(failure) if has_to => return Err(failure),
             // The work is done all the same.
             Err(_) => {}
         }
@@ -223,7 +221,7 @@ fn ends_now() -> &'static Arc<AtomicBool> {
 }
 
 impl Watch {
-    fn start(shared: &Arc<Shared>, is_shown: bool) -> io::Result<Watch> {
+    fn start(shared: &Arc<Shared>, is_shown: bool) -> Result<Watch, Failure> {
         ends_now().store(false, Ordering::SeqCst);
         let started = Self::register(shared, is_shown);
         if started.is_err() {
@@ -232,19 +230,24 @@ impl Watch {
         started
     }
 
-    fn register(shared: &Arc<Shared>, is_shown: bool) -> io::Result<Watch> {
-        let (waker, wakeups) = UnixStream::pair()?;
-        wakeups.set_read_timeout(Some(TICK))?;
+    fn register(shared: &Arc<Shared>, is_shown: bool) -> Result<Watch, Failure> {
+        let deaf = |error| Failure::doing("cannot wait for interrupts", error);
+        let (waker, wakeups) = UnixStream::pair().map_err(deaf)?;
+        wakeups.set_read_timeout(Some(TICK)).map_err(deaf)?;
         let watched = Arc::clone(shared);
-        let thread = thread::Builder::new().spawn(move || watched.watch(wakeups, is_shown))?;
+        let thread = thread::Builder::new()
+            .spawn(move || watched.watch(wakeups, is_shown))
+            .map_err(|error| Failure::doing("cannot start a thread", error))?;
         let mut signals = Vec::new();
         for signal in match shared.on_interrupt {
             OnInterrupt::End(_) => &[SIGINT][..],
             OnInterrupt::Stop => &[SIGINT, SIGTERM],
         } {
             let interrupted = Arc::clone(&shared.interrupted);
-            signals.push(signal_hook::flag::register(*signal, interrupted)?);
-            signals.push(low_level::pipe::register(*signal, waker.try_clone()?)?);
+            let flag = signal_hook::flag::register(*signal, interrupted).map_err(deaf)?;
+            let wakes = waker.try_clone().map_err(deaf)?;
+            let wakes = low_level::pipe::register(*signal, wakes).map_err(deaf)?;
+            signals.extend([flag, wakes]);
         }
         Ok(Watch {
             thread,
