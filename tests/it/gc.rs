@@ -135,7 +135,7 @@ fn why_names_roots_and_the_way_to_them() {
     for (path, why) in [
         (below.as_str(), "only in the lower store"),
         ("/nix/store/7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-x", "not valid"),
-        ("/etc/passwd", "no store path"),
+        ("/etc/passwd", "neither a store path"),
     ] {
         let outcome = store.gc(&["--why", path]).fails();
         assert_eq!(outcome.code(), Some(2), "{outcome}");
