@@ -114,7 +114,8 @@ fn from_nothing(lower: &Path) -> Result<Contest> {
     eprintln!("ephemeral stores, one after the other");
     let empty = format!("{HERE}/empty.sqlite");
     let schema = format!(
-        "sqlite3 {}/nix/var/nix/db/db.sqlite .schema | grep -v sqlite_sequence | sqlite3 {empty}",
+        "sqlite3 'file:{}/nix/var/nix/db/db.sqlite?immutable=1' .schema | grep -v sqlite_sequence \
+         | sqlite3 {empty}",
         lower.display()
     );
     measure::time(&mut by_alice(["sh", "-c", &schema]))?;
