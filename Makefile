@@ -28,7 +28,7 @@ test: ## Installs what the tests need (as root), and runs them all, in virtual m
 soak: ## Runs the tests that take longer, and whole those that otherwise run in part (as root; AREA: only those of one)
 	tests/setup
 	cargo test --test it -- --ignored $(AREA)soak_
-	OVERSTORE_SOAK=1 cargo test --test it -- odd_files kill:: injected:: exhaustion:: hostile_daemon:: reconcile
+	OVERSTORE_SOAK=1 cargo test --test it -- odd_files sweeps:: hostile_upper:: exhaustion:: hostile_daemon:: reconcile
 
 bench: ## Measures overstore beside the shell, and writes docs/benchmarks.md (as root)
 	tests/setup

@@ -43,6 +43,7 @@ pub mod linux {
 /// See the module of this name.
 pub mod lower {
     pub use crate::lower::daemon::DaemonSource;
+    pub use crate::lower::publication::{Publication, PublicationError};
     pub use crate::lower::sqlite::SqliteSource;
     pub use crate::lower::{LowerError, OverlaySource, Source};
     pub use crate::sqlite::snapshot::SnapshotError;

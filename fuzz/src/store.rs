@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use overstore::testing::config;
 use overstore::testing::config::{Environment, Store};
+use overstore::testing::counts::Counts;
 use overstore::testing::nix::StoreDirectory;
 use overstore::testing::nix::schema;
 use overstore::testing::warm::{Wanted, Warm, WarmError, Warmed};
@@ -105,6 +106,7 @@ impl Scratch {
             objects: &lower.real,
             database: &self.store.state.join("db"),
             use_sqlite_wal: self.store.use_sqlite_wal,
+            counts: &Counts::default(),
         };
         if wanted == Wanted::All {
             let _ = warm.tops();

@@ -197,15 +197,23 @@ impl Looked<'_> {
                 error.to_string()
             }
         };
+        let remedy = match facts {
+            // One that is there is not to be made anew.
+            FileFacts::Unreachable(_) => {
+                Remedy::say("find out why it cannot be read").run(command!["ls", "-l", path])
+            }
+            _ => {
+                "name the lower store's state directory with `state` under `[lower]`; objects that \
+                  came without a database get one with \
+                  `nix-store --store ROOT --load-db <REGISTRATION`"
+                    .into()
+            }
+        };
         Some(
             Finding::at(Code::LowerDatabaseMissing, path)
                 .expected("the lower store's database")
                 .found(actual)
-                .remedy(
-                    "name the lower store's state directory with `state` under `[lower]`; objects \
-                     that came without a database get one with \
-                     `nix-store --store ROOT --load-db <REGISTRATION`",
-                ),
+                .remedy(remedy),
         )
     }
 

@@ -45,8 +45,14 @@ pub(super) fn findings(store: &Store, observed: &Observed) -> Vec<Finding> {
             unset(format!("a link to {}", show_path(path)))
                 .not_made_by_up()
                 .remedy(
-                    Remedy::say("correct `lower.publication`, if this is the right one")
-                        .or("have the publication back where it was"),
+                    Remedy::say(
+                        "correct `lower.publication`, if the link leads to the right publication",
+                    )
+                    .or(Remedy::say(
+                        "if it was moved, or is another one now: move the link away, and have it made",
+                    )
+                    .run(move_away(store, link))
+                    .run(up(store))),
                 ),
         ),
         (LinkFacts::Generation(number), _) => {

@@ -13,10 +13,11 @@ use crate::escape::show_path;
 use crate::linux::clock;
 use crate::linux::root::System;
 use crate::lower::publication::Listed;
-use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
 use crate::observe;
-use crate::publish::{self, LowerStore, Problems, PublishError, Publisher, Retire, Swept, Told};
+use crate::publish::{
+    self, LowerStore, Problems, PublishError, Publisher, Retire, Swept, Told, Verified,
+};
 use crate::remedy::{Fault, Remedy, command};
 use crate::report::{LowerCheckReport, Outcome, PublishReport, PublishedReport};
 use crate::systemd::notify::ServiceManager;
@@ -130,11 +131,13 @@ fn check(arguments: &cli::Publish, directory: &Path, json: bool) -> Result<ExitC
             })??,
         };
         let problems = problems.map_err(Failure::machine)?;
-        findings.extend(publish::findings(
-            &problems,
-            &store,
-            &layout::database(state),
-        ));
+        let verified = Verified {
+            store: &arguments.store,
+            real,
+            state,
+            is_live: lower.is_live(&directory),
+        };
+        findings.extend(publish::findings(&problems, verified));
     }
     let wrong = !findings.is_empty();
     let report = LowerCheckReport {
@@ -206,11 +209,15 @@ fn generation(listed: &Listed) -> PublishedReport {
 }
 
 fn not_whole(publication: &Publication, problems: &Problems) -> PublishReport {
-    let store = StoreDirectory::new(publication.store.as_os_str().as_bytes());
-    let database = layout::database(&publication.state);
+    let verified = Verified {
+        store: &publication.store,
+        real: &publication.real,
+        state: &publication.state,
+        is_live: true,
+    };
     PublishReport {
         outcome: Outcome::NotAsDescribed,
-        findings: publish::findings(problems, &store, &database),
+        findings: publish::findings(problems, verified),
         ..report(publication, None, Swept::default())
     }
 }

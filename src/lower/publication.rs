@@ -52,7 +52,7 @@ const MOST_GENERATIONS: u32 = 10_000;
 /// What a generation is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct Generation {
+pub struct Generation {
     /// The version of this format: 1.
     pub version: u32,
     /// The publication's identity.
@@ -82,7 +82,7 @@ pub(crate) struct Generation {
 /// That a generation is retired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub(crate) struct Retired {
+pub struct Retired {
     /// Since when, in seconds since 1970.
     pub time: u64,
     /// When its database and its roots may go.
@@ -91,7 +91,7 @@ pub(crate) struct Retired {
 
 /// A generation that is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Listed {
+pub struct Listed {
     /// What it is.
     pub generation: Generation,
     /// That it is retired, if it is.
@@ -100,7 +100,7 @@ pub(crate) struct Listed {
 
 /// Why a publication cannot be read.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum PublicationError {
+pub enum PublicationError {
     /// It, or something of it, cannot be reached.
     #[error("cannot reach {}: {error}", show_path(.path))]
     Unreachable {
@@ -141,7 +141,7 @@ impl PublicationError {
 
 /// The directory of a publication, open.
 #[derive(Debug)]
-pub(crate) struct Publication {
+pub struct Publication {
     path: PathBuf,
     directory: OwnedFd,
 }
@@ -151,7 +151,7 @@ impl Publication {
     ///
     /// # Errors
     /// When it cannot be reached.
-    pub(crate) fn open(path: &Path) -> Result<Self, PublicationError> {
+    pub fn open(path: &Path) -> Result<Self, PublicationError> {
         match safe_path::open_directory(path, Symlinks::Follow) {
             Ok(directory) => Ok(Self {
                 path: path.to_owned(),
@@ -165,7 +165,7 @@ impl Publication {
     ///
     /// # Errors
     /// When there is none, or the link to it leads elsewhere.
-    pub(crate) fn current(&self) -> Result<u64, PublicationError> {
+    pub fn current(&self) -> Result<u64, PublicationError> {
         let path = self.path.join(CURRENT);
         let wrong = |path, found: &str| PublicationError::Wrong {
             path,
@@ -185,7 +185,7 @@ impl Publication {
     ///
     /// # Errors
     /// When it cannot be read, or is not what a publication has.
-    pub(crate) fn generation(&self, number: u64) -> Result<Option<Listed>, PublicationError> {
+    pub fn generation(&self, number: u64) -> Result<Option<Listed>, PublicationError> {
         let path = path_of(&self.path, number).join(OWN);
         let Some(own) = self.own(number)? else {
             return Ok(None);
@@ -233,7 +233,7 @@ impl Publication {
 
 /// What left or changed between two generations.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Changes {
+pub struct Changes {
     /// The paths, each once.
     pub paths: BTreeSet<StorePath>,
 }
@@ -245,7 +245,7 @@ impl Publication {
     ///
     /// # Errors
     /// When something of it cannot be reached.
-    pub(crate) fn changes(
+    pub fn changes(
         &self,
         then: &Generation,
         now: &Generation,

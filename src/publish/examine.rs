@@ -50,6 +50,11 @@ impl LowerStore {
         })
     }
 
+    /// Whether it is a store that Nix may change, and not a generation of a publication.
+    pub(crate) fn is_live(&self, directory: &Path) -> bool {
+        self.state != directory.join(CURRENT)
+    }
+
     /// What consumers would find.
     ///
     /// # Errors

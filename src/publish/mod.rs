@@ -22,6 +22,6 @@ mod verify;
 
 pub(crate) use error::PublishError;
 pub(crate) use examine::LowerStore;
-pub(crate) use findings::findings;
+pub(crate) use findings::{Verified, findings};
 pub(crate) use run::{Publisher, Retire, Swept, Told};
 pub(crate) use verify::Problems;

@@ -79,6 +79,9 @@ fn root_uses_no_directory_in_which_others_could_replace_a_part() {
         "chgrp alice /mnt/way; chmod 2775 /mnt/way",
         "chgrp alice /mnt/way; chmod 3775 /mnt/way; chown alice /mnt/way/*",
         "chmod 777 /mnt/way",
+        // The number that stands for users without one, where there are such: here it is a user's.
+        "chown 65534 /mnt/way",
+        "chown -R 65534 /mnt/way",
     ] {
         world.ok(["rm", "-rf", "/mnt/way", "/mnt/victim", "/mnt/example"]);
         let example = on_the_way(&world, own);
@@ -304,4 +307,42 @@ fn a_description_that_others_may_write_is_warned_of() {
     let hers = world.overstore(["url", "/tmp/hers.toml"]).by_alice().run();
     assert_eq!(hers.code(), Some(0), "{hers}");
     assert!(!hers.stderr().contains("others than root"), "{hers}");
+}
+
+/// The user number 65534 is trusted in namespaces in which it is nobody's own, and in no others; what a
+/// system that is not running has in its `/proc` says nothing of this one.
+#[test]
+fn a_system_of_the_overflow_user_is_not_trusted() {
+    let Some(world) = World::trixie() else { return };
+    let _lower = world.lower_store("/mnt/sysroot/mnt/example/store-a");
+    world.write(
+        "/mnt/sysroot/etc/overstore/example.toml",
+        "root = \"/mnt/example/merged-store\"\nlower-store = \"/mnt/example/store-a?read-only=true\"\n\
+         upper-layer = \"/mnt/example/store-b\"\nworkdir = \"/mnt/example/workdir\"\n\
+         remount-hook = false\n[permissions]\nbuild-users-group = \"\"\n",
+    );
+    for map in ["0 1000 1\n", "", "1000 1000 1\n"] {
+        world.write("/mnt/sysroot/proc/self/uid_map", map);
+        world.ok([
+            "chown",
+            "65534",
+            "/mnt/sysroot",
+            "/mnt/sysroot/mnt",
+            "/mnt/sysroot/mnt/example",
+        ]);
+        let before = Snapshot::of(world.path("/mnt"));
+        for command in ["up", "check", "plan"] {
+            let said = world
+                .overstore([command, "--root", "/mnt/sysroot", "example"])
+                .run();
+            assert_eq!(said.code(), Some(1), "{said}");
+            assert!(said.stdout().contains("[path-unsafe]"), "{said}");
+            assert!(said.stdout().contains("65534"), "{said}");
+        }
+        before.assert_unchanged(world.path("/mnt"));
+    }
+    world.ok(["chown", "-R", "root", "/mnt/sysroot"]);
+    world
+        .overstore(["up", "--root", "/mnt/sysroot", "example"])
+        .ok();
 }

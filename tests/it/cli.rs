@@ -1,5 +1,6 @@
 //! The commands that only read a description, as one runs them: exit codes, streams, formats.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output};
@@ -264,4 +265,33 @@ fn schemas_are_json() {
             serde_json::from_str(&printed("", &["schema", name])).unwrap();
         assert!(schema["properties"].is_object(), "{name}");
     }
+}
+
+/// The commands that `--help` lists.
+pub(crate) fn commands() -> BTreeSet<String> {
+    let output = overstore(Path::new("/"), &["--help"]);
+    let (help, _) = streams(&output);
+    let groups = help
+        .lines()
+        .skip_while(|line| !line.starts_with("Usage"))
+        .take_while(|line| *line != "Options:");
+    // Continuation lines are indented deeper.
+    let commands = groups.filter_map(|line| line.strip_prefix("  "));
+    let commands = commands.filter(|line| !line.starts_with(' '));
+    let names = commands.filter_map(|line| line.split(' ').next());
+    let names: BTreeSet<String> = names.map(str::to_owned).collect();
+    assert!(names.contains("up") && names.len() > 15, "{names:?}");
+    names
+}
+
+/// Whoever adds a command has it killed at its steps, and its calls fail.
+#[test]
+fn every_command_is_in_the_sweeps() {
+    crate::sweeps::assert_every_command_is_swept();
+}
+
+/// Whoever adds a command has what it changes looked at.
+#[test]
+fn every_command_is_traced() {
+    crate::by_descriptor::assert_every_command_is_traced();
 }

@@ -361,7 +361,7 @@ fn assert_sound(world: &World, what: &str) {
     assert_eq!(world.ok(["sqlite3", &database, query]), "ok\n", "{what}");
 }
 
-/// Security case W1 and its neighbours.
+/// Security cases W1 and B1, and their neighbours.
 #[test]
 fn whatever_a_daemon_does_every_command_ends_well() {
     let Some(world) = World::trixie() else { return };

@@ -1,7 +1,7 @@
 //! Upper databases that somebody has tampered with: every command ends with an error or a finding,
 //! and touches nothing outside of the store.
 
-use crate::support::{Example, Outcome, Snapshot, World};
+use crate::support::{Example, Outcome, Snapshot, World, sample};
 
 const DIRECTORY: &str = "/mnt/example/merged-store/nix/var/nix/db";
 /// Everything that looks into the upper database.
@@ -312,4 +312,64 @@ fn pages_that_are_none() {
     for command in COMMANDS {
         hostile.run(log, command);
     }
+}
+
+/// What is there and cannot be looked at is not what an interrupted `up` did not write: no new database
+/// takes the place of the store's, whichever look at it or at the file `schema` fails.
+#[test]
+fn a_database_that_cannot_be_looked_at_is_not_a_missing_one() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    world.write("/tmp/mine", "the user's");
+    let mine = example.nix(&["nix-store", "--add", "/tmp/mine"]).ok();
+    example.command("down").ok();
+    let database = format!("{}/db", Example::STATE);
+    // It is the same file, with the same rows.
+    let kept = || {
+        let script = "cd $0; stat -c %i db.sqlite; cat schema; \
+                      sqlite3 db.sqlite 'select path, hash from ValidPaths order by path'";
+        world.ok(["sh", "-c", script, &database])
+    };
+    let (mut told, mut failures) = (0, 0);
+    for (command, errors) in [
+        ("plan", &["EIO"][..]),
+        ("check", &["EIO"]),
+        ("up", &["EIO", "EACCES", "EPERM"]),
+    ] {
+        let (_, trace) = example.command(command).traced();
+        example.run("down");
+        let looks = trace.nth_calls(|call| {
+            let looks = ["openat", "openat2", "statx", "newfstatat", "faccessat2"];
+            let names = ["\"schema\"", "\"db.sqlite\"", "/schema\"", "/db.sqlite\""];
+            looks.contains(&call.name.as_str()) && names.iter().any(|it| call.text.contains(it))
+        });
+        assert!(looks.len() > 2, "{command}: {looks:?}");
+        let looks = sample(looks, 6);
+        for ((call, nth), error) in looks
+            .iter()
+            .flat_map(|it| errors.iter().map(move |e| (it, e)))
+        {
+            let what = format!("{command}: {error} at {call} {nth}");
+            let before = kept();
+            let failed = example.command(command).failing_at(call, *nth, error);
+            let said = failed.stdout() + &failed.stderr();
+            assert!(
+                !said.contains("make the upper database"),
+                "{what}: {failed}"
+            );
+            assert!(!said.contains("[database-missing]"), "{what}: {failed}");
+            assert!(!said.contains("panicked"), "{what}: {failed}");
+            told += usize::from(said.contains("schema-unknown"));
+            failures += usize::from(failed.code() != Some(0));
+            if command == "up" && failed.code() == Some(0) {
+                example.command("down").ok();
+            }
+            assert_eq!(kept(), before, "{what}: {failed}");
+        }
+    }
+    assert!(told > 0 && failures > 3, "{told} {failures}");
+    example.up();
+    let valid = ["nix-store", "--check-validity", mine.trim()];
+    example.nix(&valid).ok();
 }

@@ -1,8 +1,8 @@
-//! `up` killed at each of its steps, and run again.
+//! `up` and `down` killed at each of their steps, and run again: the other commands are in `sweeps`.
 
 use std::collections::BTreeSet;
 
-use crate::support::{Again, Disturbance, Example, World};
+use crate::support::World;
 
 /// What there is after `up`: every file's kind, owner, mode, size and content, and the mount. What
 /// differs from run to run is left out: the times in overstore's memory, the numbers in its record.
@@ -24,7 +24,7 @@ fn fresh(world: &World) {
 }
 
 #[test]
-fn up_killed_at_any_step_is_finished_by_the_next() {
+pub(crate) fn up_killed_at_any_step_is_finished_by_the_next() {
     let Some(world) = World::trixie() else { return };
     let example = world.example("");
     let (outcome, trace) = example.command("up").traced();
@@ -128,7 +128,7 @@ fn up_killed_while_it_copies_metadata_up_is_finished_by_the_next() {
 }
 
 #[test]
-fn down_killed_at_any_step_is_finished_by_the_next() {
+pub(crate) fn down_killed_at_any_step_is_finished_by_the_next() {
     let Some(world) = World::trixie() else { return };
     let example = world.example("");
     example.up();
@@ -150,112 +150,4 @@ fn down_killed_at_any_step_is_finished_by_the_next() {
         let memory: serde_json::Value = serde_json::from_slice(&memory).expect("JSON");
         assert!(memory["mounted"].is_null(), "{call} {nth}: {memory}");
     }
-}
-
-/// Killed at any of its steps, a command that is run again ends with the same.
-pub(crate) fn again_ends_alike(
-    world: &World,
-    words: &[&str],
-    about: usize,
-    fresh: &dyn Fn(),
-    left: &dyn Fn() -> String,
-) {
-    let again = Again {
-        world,
-        words,
-        fresh,
-        left,
-    };
-    again.ends_alike(Disturbance::Kill, about);
-}
-
-#[test]
-fn exec_killed_at_any_step_leaves_what_the_next_one_finishes() {
-    let Some(world) = World::trixie() else { return };
-    let _example = world.example("");
-    let words = ["overstore", "exec", "example", "--", "true"];
-    let (fresh, left) = (|| fresh(&world), || state(&world));
-    again_ends_alike(&world, &words, 12, &fresh, &left);
-}
-
-#[test]
-fn remount_killed_at_any_step_changes_nothing() {
-    let Some(world) = World::trixie() else { return };
-    let example = world.example("");
-    let up = || {
-        example.up();
-    };
-    let words = ["overstore", "remount", "example"];
-    again_ends_alike(&world, &words, 6, &up, &|| state(&world));
-}
-
-#[test]
-fn units_killed_at_any_step_are_written_by_the_next() {
-    let Some(world) = World::trixie() else { return };
-    let _example = world.example("[daemon]\nsocket = \"/run/example.socket\"");
-    let words = [
-        "overstore",
-        "units",
-        "--force",
-        "--output",
-        "/mnt/units",
-        Example::CONFIGURATION,
-    ];
-    let fresh = || {
-        world.ok(["rm", "-rf", "/mnt/units"]);
-    };
-    let left = || {
-        let script = "cd /mnt/units; find . -printf '%y %m %U:%G %p %l\\n' | sort; \
-                      find . -type f -exec md5sum {} + | sort";
-        world.ok(["sh", "-c", script])
-    };
-    again_ends_alike(&world, &words, 12, &fresh, &left);
-}
-
-/// Roots and rows of metadata that was copied up, given up again.
-#[test]
-fn warm_forget_killed_at_any_step_is_finished_by_the_next() {
-    let Some(world) = World::trixie() else { return };
-    let example = world.example("");
-    example.up();
-    let fresh = || {
-        example.command("warm").args(["--all", "--keep"]).ok();
-    };
-    let words = ["overstore", "warm", "--forget", "example"];
-    again_ends_alike(&world, &words, 6, &fresh, &|| state(&world));
-}
-
-/// Killed with all that Nix does for it: what garbage is left goes with the next one.
-#[test]
-fn gc_killed_at_any_step_is_finished_by_the_next() {
-    let Some(world) = World::trixie() else { return };
-    let example = world.example("");
-    example.up();
-    let add = |name: &str| {
-        let file = format!("/tmp/{name}");
-        world.write(&file, name);
-        let added = example.nix(&["nix-store", "--add", &file]).ok();
-        added.trim().to_owned()
-    };
-    let kept = add("kept");
-    world.ok([
-        "ln",
-        "-s",
-        &kept,
-        &format!("{}/gcroots/kept", Example::STATE),
-    ]);
-    let left = || {
-        let query = "select path from ValidPaths order by path";
-        let database = format!("{}/db/db.sqlite", Example::STATE);
-        let objects = world.ok(["ls", "-A", Example::UPPER]);
-        world.ok(["sqlite3", &database, query]) + &objects
-    };
-    let fresh = || {
-        add("garbage");
-        add("more-garbage");
-    };
-    let words = ["overstore", "gc", "example"];
-    again_ends_alike(&world, &words, 6, &fresh, &left);
-    let check = example.run("check");
-    assert_eq!(check.code(), Some(0), "{check}");
 }

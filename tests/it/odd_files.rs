@@ -59,6 +59,8 @@ const PLACES: &[&str] = &[
     "/mnt/example/store-b/.links",
     "/mnt/example/store-b/stranger",
     "/mnt/example/workdir",
+    "/mnt/example/workdir/overstore",
+    "/mnt/example/workdir/work/incompat",
 ];
 
 /// The commands, from those that only look to those that change the store and take it down.
@@ -71,6 +73,11 @@ const COMMANDS: &[&[&str]] = &[
     &["up", "example"],
     &["warm", "--all", "--keep", "example"],
     &["warm", "--forget", "example"],
+    &["gc", "example"],
+    &["optimise", "example"],
+    &["list"],
+    &["down", "example"],
+    &["reconcile", "example"],
     &["down", "example"],
     &["up", "example"],
     &["exec", "example", "--", "true"],
@@ -112,7 +119,7 @@ fn whatever_is_in_the_place_of_a_file_is_told_and_nothing_waits_for_it() {
     example.command("down").ok();
     world.ok(["cp", "-a", "/mnt/example", "/mnt/saved"]);
     world.ok(["cp", "-a", "/etc/overstore", "/etc/group", "/mnt/saved"]);
-    for (place, (name, make)) in sample(cases, 60) {
+    for (place, (name, make)) in sample(cases, 48) {
         let what = format!("{name} at {place}");
         world.ok([
             "sh",

@@ -441,7 +441,7 @@ fn inside_exec_a_user_optimises_a_store_of_his_own() {
 /// Killed before any change, one of the copies is whole and shows, and the next run ends as if nothing
 /// had been.
 #[test]
-fn killed_at_any_step_one_copy_is_whole_and_the_next_run_finishes() {
+pub(crate) fn killed_at_any_step_one_copy_is_whole_and_the_next_run_finishes() {
     let Some(world) = World::trixie() else { return };
     let store = StoreUp::up(&world);
     let all = store.register(&[("one", &[]), ("two", &["one"]), ("different", &[])]);

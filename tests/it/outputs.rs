@@ -7,7 +7,7 @@ use crate::support::{Example, Outcome, World, wait_until};
 const NOBODY_READS: &str =
     "mkfifo /tmp/pipe; exec 3<>/tmp/pipe; exec >/tmp/pipe; exec 3>&-; rm /tmp/pipe; exec \"$@\"";
 
-/// Security case E1.
+/// Security case E1, and `--help`, which ended with exit code 0 too.
 #[test]
 fn a_reader_that_went_away_makes_no_broken_store_a_good_one() {
     let Some(world) = World::trixie() else { return };

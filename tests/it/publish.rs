@@ -242,7 +242,7 @@ fn what_is_not_whole_is_refused() {
 /// Killed at each of its steps, the current generation is whole, and the next run finishes the work
 /// and leaves nothing of the other.
 #[test]
-fn publish_killed_at_any_step_leaves_a_whole_current_generation() {
+pub(crate) fn publish_killed_at_any_step_leaves_a_whole_current_generation() {
     let Some(world) = World::trixie() else { return };
     let owner = Owner::new(&world, "[keep]\ngenerations = 1\ngrace = \"0m\"");
     owner.root("shell", &owner.lower.path("mksh-static"));

@@ -364,6 +364,44 @@ fn an_upper_layer_that_has_become_read_only() {
     );
 }
 
+/// A directory in both layers that is merged gets an attribute in the upper one when it is first looked
+/// at: over a layer that takes none, it cannot be read.
+#[test]
+fn a_directory_in_both_layers_needs_an_upper_layer_that_can_be_written_to() {
+    let Some(world) = described() else { return };
+    world.mkdir("/mnt/disk");
+    world.ok(["mount", "-t", "tmpfs", "none", "/mnt/disk"]);
+    let on_the_disk = DESCRIPTION
+        .replace("/mnt/up\"", "/mnt/disk/up\"")
+        .replace("/mnt/work\"", "/mnt/disk/work\"");
+    describe(&world, &on_the_disk);
+    world.overstore(["up", "s"]).ok();
+    world.overstore(["down", "s"]).ok();
+    let objects = world.ok(["sh", "-c", "cd /mnt/low/nix/store; ls -d *-mksh-static*"]);
+    let object = objects.trim();
+    world.mkdir(format!("/mnt/disk/up/{object}"));
+    // Nobody looks at it before.
+    let options = OPTIONS
+        .replace("=/mnt/up", "=/mnt/disk/up")
+        .replace("=/mnt/work", "=/mnt/disk/work");
+    world.ok(["mount", "-t", "overlay", "overlay", "-o", &options, REAL]);
+    world.ok(["mount", "-o", "remount,ro", "/mnt/disk"]);
+    let merged = format!("{REAL}/{object}");
+    let unread = world.run(["ls", &merged]);
+    assert!(
+        unread.stderr().contains("Read-only file system"),
+        "{unread}"
+    );
+    let (found, exit_code) = codes(&world, "check");
+    assert_eq!(exit_code, Some(1));
+    assert!(
+        found.contains(&"upper-file-system-unfit".to_owned()),
+        "{found:?}"
+    );
+    world.ok(["mount", "-o", "remount,rw", "/mnt/disk"]);
+    world.ok(["ls", &merged]);
+}
+
 /// A lower store directory that another overlay writes to: what is deleted there is missing here, and
 /// its owner is told.
 #[test]

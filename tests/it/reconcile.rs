@@ -7,8 +7,8 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest::{collection::vec, prelude::any};
 use serde_json::{Value, json};
 
-use crate::kill::again_ends_alike;
 use crate::support::{Example, Outcome, Snapshot, World, base_name, sample, soaks};
+use crate::sweeps::Sweep;
 
 /// Where the lower store of before is kept.
 pub(crate) const OLD: &str = "/mnt/old";
@@ -574,9 +574,8 @@ pub(crate) fn objects_named(report: &Value, list: &str) -> Vec<String> {
         .collect()
 }
 
-/// Killed at any step, the next run ends with the same.
-#[test]
-fn killed_at_any_step_it_is_finished_by_the_next() {
+/// Disturbed at any step, the next run ends with the same.
+pub(crate) fn sweep(sweep: Sweep) {
     let Some(world) = World::trixie() else { return };
     let store = Exchanged::new(&world, each_line());
     let whiteout = format!("{}/{}", Example::UPPER, base_name(&store.path("same")));
@@ -604,7 +603,7 @@ fn killed_at_any_step_it_is_finished_by_the_next() {
             + &opaque(&world)
     };
     let words = ["overstore", "reconcile", "example", "--old", OLD];
-    again_ends_alike(&world, &words, 20, &fresh, &left);
+    sweep.run(&world, &words, &fresh, &left);
     store.assert_sound();
 }
 

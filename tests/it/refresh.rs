@@ -7,6 +7,7 @@ use std::process::Child;
 
 use crate::support::owner::{LIVE, Owner, PLACE};
 use crate::support::{Run, Snapshot, World, wait_until};
+use crate::sweeps::Sweep;
 
 /// The description of the store over the publication.
 const ABOVE: &str = "/etc/overstore/above.toml";
@@ -95,6 +96,22 @@ impl<'w> Fleet<'w> {
         self.world.write(&file, expression);
         let built = self.nix(&["nix-build", "--no-out-link", &file]).ok();
         built.trim().to_owned()
+    }
+
+    /// Has the owner name another generation the current one.
+    fn make_current(&self, number: u64) {
+        let current = format!("{PLACE}/current");
+        let target = format!("generations/{number}");
+        self.world.ok(["ln", "-sfn", &target, &current]);
+    }
+
+    /// Makes a generation the current one, and goes to it.
+    #[track_caller]
+    fn to(&self, number: u64) {
+        self.make_current(number);
+        let said = self.overstore("refresh").run();
+        assert_eq!(said.code(), Some(0), "{said}");
+        assert_eq!(self.link(), generation(number));
     }
 
     /// Where the store's own link leads.
@@ -349,31 +366,51 @@ fn what_an_old_connection_copied_is_looked_for_by_the_next_refresh() {
     assert!(refused.stdout().contains(&old), "{refused}");
 }
 
-/// Killed at any step, the store is on one generation or the other, whole, with its objects to be seen,
-/// and the next run ends as one that was not killed does.
-#[test]
-fn refresh_killed_at_any_step_leaves_one_generation_or_the_other() {
-    let Some(world) = World::trixie() else { return };
-    let fleet = Fleet::new(&world, "");
+/// A store on generation 2 of its publication, with an object that refers to one below, where there is
+/// a generation 3; and what that has more.
+fn between_two(world: &World) -> (Fleet<'_>, String) {
+    let fleet = Fleet::new(world, "");
     let needed = fleet.owner.add("needed");
     let added = fleet.owner.add("second");
     fleet.owner.root("needed", &needed);
     fleet.owner.published();
     fleet.owner.root("second", &added);
     fleet.owner.published();
-    world.ok(["ln", "-sfn", "generations/2", &format!("{PLACE}/current")]);
+    fleet.make_current(2);
     fleet.up();
     fleet.build("above", &needed);
-    let to = |number: u64| {
-        let current = format!("{PLACE}/current");
-        world.ok(["ln", "-sfn", &format!("generations/{number}"), &current]);
-        let said = fleet.overstore("refresh").run();
-        assert_eq!(said.code(), Some(0), "{said}");
-        assert_eq!(fleet.link(), generation(number));
+    (fleet, added)
+}
+
+/// Disturbed at any step, the next run goes to the new generation.
+pub(crate) fn sweep(sweep: Sweep) {
+    let Some(world) = World::trixie() else { return };
+    let (fleet, _) = between_two(&world);
+    let fresh = || {
+        fleet.to(2);
+        fleet.make_current(3);
     };
-    to(1 + 2);
-    to(2);
-    world.ok(["ln", "-sfn", "generations/3", &format!("{PLACE}/current")]);
+    let left = || {
+        let script = "cd /mnt/above; find merged/nix/var upper -name 'db.sqlite*' -prune -o \
+                      -name state.json -prune -o -printf '%y %m %U:%G %p %l\n' | sort; \
+                      grep ' /mnt/above' /proc/self/mounts | sed s/,uuid=on//; \
+                      sqlite3 merged/nix/var/nix/db/db.sqlite \
+                      'select path, hash from ValidPaths order by path'";
+        world.ok(["sh", "-c", script]) + &fleet.codes().concat()
+    };
+    let words = ["overstore", "refresh", "above"];
+    sweep.run(&world, &words, &fresh, &left);
+}
+
+/// Killed at any step, the store is on one generation or the other, whole, with its objects to be seen,
+/// and the next run ends as one that was not killed does.
+#[test]
+pub(crate) fn refresh_killed_at_any_step_leaves_one_generation_or_the_other() {
+    let Some(world) = World::trixie() else { return };
+    let (fleet, added) = between_two(&world);
+    fleet.to(3);
+    fleet.to(2);
+    fleet.make_current(3);
     let (outcome, trace) = fleet.overstore("refresh").traced();
     assert_eq!(outcome.code(), Some(0), "{outcome}");
     let points = trace.kill_points();
@@ -385,8 +422,8 @@ fn refresh_killed_at_any_step_leaves_one_generation_or_the_other() {
     }
     let check = format!("nix-store --check-validity {added} --store \"$(overstore url above)\"");
     for (call, nth) in &points {
-        to(2);
-        world.ok(["ln", "-sfn", "generations/3", &format!("{PLACE}/current")]);
+        fleet.to(2);
+        fleet.make_current(3);
         let killed = fleet.overstore("refresh").killed_at(call, *nth);
         assert!(
             killed.signal() == Some(9) || killed.code() == Some(0),
@@ -403,7 +440,7 @@ fn refresh_killed_at_any_step_leaves_one_generation_or_the_other() {
             codes.is_empty() || codes == behind,
             "killed at {call} {nth}: {codes:?}"
         );
-        to(3);
+        fleet.to(3);
     }
     world.nix(["sh", "-c", &check]).ok();
 }

@@ -9,6 +9,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use crate::support::owner::{LIVE, Owner, PLACE, URL};
 use crate::support::{Example, Outcome, Run, World};
 
 /// The store's description, given as a path that a shell would take apart.
@@ -68,21 +69,34 @@ const fn of_a_user(code: &'static str, damage: fn(&World), ways: &'static [Way])
 enum Who {
     Root,
     Alice,
+    /// Root, of a store over a publication.
+    Consumer,
+    /// Root, of a live store that is published.
+    Owner,
 }
 
 impl Who {
     /// Her or his command.
     fn run<'w>(self, run: Run<'w>) -> Run<'w> {
         match self {
-            Who::Root => run,
             Who::Alice => run.by_alice(),
+            _ => run,
+        }
+    }
+
+    /// What the command that tells of the damage is about.
+    fn subject(self) -> &'static str {
+        match self {
+            Who::Owner => "main",
+            _ => DESCRIPTION,
         }
     }
 
     /// Sets the store up, as far as it lets itself be.
     fn bring_up(self, world: &World) -> Outcome {
         match self {
-            Who::Root => world.overstore(["up", DESCRIPTION]).run(),
+            Who::Root | Who::Consumer => world.overstore(["up", DESCRIPTION]).run(),
+            Who::Owner => world.overstore(["publish", "main"]).run(),
             Who::Alice => self
                 .run(world.overstore(["exec", DESCRIPTION, "--", "true"]))
                 .run(),
@@ -92,7 +106,8 @@ impl Who {
     /// A command where the store is set up.
     fn inside(self, world: &World, words: &[&str]) -> String {
         match self {
-            Who::Root => nix(world, words),
+            Who::Root | Who::Consumer => nix(world, words),
+            Who::Owner => world.nix(words).args(["--store", URL]).ok(),
             Who::Alice => self
                 .run(world.overstore(["exec", DESCRIPTION, "--"]))
                 .args(words)
@@ -140,46 +155,11 @@ const WITHOUT: &[(&str, &str)] = &[
         "description-unreadable",
         "what is wrong in the other description is for a person to correct: identity",
     ),
-    (
-        "publication-unreadable",
-        "what is missing or wrong is the owner's, or not mounted: nothing is run. refresh",
-    ),
-    (
-        "generation-gone",
-        "over a publication only; carried out in refresh::the_generation_in_use_is_told_of",
-    ),
-    (
-        "generation-retired",
-        "over a publication only; carried out in refresh::the_generation_in_use_is_told_of",
-    ),
-    (
-        "generation-behind",
-        "over a publication only; carried out in refresh::the_generation_in_use_is_told_of",
-    ),
-    (
-        "generation-lacks",
-        "told by `refresh` only, and for the publication's owner to fix: refresh",
-    ),
-    (
-        "generation-unset",
-        "over a publication only, which the stores here are not over: refresh",
-    ),
-    (
-        "lower-row-without-object",
-        "told by `publish` only, to the lower store's owner, who repairs it there: publish",
-    ),
-    (
-        "lower-reference-missing",
-        "told by `publish` only, to the lower store's owner, who repairs it there: publish",
-    ),
-    (
-        "description-unreadable",
-        "told of the file that describes another store: identity makes it, and the remedy is to \
-         correct that file",
-    ),
 ];
 
-const CASES: &[&[Case]] = &[MOUNT, LAYERS, LOWER, STATE, ACROSS, NIX, RARE, USERS];
+const CASES: &[&[Case]] = &[
+    MOUNT, LAYERS, LOWER, STATE, ACROSS, NIX, RARE, USERS, CONSUMER, OWNER,
+];
 
 /// What the command finds that tells of a case's code.
 fn findings(world: &World, case: &Case) -> Vec<Value> {
@@ -188,7 +168,7 @@ fn findings(world: &World, case: &Case) -> Vec<Value> {
 
 /// What a command finds.
 fn found(world: &World, who: Who, command: &str, options: &[&str]) -> Vec<Value> {
-    let command = world.overstore([command, "--json", DESCRIPTION]);
+    let command = world.overstore([command, "--json", who.subject()]);
     let outcome = who.run(command.args(options)).run();
     let report: Value =
         serde_json::from_slice(&outcome.out).unwrap_or_else(|error| panic!("{error}: {outcome}"));
@@ -206,7 +186,7 @@ struct Owned {
 impl Owned {
     fn of(world: &World) -> Owned {
         let mut owned = Owned::default();
-        for top in ["/mnt/example", "/mnt/other"] {
+        for top in ["/mnt/example", "/mnt/other", "/mnt/live"] {
             owned.add(&world.path(top));
         }
         // What is no store path is nobody's object.
@@ -224,7 +204,8 @@ impl Owned {
             let kind = entry.file_type().expect("a type");
             // The merged view shows what is counted in its layers, and the state is looked into.
             let left_out = ["merged-store", ".links", "workdir", "overstore", "gc.lock"];
-            if left_out.iter().any(|name| entry.file_name() == *name) {
+            let is_state = path.ends_with("mnt/live/nix/var");
+            if is_state || left_out.iter().any(|name| entry.file_name() == *name) {
                 continue;
             }
             let name = entry.file_name().to_string_lossy().into_owned();
@@ -257,10 +238,16 @@ fn set_up(world: &World, who: Who) {
         "for at in $(cut -d' ' -f2 /proc/self/mounts | grep '^/mnt/' | sort -r); do
              umount -l $(printf %b $at)
          done
-         rm -rf /mnt/example /mnt/other '/mnt/my stores' /run/overstore
+         rm -rf /mnt/example /mnt/other /mnt/live /mnt/publications '/mnt/my stores' /run/overstore
          mkdir '/mnt/my stores'",
     ]);
-    world.example("");
+    match who {
+        Who::Owner => return publish_live_store(world),
+        Who::Consumer => describe_consumer(world),
+        Who::Root | Who::Alice => {
+            world.example("");
+        }
+    }
     let text = world.read(Example::CONFIGURATION);
     world.write(DESCRIPTION, text);
     // Two descriptions of one store would be in each other's way as soon as one of them is changed.
@@ -275,6 +262,44 @@ fn set_up(world: &World, who: Who) {
     assert_eq!(up.code(), Some(0), "{up}");
     who.inside(world, &["nix-store", "--add", "/tmp/mine"]);
     who.inside(world, &["nix-store", "--add", "/tmp/directory"]);
+}
+
+/// A live store with something that only one root keeps, and a generation of it.
+fn publish_live_store(world: &World) {
+    let owner = Owner::new(world, "");
+    owner.root("shell", &owner.lower.path("mksh-static"));
+    owner.root("chain", &owner.lower.path("chain-3"));
+    owner.root("needed", &owner.add("needed"));
+    owner.published();
+}
+
+/// Describes a store over a publication.
+fn describe_consumer(world: &World) {
+    publish_live_store(world);
+    world.mkdir("/mnt/example");
+    world.write(
+        Example::CONFIGURATION,
+        format!(
+            "root = \"/mnt/example/merged-store\"\nupper-layer = {:?}\nworkdir = {:?}\n[lower]\n\
+             publication = {PLACE:?}\nreal = \"{LIVE}/nix/store\"\n",
+            Example::UPPER,
+            Example::WORKDIR
+        ),
+    );
+}
+
+/// The owner makes another generation.
+fn publish(world: &World) {
+    world.overstore(["publish", "main"]).ok();
+}
+
+/// The store path of what only one root of the live store keeps.
+fn needed(world: &World) -> String {
+    let names = world.list("/mnt/live/nix/store").into_iter();
+    let name = names
+        .map(|name| name.into_string().expect("text"))
+        .find(|name| name.ends_with("-needed"));
+    format!("/nix/store/{}", name.expect("it is there"))
 }
 
 /// A command of Nix on the store, which has to succeed.
@@ -1652,6 +1677,215 @@ const USERS: &[Case] = &[
 #[test]
 fn of_a_store_of_an_ordinary_user() {
     run_cases(USERS);
+}
+
+/// The link of the store's own to a generation.
+const LINK: &str = "/mnt/example/merged-store/nix/var/nix/overstore/generation";
+
+const fn of_a_consumer(code: &'static str, damage: fn(&World), ways: &'static [Way]) -> Case {
+    Case {
+        who: Who::Consumer,
+        options: &[],
+        ..case(code, damage, ways)
+    }
+}
+
+/// Of a store over a publication.
+const CONSUMER: &[Case] = &[
+    of_a_consumer(
+        "publication-unreadable",
+        |world| {
+            world.ok(["mv", PLACE, "/mnt/away"]);
+        },
+        &[Then(|world| {
+            world.ok(["mv", "/mnt/away", PLACE]);
+        })],
+    ),
+    of_a_consumer(
+        "publication-unreadable",
+        |world| {
+            world.ok(["ln", "-sfn", "elsewhere", &format!("{PLACE}/current")]);
+        },
+        // The store goes on with its generation, and then with the new one.
+        &[Then(|world| {
+            let current = format!("{PLACE}/current");
+            world.ok(["ln", "-sfn", "generations/1", &current]);
+            publish(world);
+            world.overstore(["refresh", DESCRIPTION]).ok();
+        })],
+    ),
+    of_a_consumer("generation-behind", publish, &[Fixes]),
+    of_a_consumer(
+        "generation-retired",
+        |world| {
+            publish(world);
+            world.overstore(["publish", "main", "--retire", "1"]).ok();
+        },
+        &[Fixes],
+    ),
+    of_a_consumer(
+        "generation-gone",
+        |world| {
+            publish(world);
+            world
+                .overstore(["publish", "main", "--retire", "1", "--now"])
+                .ok();
+        },
+        &[Fixes],
+    ),
+    Case {
+        told_by: "refresh",
+        ..of_a_consumer(
+            "generation-lacks",
+            |world| {
+                let path = needed(world);
+                world.overstore(["warm", DESCRIPTION, &path]).ok();
+                let root = format!("{}/gcroots/needed", Example::STATE);
+                world.ok(["ln", "-s", &path, &root]);
+                world.ok(["rm", &format!("{LIVE}/nix/var/nix/gcroots/needed")]);
+                publish(world);
+            },
+            &[
+                Then(|world| {
+                    let link = format!("{LIVE}/nix/var/nix/gcroots/needed");
+                    world.ok(["ln", "-s", &needed(world), &link]);
+                    publish(world);
+                    world.overstore(["refresh", DESCRIPTION]).ok();
+                }),
+                Fixes,
+            ],
+        )
+    },
+    of_a_consumer(
+        "generation-unset",
+        |world| {
+            world.ok(["rm", LINK]);
+        },
+        &[Fixes],
+    ),
+    of_a_consumer(
+        "generation-unset",
+        |world| {
+            world.ok(["rm", LINK]);
+            world.mkdir(format!("{LINK}/kept"));
+        },
+        &[Fixes],
+    ),
+    of_a_consumer(
+        "generation-unset",
+        |world| {
+            world.ok(["cp", "-a", PLACE, "/mnt/publications/moved"]);
+            describe(world, PLACE, "/mnt/publications/moved");
+        },
+        &[
+            Then(|world| describe(world, "/mnt/publications/moved", PLACE)),
+            Fixes,
+        ],
+    ),
+];
+
+const fn of_an_owner(code: &'static str, damage: fn(&World), ways: &'static [Way]) -> Case {
+    Case {
+        who: Who::Owner,
+        options: &[],
+        told_by: "publish",
+        ..case(code, damage, ways)
+    }
+}
+
+/// A change of the live store's database that Nix would not make.
+fn change_live_rows(world: &World, sql: &str) {
+    let database = format!("{LIVE}/nix/var/nix/db/db.sqlite");
+    world.ok([
+        "sqlite3",
+        &database,
+        &format!("pragma foreign_keys = off; {sql}"),
+    ]);
+}
+
+/// A substituter that has everything in the live store.
+fn substituter_of_live(world: &World) {
+    let copy = ["nix", "copy", "--all", "--to", "file:///mnt/other/cache"];
+    Who::Owner.inside(world, &copy);
+    let settings = "substituters = file:///mnt/other/cache\nrequire-sigs = false\n";
+    world.write("/etc/nix/nix.conf", settings);
+}
+
+/// The root is removed that has it published.
+fn publish_without_it(world: &World) {
+    world.ok(["rm", &format!("{LIVE}/nix/var/nix/gcroots/needed")]);
+}
+
+/// Of a live store that is published.
+const OWNER: &[Case] = &[
+    of_an_owner(
+        "lower-row-without-object",
+        |world| {
+            substituter_of_live(world);
+            world.ok(["rm", &format!("{LIVE}{}", needed(world))]);
+        },
+        &[Fixes, Then(publish_without_it)],
+    ),
+    Case {
+        options: &["--contents"],
+        ..of_an_owner(
+            "object-damaged",
+            |world| {
+                substituter_of_live(world);
+                let object = format!("{LIVE}{}", needed(world));
+                world.ok(["chmod", "u+w", &object]);
+                world.write(object, "damaged");
+            },
+            &[Fixes, Then(publish_without_it)],
+        )
+    },
+    of_an_owner(
+        "lower-row-unreadable",
+        |world| {
+            change_live_rows(
+                world,
+                "update ValidPaths set narSize = -5 where path like '%-needed'",
+            );
+        },
+        &[
+            Then(|world| {
+                change_live_rows(
+                    world,
+                    "update ValidPaths set narSize = 120 where path like '%-needed'",
+                );
+            }),
+            Then(|world| {
+                publish_without_it(world);
+                change_live_rows(world, "delete from ValidPaths where path like '%-needed'");
+            }),
+        ],
+    ),
+    of_an_owner(
+        "lower-reference-missing",
+        |world| {
+            let live = format!("{LIVE}/nix/var/nix/db");
+            world.ok(["cp", "-a", &live, "/mnt/other-db"]);
+            change_live_rows(
+                world,
+                "insert into Refs select id, 4711 from ValidPaths where path like '%-needed'",
+            );
+        },
+        &[Then(|world| {
+            let live = format!("{LIVE}/nix/var/nix/db");
+            world.ok(["rm", "-r", &live]);
+            world.ok(["mv", "/mnt/other-db", &live]);
+        })],
+    ),
+];
+
+#[test]
+fn of_a_store_over_a_publication() {
+    run_cases(CONSUMER);
+}
+
+#[test]
+fn of_a_live_store_that_is_published() {
+    run_cases(OWNER);
 }
 
 /// A new code has a case, or a reason why it has none.

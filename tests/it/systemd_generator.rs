@@ -43,18 +43,64 @@ fn makes_the_expected_units() {
     }
 }
 
-/// systemd's own opinion of the units; it knows nothing of what they would do.
-#[test]
-fn systemd_finds_nothing_wrong() {
-    if Command::new("systemd-analyze")
-        .arg("--version")
-        .output()
-        .is_err()
-    {
+/// Whether systemd can be asked, which is reported where it cannot.
+fn can_be_asked() -> bool {
+    let version = Command::new("systemd-analyze").arg("--version").output();
+    if version.is_err() {
         skip(
             "systemd",
             "systemd-analyze is missing; tests/setup installs it",
         );
+    }
+    version.is_ok()
+}
+
+/// How exposed systemd holds the units to be in which overstore runs alone, in tenths, at most.
+const EXPOSURE: u32 = 45;
+
+/// The same of those in which it runs Nix, which changes users.
+const EXPOSURE_WITH_NIX: u32 = 49;
+
+/// What runs as root, and by itself, may do little beside its work. The daemons are Nix's own.
+#[test]
+fn systemd_holds_the_units_to_be_confined() {
+    if !can_be_asked() {
+        return;
+    }
+    let mut asked = 0;
+    for case in cases(AREA) {
+        let units = case.join("expected");
+        for name in files(&units)
+            .keys()
+            .filter(|name| name.components().count() == 1)
+        {
+            let text = fs::read_to_string(units.join(name)).unwrap_or_default();
+            let is_ours = text.contains("\nExecStart=/usr/bin/overstore ");
+            if !is_ours || name.extension().is_none_or(|it| it != "service") {
+                continue;
+            }
+            let most = match text.contains(" CAP_SETUID") {
+                true => EXPOSURE_WITH_NIX,
+                false => EXPOSURE,
+            };
+            let output = Command::new("systemd-analyze")
+                .args(["security", "--offline=true", "--no-pager"])
+                .arg(format!("--threshold={most}"))
+                .arg(units.join(name))
+                .output()
+                .unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success(), "{name:?}: {said}");
+            asked += 1;
+        }
+    }
+    assert!(asked > 3, "{asked}");
+}
+
+/// systemd's own opinion of the units; it knows nothing of what they would do.
+#[test]
+fn systemd_finds_nothing_wrong() {
+    if !can_be_asked() {
         return;
     }
     for case in cases(AREA) {

@@ -1,7 +1,9 @@
 //! What `overstore warm` copies is what Nix copies.
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 
+use crate::support::trace::Syscall;
 use crate::support::{Example, Outcome, Run, Snapshot, World, wait_until};
 
 use overstore::testing::nix::NixVersion;
@@ -640,4 +642,96 @@ fn who_waits_for_a_writer_says_so() {
     }
     let outcome = Outcome::of(warm);
     assert_eq!(outcome.code(), Some(0), "{outcome}");
+}
+
+/// Roots that a run made and was killed before it had synced them are synced by the next one, which finds
+/// them there.
+#[test]
+fn roots_that_are_there_are_synced_too() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let keep = || example.command("warm").args(["--all", "--keep"]);
+    let gcroots = format!("{}/gcroots", Example::STATE);
+    let own = format!("{gcroots}/overstore");
+    let of = |directory: &str| {
+        let directory = directory.to_owned();
+        move |call: &Syscall| {
+            call.name == "fsync" && call.paths().any(|path| path == Path::new(&directory))
+        }
+    };
+    let (outcome, trace) = keep().traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    for directory in [&gcroots, &own] {
+        let synced = trace.nth_calls(of(directory));
+        assert!(!synced.is_empty(), "{directory}");
+        for (call, nth) in synced {
+            crate::sweeps::without_metadata(&example);
+            let killed = keep().killed_at(&call, nth);
+            assert_eq!(killed.signal(), Some(9), "{killed}");
+            assert!(world.path(&own).exists(), "{killed}");
+            let (again, trace) = keep().traced();
+            assert_eq!(again.code(), Some(0), "{again}");
+            let last = trace
+                .calls
+                .iter()
+                .rposition(|call| call.name == "symlinkat");
+            let after = trace.calls.iter().rposition(of(&own));
+            assert!(after > last, "{last:?} {after:?}");
+            assert!(trace.calls.iter().any(of(&gcroots)), "{directory}");
+        }
+    }
+}
+
+/// A shell command, ended with its World, that goes on by itself.
+fn meanwhile(world: &World, script: &str) -> std::process::Child {
+    let mut running = world.command(["sh", "-c", script]).spawn();
+    let mut ready = [0; 6];
+    let stdout = running.stdout.as_mut().expect("piped");
+    std::io::Read::read_exact(stdout, &mut ready).expect("it runs");
+    running
+}
+
+/// Security case P1: whoever makes roots and whoever removes them have both done it.
+#[test]
+fn roots_are_made_and_removed_at_once() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let mut removing = meanwhile(
+        &world,
+        "echo begun; while overstore warm --forget example >/dev/null 2>/tmp/why; do :; done; \
+         touch /tmp/failed",
+    );
+    let making = "for round in $(seq 40); do overstore warm --all --keep example || exit; done";
+    let made = world.run(["sh", "-c", making]);
+    removing.kill().expect("a child of this test");
+    removing.wait().expect("a child of this test");
+    assert_eq!(made.code(), Some(0), "{made}");
+    let why = String::from_utf8_lossy(&world.read("/tmp/why")).into_owned();
+    assert!(!world.path("/tmp/failed").exists(), "{why}");
+}
+
+/// Security case R1: what vanishes from a directory of roots while it is read is no root any more.
+#[test]
+fn roots_that_vanish_meanwhile_are_none() {
+    let Some(world) = World::trixie() else { return };
+    let example = world.example("");
+    example.up();
+    let chain = example.lower.path("chain-3");
+    world.ok(["mkdir", "/tmp/roots"]);
+    world.ok(["ln", "-s", &chain, "/tmp/roots/stays"]);
+    let vanish = "chdir '/tmp/roots'; $| = 1; print \"begun\\n\"; while (1) { \
+                  for (1..50) { mkdir \"d$_\"; symlink '/tmp/roots/stays', \"d$_/link\"; symlink 'stays', \"l$_\" } \
+                  for (1..50) { unlink \"d$_/link\", \"l$_\"; rmdir \"d$_\" } }";
+    let mut vanishing = meanwhile(
+        &world,
+        &format!("exec perl -e '{}'", vanish.replace('\'', "'\\''")),
+    );
+    let reading =
+        "for round in $(seq 60); do overstore warm --roots /tmp/roots example || exit; done";
+    let read = world.run(["sh", "-c", reading]);
+    vanishing.kill().expect("a child of this test");
+    vanishing.wait().expect("a child of this test");
+    assert_eq!(read.code(), Some(0), "{read}");
 }

@@ -7,6 +7,7 @@ use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::Child;
+use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::{Outcome, Run, World, wait_until};
@@ -71,6 +72,15 @@ const CHANGE_DESCRIPTOR: &[(&str, usize)] = &[
     ("writev", 0),
 ];
 
+/// Calls that change what is mounted, with the positions of the paths that they mount on or take away.
+const CHANGE_MOUNTS: &[(&str, &[usize])] = &[
+    ("mount", &[1]),
+    ("mount_setattr", &[1]),
+    ("move_mount", &[1, 3]),
+    ("pivot_root", &[0, 1]),
+    ("umount2", &[0]),
+];
+
 /// Calls that change what the machine shows, but no file.
 const CHANGE_MACHINE: &[&str] = &[
     "fdatasync",
@@ -99,11 +109,25 @@ pub struct Trace {
 }
 
 /// What names mean to a thread.
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 struct Names {
-    cwd: PathBuf,
+    place: Rc<Place>,
     /// By number, as far as they were seen in a call.
     descriptors: BTreeMap<i64, PathBuf>,
+}
+
+/// Where a thread is.
+#[derive(Clone, Debug, Default)]
+struct Place {
+    cwd: PathBuf,
+    /// Whether the working directory was entered by a descriptor.
+    cwd_is_held: bool,
+    /// Whether the mounts are those of a namespace of its own.
+    has_own_mounts: bool,
+    /// Whether the root directory is one that was put together in such a namespace.
+    has_own_root: bool,
+    /// The program that it executed last.
+    program: PathBuf,
 }
 
 /// One system call.
@@ -120,15 +144,17 @@ pub struct Syscall {
     pub result: Option<i64>,
     /// What the returned descriptor stands for.
     returned: Option<PathBuf>,
-    /// The working directory that relative paths start at.
-    cwd: PathBuf,
+    /// Where the thread was.
+    place: Rc<Place>,
 }
 
 #[derive(Clone, Debug, Default)]
 struct Argument {
     text: String,
-    /// A quoted string, unescaped.
+    /// A quoted string, unescaped; what leads through a descriptor starts at what that stands for.
     string: Option<PathBuf>,
+    /// The same, as it was given.
+    given: Option<PathBuf>,
     /// What a descriptor stands for.
     descriptor: Option<PathBuf>,
 }
@@ -148,6 +174,8 @@ impl Run<'_> {
                 "--follow-forks",
                 &format!("--output={directory}/thread"),
                 "--decode-fds=path",
+                // Of commands that begin a PID namespace, too.
+                "--pidns-translation",
                 "--string-limit=4096",
                 "--signal=none",
                 "--quiet=all",
@@ -165,7 +193,10 @@ impl Run<'_> {
         let mut calls: Vec<Syscall> = Vec::new();
         let first = threads.keys().next().copied();
         let start = Names {
-            cwd: start,
+            place: Rc::new(Place {
+                cwd: start,
+                ..Place::default()
+            }),
             descriptors: BTreeMap::new(),
         };
         let mut pending: VecDeque<_> = first.map(|first| (first, start)).into_iter().collect();
@@ -323,31 +354,59 @@ impl Trace {
         assert!(ring.is_none(), "what io_uring does is not in a trace");
     }
 
-    /// Where [`Run::killed_at`] makes a difference: each call that changes anything (files, mounts,
-    /// namespaces, messages to others), with its number. Only for commands that do the same each
-    /// time they run.
-    pub fn kill_points(&self) -> Vec<(String, usize)> {
+    /// The calls that are meant, each with its number, as [`Run::failing_at`] takes it.
+    pub fn nth_calls(&self, is_meant: impl Fn(&Syscall) -> bool) -> Vec<(String, usize)> {
         let mut counts: BTreeMap<(u32, &str), usize> = BTreeMap::new();
-        let mut points = Vec::new();
+        let mut found = Vec::new();
         for call in &self.calls {
             let count = counts.entry((call.thread, &call.name)).or_default();
             *count += 1;
             let point = (call.name.clone(), *count);
-            let changes =
-                CHANGE_MACHINE.contains(&call.name.as_str()) || !call.changes().is_empty();
-            if changes && !points.contains(&point) {
-                points.push(point);
+            if is_meant(call) && !found.contains(&point) {
+                found.push(point);
             }
         }
-        points
+        found
+    }
+
+    /// Where [`Run::killed_at`] makes a difference: each call that changes anything (files, mounts,
+    /// namespaces, messages to others), with its number. Only for commands that do the same each
+    /// time they run.
+    pub fn kill_points(&self) -> Vec<(String, usize)> {
+        self.nth_calls(|call| {
+            CHANGE_MACHINE.contains(&call.name.as_str()) || !call.changes().is_empty()
+        })
     }
 }
 
 impl Names {
     fn learn(&mut self, call: &Syscall) {
-        if let Some(to) = call.changes_directory() {
-            self.cwd = to;
-        }
+        let place = |change: &dyn Fn(&mut Place)| {
+            let mut place = Place::clone(&self.place);
+            change(&mut place);
+            Rc::new(place)
+        };
+        let moved = match call.name.as_str() {
+            _ if call.result != Some(0) => None,
+            "chdir" | "fchdir" => call.changes_directory().map(|to| {
+                place(&|place| {
+                    place.cwd.clone_from(&to);
+                    place.cwd_is_held = call.name == "fchdir";
+                })
+            }),
+            "execve" => Some(place(&|place| {
+                place.program = call.path(0).unwrap_or_default();
+            })),
+            "unshare" if call.text.contains("CLONE_NEWNS") => {
+                Some(place(&|place| place.has_own_mounts = true))
+            }
+            "setns" => Some(place(&|place| place.has_own_mounts = true)),
+            "chroot" | "pivot_root" => Some(place(&|place| {
+                place.has_own_root |= place.has_own_mounts;
+            })),
+            _ => None,
+        };
+        self.place = moved.unwrap_or_else(|| Rc::clone(&self.place));
         let arguments = call.arguments.iter();
         let given = arguments.map(|it| (it.text.trim().parse().ok(), it.descriptor.as_ref()));
         for (number, path) in given.chain([(call.result, call.returned.as_ref())]) {
@@ -389,44 +448,133 @@ impl Syscall {
     pub fn changes(&self) -> Vec<PathBuf> {
         let name = self.name.as_str();
         let descriptor = |at: usize| self.arguments.get(at).and_then(|it| it.descriptor.clone());
-        let strings = |from: usize| (from..self.arguments.len()).filter_map(|at| self.path(at));
         let has = |words: &[&str]| words.iter().any(|word| self.text.contains(word));
-        if let Some((_, from)) = CHANGE_PATHS.iter().find(|(call, _)| *call == name) {
-            let mut paths: Vec<_> = strings(*from).collect();
+        let strings = self.changed_strings();
+        let mut paths: Vec<_> = strings.filter_map(|at| self.path(at)).collect();
+        if CHANGE_PATHS.iter().any(|(call, _)| *call == name) {
             if paths.is_empty() {
                 // utimensat(fd, NULL, ...)
                 paths.extend(descriptor(0));
             }
-            paths
-        } else if CHANGE_FIRST_PATH.contains(&name) {
-            strings(0).take(1).collect()
         } else if let Some((_, at)) = CHANGE_DESCRIPTOR.iter().find(|(call, _)| *call == name) {
-            descriptor(*at).into_iter().collect()
-        } else if matches!(name, "open" | "openat" | "openat2") {
-            let writes = [
-                "O_WRONLY",
-                "O_RDWR",
-                "O_CREAT",
-                "O_TRUNC",
-                "O_APPEND",
-                "O_TMPFILE",
-            ];
-            let flags = self.arguments.iter().filter(|it| it.string.is_none());
-            if flags
-                .into_iter()
-                .any(|it| writes.iter().any(|flag| it.text.contains(flag)))
-            {
-                strings(0).chain(self.returned.clone()).collect()
-            } else {
-                Vec::new()
-            }
+            paths.extend(descriptor(*at));
+        } else if self.opens_for_writing() {
+            paths.extend(self.returned.clone());
         } else if (name == "fcntl" && has(&["F_SETLK", "F_OFD_SETLK", "F_SETLEASE"]))
             || (name == "ioctl" && has(&["FS_IOC_SETFLAGS", "FS_IOC_FSSETXATTR", "FICLONE"]))
         {
-            descriptor(0).into_iter().collect()
-        } else {
-            Vec::new()
+            paths.extend(descriptor(0));
         }
+        paths
+    }
+
+    /// The positions of the paths that the call would change or open for writing.
+    fn changed_strings(&self) -> impl Iterator<Item = usize> {
+        let name = self.name.as_str();
+        let from = CHANGE_PATHS.iter().find(|(call, _)| *call == name);
+        let (from, count) = match from {
+            Some((_, from)) => (*from, usize::MAX),
+            None if CHANGE_FIRST_PATH.contains(&name) => (0, 1),
+            None if self.opens_for_writing() => (0, usize::MAX),
+            None => (0, 0),
+        };
+        let strings =
+            (from..self.arguments.len()).filter(|at| self.arguments[*at].string.is_some());
+        strings.take(count)
+    }
+
+    fn opens_for_writing(&self) -> bool {
+        let writes = [
+            "O_WRONLY",
+            "O_RDWR",
+            "O_CREAT",
+            "O_TRUNC",
+            "O_APPEND",
+            "O_TMPFILE",
+        ];
+        let mut flags = self.arguments.iter().filter(|it| it.string.is_none());
+        matches!(self.name.as_str(), "open" | "openat" | "openat2")
+            && flags.any(|it| writes.iter().any(|flag| it.text.contains(flag)))
+    }
+
+    /// The paths by which the call reaches what it would change, or mount on, where somebody could
+    /// exchange something on the way: those that do not start at a descriptor, that lead through more
+    /// than one name from there, and those whose last name may be a link.
+    pub fn by_path(&self) -> Vec<PathBuf> {
+        let name = self.name.as_str();
+        let mounts = CHANGE_MOUNTS.iter().find(|(call, _)| *call == name);
+        let mounts = mounts.map_or(&[][..], |(_, at)| at).iter().copied();
+        let strings = self.changed_strings().chain(mounts);
+        strings
+            .filter(|at| !self.is_held(*at))
+            .filter_map(|at| self.path(at))
+            .collect()
+    }
+
+    /// Whether the path at this position is a name in a directory that is held, or stands for a
+    /// descriptor itself.
+    fn is_held(&self, at: usize) -> bool {
+        let argument = &self.arguments[at];
+        let (Some(given), Some(found)) = (&argument.given, &argument.string) else {
+            return true;
+        };
+        let before = at.checked_sub(1).map(|before| &self.arguments[before]);
+        let has_descriptor = before.is_some_and(|it| {
+            it.descriptor.is_some() && !it.text.trim_start().starts_with("AT_FDCWD")
+        });
+        let names = match given != found {
+            // Through /proc/self/fd: that, the number, and what follows it.
+            true => given
+                .components()
+                .skip_while(|it| it.as_os_str() != "fd")
+                .skip(2)
+                .count(),
+            false if given.is_absolute() => return false,
+            false if has_descriptor || self.place.cwd_is_held => {
+                if given.components().any(|it| it == Component::ParentDir) {
+                    return false;
+                }
+                given
+                    .components()
+                    .filter(|it| *it != Component::CurDir)
+                    .count()
+            }
+            false => return false,
+        };
+        names == 0 || names == 1 && !self.follows()
+    }
+
+    /// Whether the last name of its path may be a link that it follows.
+    fn follows(&self) -> bool {
+        let has = |words: &[&str]| words.iter().any(|word| self.text.contains(word));
+        match self.name.as_str() {
+            // What has to be new is no link.
+            "open" | "openat" => !has(&["O_NOFOLLOW", "O_EXCL"]),
+            "openat2" => !has(&["O_NOFOLLOW", "O_EXCL", "RESOLVE_NO_SYMLINKS"]),
+            "chmod" | "fchmodat" | "chown" | "creat" | "truncate" | "utime" | "utimes"
+            | "futimesat" | "setxattr" | "removexattr" => true,
+            "fchmodat2" | "fchownat" | "utimensat" => !has(&["AT_SYMLINK_NOFOLLOW"]),
+            "linkat" => has(&["AT_SYMLINK_FOLLOW"]),
+            "mount" | "chroot" => true,
+            "umount2" => !has(&["UMOUNT_NOFOLLOW"]),
+            "move_mount" => has(&["_SYMLINKS"]),
+            _ => false,
+        }
+    }
+
+    /// Whether the thread has mounts of its own, and a root directory made of such.
+    pub fn has_own_root(&self) -> bool {
+        self.place.has_own_root
+    }
+
+    /// Whether the thread has mounts of its own.
+    pub fn has_own_mounts(&self) -> bool {
+        self.place.has_own_mounts
+    }
+
+    /// The program that made it.
+    pub fn program(&self) -> &Path {
+        &self.place.program
     }
 
     /// The string at this position as an absolute path: it starts at the descriptor before it, if
@@ -437,7 +585,7 @@ impl Syscall {
             .checked_sub(1)
             .and_then(|before| self.arguments[before].descriptor.as_ref());
         let mut path = PathBuf::new();
-        for part in before.unwrap_or(&self.cwd).join(string).components() {
+        for part in before.unwrap_or(&self.place.cwd).join(string).components() {
             match part {
                 Component::ParentDir => drop(path.pop()),
                 Component::CurDir => {}
@@ -459,11 +607,14 @@ impl Syscall {
 
     /// The thread that the call started.
     fn starts_thread(&self) -> Option<u32> {
-        let starts = matches!(self.name.as_str(), "clone" | "clone3" | "fork" | "vfork");
-        self.result
-            .filter(|result| starts && *result > 0)?
-            .try_into()
-            .ok()
+        if !matches!(self.name.as_str(), "clone" | "clone3" | "fork" | "vfork") {
+            return None;
+        }
+        // `= 2 /* 42 in strace's PID NS */`
+        let here = self.text.strip_suffix(" in strace's PID NS */");
+        let here = here.and_then(|text| text.rsplit(' ').next()?.parse().ok());
+        let result = here.or(self.result).filter(|result| *result > 0)?;
+        result.try_into().ok()
     }
 
     /// Reads a line `name(argument, ...) = result`; `None` for one that is not a call.
@@ -487,9 +638,10 @@ impl Syscall {
                 b'"' => {
                     let (string, end) = unescape(line, at, b'"');
                     // Inside of a structure or array it is no path.
-                    argument.string = argument
-                        .string
-                        .or((depth == 0).then(|| names.through_descriptor(string)));
+                    if depth == 0 && argument.string.is_none() {
+                        argument.string = Some(names.through_descriptor(string.clone()));
+                        argument.given = Some(string);
+                    }
                     at = end;
                     continue;
                 }
@@ -529,7 +681,7 @@ impl Syscall {
                 .ok()
                 .and_then(|number| number.parse().ok()),
             returned: returned.map(|start| unescape(result, start, b'>').0),
-            cwd: names.cwd.clone(),
+            place: Rc::clone(&names.place),
         })
     }
 }
