@@ -1,18 +1,19 @@
-# A lower store made from closures: their objects, the database that nixpkgs'
-# images lack, and nothing at the top of the store directory that is not a store
-# path.
+# A lower store made from closures, by `overstore publish --image`: their objects,
+# the database that nixpkgs' images lack, and nothing at the top of the store
+# directory that is not a store path.
 #
 #     pkgs.callPackage ./lower-store.nix { } {
 #       storeContents = [ config.system.build.toplevel ];
 #       type = "squashfs";
 #     }
 {
+  buildPackages,
   closureInfo,
   erofs-utils,
   lib,
-  nix,
+  # It runs where the image is made.
+  overstore ? buildPackages.callPackage ../pkgs/by-name/ov/overstore/package.nix { },
   runCommand,
-  sqlite,
   squashfsTools,
 }:
 {
@@ -24,28 +25,16 @@
   type ? "state",
   name ? "lower-store",
 }:
-let
-  make = {
-    state = "cp -R root $out";
-    squashfs = "mksquashfs root $out -quiet -no-progress -all-root -b 1048576 -comp zstd -processors $NIX_BUILD_CORES";
-    erofs = "mkfs.erofs --quiet --all-root -zlz4 -T1 $out root";
-  };
-in
 runCommand "${name}-${type}"
   {
     closure = closureInfo { rootPaths = storeContents; };
     nativeBuildInputs = [
-      nix
-      sqlite
+      overstore
     ]
     ++ lib.optional (type == "squashfs") squashfsTools
     ++ lib.optional (type == "erofs") erofs-utils;
   }
   ''
-    mkdir -p root/nix/store
-    ${lib.optionalString (type != "state") ''
-      xargs cp -a --reflink=auto -t root/nix/store <$closure/store-paths
-    ''}
-    sh ${./lower-store.sh} $closure/registration root
-    ${make.${type}}
+    overstore publish --image ${type} $out --registration $closure/registration \
+      --processors $NIX_BUILD_CORES
   ''

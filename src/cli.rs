@@ -543,12 +543,65 @@ impl std::str::FromStr for Generations {
 #[command(
     group = clap::ArgGroup::new("retiring"),
     override_usage = "overstore publish [OPTIONS] <PUBLICATION>\n       \
+                      overstore publish --image <KIND> <FILE> [OPTIONS] [PUBLICATION]\n       \
                       overstore publish --check <DIR> [OPTIONS]"
 )]
 pub struct Publish {
     /// A name (read from /etc/overstore/publications/NAME.toml) or a path to a TOML file.
-    #[arg(value_name = "PUBLICATION", required_unless_present = "check")]
+    #[arg(
+        value_name = "PUBLICATION",
+        required_unless_present_any = ["check", "from", "registration"]
+    )]
     pub publication: Option<OsString>,
+    /// Pack a lower store into FILE, in place of a generation: of the publication's live store, or of
+    /// what --from or --registration names. KIND is squashfs, erofs, or state (its metadata alone, as a
+    /// directory). The same objects give the same bytes. An image that is there is replaced.
+    #[arg(
+        long, num_args = 2, value_names = ["KIND", "FILE"],
+        conflicts_with_all = ["check", "list", "retiring"]
+    )]
+    pub image: Option<Vec<OsString>>,
+    /// With --image: pack the store STORE, a local store's URL or its root, or the current generation
+    /// of the publication in the directory STORE.
+    #[arg(
+        long, value_name = "STORE", requires = "image",
+        conflicts_with_all = ["publication", "registration"]
+    )]
+    pub from: Option<OsString>,
+    /// With --image: pack what FILE says is valid, as `nix-store --dump-db` and nixpkgs' closureInfo
+    /// write it. The objects are in the store directory.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "image",
+        conflicts_with = "publication"
+    )]
+    pub registration: Option<PathBuf>,
+    /// With --registration: the directory that has the objects, where that is not the store directory.
+    #[arg(long, value_name = "DIR", requires = "registration")]
+    pub real: Option<PathBuf>,
+    /// With --image: pack the closure of PATH, which is a store path or a link to one, and not what
+    /// the description includes. Can be given several times, also beside --roots.
+    #[arg(
+        long = "path",
+        value_name = "PATH",
+        requires = "image",
+        conflicts_with = "all_valid"
+    )]
+    pub paths: Vec<PathBuf>,
+    /// With --image: pack the closures of the roots or profiles in DIR; what is not valid of them is
+    /// passed over.
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "image",
+        conflicts_with = "all_valid"
+    )]
+    pub roots: Vec<PathBuf>,
+    /// With --image: have the program that makes it use so many processors. 0: all, which is the
+    /// default.
+    #[arg(long, value_name = "COUNT", requires = "image", default_value_t = 0)]
+    pub processors: u32,
     /// Publish everything that is valid in the live store, whatever the description includes. Every
     /// object is then kept while this generation is, whether anything needs it or not.
     #[arg(long)]
@@ -563,11 +616,11 @@ pub struct Publish {
     /// With --check: make the directories and files that the Nix of consumers expects.
     #[arg(long, requires = "check")]
     pub prepare: bool,
-    /// With --check: the store directory, as store paths name it.
+    /// With --check, --from or --registration: the store directory, as store paths name it.
     #[arg(
         long,
         value_name = "DIR",
-        requires = "check",
+        conflicts_with = "publication",
         default_value = "/nix/store"
     )]
     pub store: PathBuf,
@@ -762,6 +815,8 @@ pub enum SchemaName {
     PublishCheck,
     /// The content of the file that `bug-report --json` writes.
     BugReport,
+    /// The output of `publish --image`.
+    PublishImage,
     /// The output of any of them that came to no result (exit code 2, or 3 without a report).
     Error,
 }

@@ -10,6 +10,7 @@ use crate::generator::Result;
 use crate::measure::Times;
 use crate::metadata::{Contest, Metadata};
 use crate::own::Own;
+use crate::publishing::Publishing;
 use crate::reconciling::Reconciling;
 use crate::refreshing::Refreshing;
 use crate::setup::{PHASES, Setup};
@@ -153,6 +154,33 @@ pub fn reconciling(reconciling: &Reconciling) -> String {
             mebibytes(*peak)
         );
     }
+    text
+}
+
+/// The tables about publishing.
+pub fn publishing(publishing: &Publishing) -> String {
+    let mut text = contests(&publishing.contests);
+    text += "\n### Roots\n\nSeconds of publishing with a root for each path that nothing else refers \
+             to, and with one root that keeps the same paths; and MiB resident at most. Aim: 64.\n\n\
+             | paths | roots | seconds | with one root | memory |\n\
+             | ---: | ---: | ---: | ---: | ---: |\n";
+    for size in &publishing.sizes {
+        let _ = writeln!(
+            text,
+            "| {} | {} | {} | {} | {:.1} |",
+            size.paths,
+            size.roots,
+            seconds(&size.with_roots),
+            seconds(&size.with_one),
+            mebibytes(size.peak)
+        );
+    }
+    let _ = writeln!(
+        text,
+        "\nThe images are of {} objects with {:.0} MiB.",
+        publishing.objects,
+        publishing.bytes as f64 / f64::from(1 << 20)
+    );
     text
 }
 

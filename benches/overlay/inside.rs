@@ -15,6 +15,7 @@ use crate::generator::Result;
 use crate::measure;
 use crate::metadata::{self, Metadata};
 use crate::own::{self, Own};
+use crate::publishing::{self, Publishing};
 use crate::reconciling::{self, Reconciling};
 use crate::refreshing::{self, Refreshing};
 use crate::setup::{self, Setup};
@@ -29,6 +30,7 @@ pub struct Results {
     pub collecting: Option<Collecting>,
     pub refreshing: Option<Refreshing>,
     pub own: Option<Own>,
+    pub publishing: Option<Publishing>,
     pub reconciling: Option<Reconciling>,
     pub cache: Option<Vec<cache::Work>>,
 }
@@ -62,6 +64,9 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
         .then(|| refreshing::measure(&disk))
         .transpose()?;
     let own = is_wanted("own").then(|| own::measure(&disk)).transpose()?;
+    let publishing = is_wanted("publishing")
+        .then(|| publishing::measure(&disk))
+        .transpose()?;
     let reconciling = is_wanted("reconciling")
         .then(|| reconciling::measure(&disk))
         .transpose()?;
@@ -79,6 +84,7 @@ pub fn run(process: u32, cache: &Path, scratch: &str, rounds: u32) -> Result<Res
         collecting,
         refreshing,
         own,
+        publishing,
         reconciling,
         cache,
     })

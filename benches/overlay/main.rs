@@ -19,6 +19,7 @@ mod measure;
 mod metadata;
 mod own;
 mod plot;
+mod publishing;
 mod reconciling;
 mod refreshing;
 mod setup;
@@ -64,7 +65,8 @@ fn run() -> Result<()> {
         .chain(collecting::recipes())
         .chain(refreshing::recipes())
         .chain(own::recipes())
-        .chain(reconciling::recipes());
+        .chain(reconciling::recipes())
+        .chain(publishing::recipes());
     for recipe in recipes().chain(more) {
         eprintln!("lower store of {} paths", recipe.paths);
         recipe.cached()?;
@@ -88,6 +90,7 @@ fn run() -> Result<()> {
         collecting,
         refreshing,
         own,
+        publishing,
         reconciling,
         cache: older,
     } = measure(&world, &part)?;
@@ -112,6 +115,10 @@ fn run() -> Result<()> {
     if let Some(own) = own {
         let text = document::own(&own);
         document::write("own", &format!("{machine}\n{text}"))?;
+    }
+    if let Some(publishing) = publishing {
+        let text = document::publishing(&publishing);
+        document::write("publishing", &format!("{machine}\n{text}"))?;
     }
     if let Some(reconciling) = reconciling {
         let text = document::reconciling(&reconciling);

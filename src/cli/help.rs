@@ -267,6 +267,10 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
                 "tell the consumers of generation 3 to move on",
             ),
             (
+                "overstore publish --image squashfs /srv/lower.squashfs main",
+                "pack the same into one file, with the database and all that Nix wants to find",
+            ),
+            (
                 "overstore publish --check /srv/lower",
                 "verify a lower store that is already there",
             ),

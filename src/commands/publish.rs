@@ -1,5 +1,7 @@
 //! `overstore publish`.
 
+mod image;
+
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -28,6 +30,9 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
     if let Some(directory) = &arguments.check {
         return check(arguments, directory, json);
     }
+    if let Some(image) = &arguments.image {
+        return image::run(arguments, image, json);
+    }
     let publication = description::publication(&named(arguments))?;
     let system = System::here().map_err(Failure::observing)?;
     let manager = ServiceManager::from_environment();
@@ -38,20 +43,7 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
         publication: &publication,
         system: &system,
     };
-    let mut tell = |told: Told<'_>| match told {
-        Told::Waiting(holder) => {
-            let text = format!("waiting for {holder}");
-            manager.working(&text);
-            work.suspended(|| super::print_note(&text));
-        }
-        Told::Step(step) => {
-            manager.working(step);
-            match arguments.contents {
-                true => work.counted(step, Unit::Bytes, 0),
-                false => work.step(step),
-            }
-        }
-    };
+    let mut tell = |told: Told<'_>| tell(told, &manager, &work, arguments.contents);
     let done = if let Some(what) = retiring(arguments) {
         publisher
             .retire(what, arguments.now, &mut tell)
@@ -85,6 +77,23 @@ fn warn_of_all_valid() {
         "everything that is valid is published: nothing of it is freed as long as a generation is kept, \
          and each generation keeps all of the one before",
     ));
+}
+
+fn tell(told: Told<'_>, manager: &ServiceManager, work: &LongWork, bytes: bool) {
+    match told {
+        Told::Waiting(holder) => {
+            let text = format!("waiting for {holder}");
+            manager.working(&text);
+            work.suspended(|| super::print_note(&text));
+        }
+        Told::Step(step) => {
+            manager.working(step);
+            match bytes {
+                true => work.counted(step, Unit::Bytes, 0),
+                false => work.step(step),
+            }
+        }
+    }
 }
 
 /// The publication that is named: the command line demands one, except with `--check`.
@@ -233,6 +242,7 @@ fn failure(arguments: &cli::Publish, error: PublishError) -> Failure {
         PublishError::NotValid(_) | PublishError::NoPath(_) | PublishError::Empty => {
             Failure::not_as_described(error)
         }
+        PublishError::Registration { .. } => Failure::refused(error),
         error => Failure::machine(error),
     }
 }

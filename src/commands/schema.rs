@@ -8,7 +8,7 @@ use super::Failure;
 use crate::cli::{self, SchemaName};
 use crate::config;
 use crate::report::{
-    self, BugReport, CodesReport, ErrorReport, GcReport, ListReport, LowerCheckReport,
+    self, BugReport, CodesReport, ErrorReport, GcReport, ImageReport, ListReport, LowerCheckReport,
     OptimiseReport, PublishReport, ReconcileReport, RefreshReport, Report, StatusReport,
     StoresReport, UrlReport, WarmReport, WhyReport,
 };
@@ -37,6 +37,7 @@ fn schema(name: SchemaName) -> Schema {
         SchemaName::Publish => schema_for!(PublishReport),
         SchemaName::PublishCheck => schema_for!(LowerCheckReport),
         SchemaName::BugReport => schema_for!(BugReport),
+        SchemaName::PublishImage => schema_for!(ImageReport),
         SchemaName::Error => schema_for!(ErrorReport),
     }
 }
@@ -51,6 +52,7 @@ mod tests {
         insta::assert_json_snapshot!("publication", schema(SchemaName::Publication));
         insta::assert_json_snapshot!("publish", schema(SchemaName::Publish));
         insta::assert_json_snapshot!("publish_check", schema(SchemaName::PublishCheck));
+        insta::assert_json_snapshot!("publish_image", schema(SchemaName::PublishImage));
         insta::assert_json_snapshot!("url", schema(SchemaName::Url));
         insta::assert_json_snapshot!("status", schema(SchemaName::Status));
         insta::assert_json_snapshot!("list", schema(SchemaName::List));

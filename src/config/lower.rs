@@ -446,6 +446,30 @@ pub(crate) fn objects_of(url: &[u8], store_dir: &Path) -> Result<PathBuf, String
     Ok(real_of(path("real")?, path("root")?.as_deref(), store_dir))
 }
 
+/// Where a local store has its objects and its state: of a URL as Nix reads it, or of a directory, which
+/// is its root; for the store directory `store_dir`.
+///
+/// # Errors
+/// What is wrong with it, in words.
+pub(crate) fn places_of(url: &str, store_dir: &Path) -> Result<(PathBuf, PathBuf), String> {
+    let reference = StoreReference::parse(url).map_err(|error| error.to_string())?;
+    if reference.kind != StoreKind::Local {
+        return Err("it is no local store, of which there is a database".to_owned());
+    }
+    let path = |name: &str| match reference.text(name) {
+        None => Ok(None),
+        Some(value) => match absolute(value) {
+            Ok(path) => Ok(Some(path)),
+            Err(bad) => Err(format!("`{name}` in it {}", bad.what())),
+        },
+    };
+    let root = path("root")?;
+    let below = |root: &PathBuf| root.join("nix/var/nix");
+    let state = path("state")?.or_else(|| root.as_ref().map(below));
+    let real = real_of(path("real")?, root.as_deref(), store_dir);
+    Ok((real, state.unwrap_or_else(|| STATE_DIR.into())))
+}
+
 /// A path of the file that cannot be used.
 pub(super) fn bad_path(key: &str, span: &Span, value: &[u8], bad: BadPath) -> Problem {
     Problem::new(format!("`{key}` {}", bad.what()))

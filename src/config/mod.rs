@@ -33,7 +33,7 @@ use raw::{
 };
 
 pub use environment::{Auto, Environment};
-pub(crate) use lower::objects_of;
+pub(crate) use lower::{objects_of, places_of};
 pub use problem::Errors;
 pub(crate) use problem::Mistake;
 pub(crate) use publication::Chosen;

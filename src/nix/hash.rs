@@ -36,6 +36,11 @@ pub(crate) fn parse_sha256(text: &[u8]) -> Option<[u8; 32]> {
     bytes?.try_into().ok()
 }
 
+/// The same, or without saying so, as registrations of paths have it.
+pub(crate) fn parse_registered_sha256(text: &[u8]) -> Option<[u8; 32]> {
+    parse_sha256(text).or_else(|| decode(text, 32)?.try_into().ok())
+}
+
 /// As Nix writes the hash of a store object into its database: `sha256:` and base 16.
 pub(crate) fn render_sha256(hash: &[u8; 32]) -> String {
     let mut text = String::with_capacity(7 + 64);

@@ -13,6 +13,7 @@ mod percent;
 pub mod schema;
 pub(crate) mod store_directory;
 pub(crate) mod store_path;
+pub(crate) mod tar_writer;
 pub mod url;
 pub(crate) mod version;
 pub(crate) mod worker_protocol;

@@ -1,5 +1,5 @@
-//! Hashing store objects as Nix does: SHA-256 of the NAR, without making one; and copying them, hashed
-//! meanwhile.
+//! Hashing store objects as Nix does: SHA-256 of the NAR, without making one; and copying them, or
+//! packing them into an archive, hashed meanwhile.
 //!
 //! The format is that of the Nix manual, "Nix Archive (NAR) format".
 
@@ -11,6 +11,7 @@ use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
 use sha2::{Digest, Sha256};
 
 use super::object_writer::ObjectWriter;
+use super::tar_writer::TarWriter;
 use crate::linux::descent::Descent;
 
 /// Bytes read at once.
@@ -20,15 +21,23 @@ const SMALLEST_ENTRY: u64 = 100;
 
 /// The hash of one object's NAR.
 struct NarHasher<'p> {
-    hash: Sha256,
+    /// None where only the size is wanted.
+    hash: Option<Sha256>,
     bytes: u64,
     buffer: Vec<u8>,
     /// Told how many bytes of files were read; whether to go on.
     progress: &'p (dyn Fn(u64) -> bool + Sync),
     /// Where a copy is made.
-    copy: Option<ObjectWriter<'p>>,
+    copy: Copy<'p>,
     /// Most bytes that it may have.
     limit: u64,
+}
+
+/// Where a copy goes.
+enum Copy<'p> {
+    Nowhere,
+    Directory(ObjectWriter<'p>),
+    Archive(TarWriter<'p>),
 }
 
 /// Hashes the object `name` in a store directory: its hash, and the size of its NAR.
@@ -40,7 +49,9 @@ pub(crate) fn hash(
     name: &str,
     progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> io::Result<([u8; 32], u64)> {
-    NarHasher::run(directory, name, progress, None, u64::MAX)
+    let mut hasher = NarHasher::new(progress, Copy::Nowhere, u64::MAX);
+    hasher.whole(directory, name)?;
+    Ok(hasher.finish())
 }
 
 /// Copies the object `name` of a store directory to the directory `to`, in which there is nothing of
@@ -58,30 +69,82 @@ pub(crate) fn copy(
     limit: u64,
     progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> io::Result<([u8; 32], u64)> {
-    let writer = ObjectWriter::to(to);
-    NarHasher::run(directory, name, progress, Some(writer), limit)
+    let writer = Copy::Directory(ObjectWriter::to(to));
+    let mut hasher = NarHasher::new(progress, writer, limit);
+    hasher.whole(directory, name)?;
+    Ok(hasher.finish())
+}
+
+/// Packs objects into an archive, one after the other.
+pub(crate) struct Packer<'p>(NarHasher<'p>);
+
+impl<'p> Packer<'p> {
+    /// Into this archive; with `hashed`, what is packed is hashed meanwhile.
+    pub(crate) fn into(
+        archive: TarWriter<'p>,
+        hashed: bool,
+        progress: &'p (dyn Fn(u64) -> bool + Sync),
+    ) -> Self {
+        let mut hasher = NarHasher::new(progress, Copy::Archive(archive), u64::MAX);
+        if !hashed {
+            hasher.hash = None;
+        }
+        Self(hasher)
+    }
+
+    /// Packs the object `name` of a store directory: its hash, if it was asked for.
+    ///
+    /// # Errors
+    /// As [`hash`]; and when the archive cannot be written.
+    pub(crate) fn pack(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &str,
+    ) -> io::Result<Option<[u8; 32]>> {
+        self.0.whole(directory, name)?;
+        self.0.bytes = 0;
+        let hash = self.0.hash.as_mut();
+        Ok(hash.map(|hash| hash.finalize_reset().into()))
+    }
+
+    /// Ends the archive.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        match self.0.copy {
+            Copy::Archive(archive) => archive.finish(),
+            Copy::Nowhere | Copy::Directory(_) => Ok(()),
+        }
+    }
 }
 
 impl<'p> NarHasher<'p> {
-    fn run(
-        directory: BorrowedFd<'_>,
-        name: &str,
+    fn new(
         progress: &'p (dyn Fn(u64) -> bool + Sync),
-        copy: Option<ObjectWriter<'p>>,
+        copy: Copy<'p>,
         limit: u64,
-    ) -> io::Result<([u8; 32], u64)> {
-        let mut hasher = NarHasher {
-            hash: Sha256::new(),
+    ) -> NarHasher<'p> {
+        NarHasher {
+            hash: Some(Sha256::new()),
             bytes: 0,
             buffer: vec![0; CHUNK],
             progress,
             copy,
             limit,
-        };
-        hasher.text(b"nix-archive-1");
-        hasher.object(directory, name.as_bytes())?;
-        hasher.within_limit(0)?;
-        Ok((hasher.hash.finalize().into(), hasher.bytes))
+        }
+    }
+
+    /// An object, from the beginning of its NAR to the end.
+    fn whole(&mut self, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+        self.text(b"nix-archive-1");
+        self.object(directory, name.as_bytes())?;
+        self.within_limit(0)
+    }
+
+    fn finish(self) -> ([u8; 32], u64) {
+        let hash = self.hash.unwrap_or_default();
+        (hash.finalize().into(), self.bytes)
     }
 
     /// Sees that so many bytes more are not too many.
@@ -101,7 +164,9 @@ impl<'p> NarHasher<'p> {
 
 impl NarHasher<'_> {
     fn raw(&mut self, bytes: &[u8]) {
-        self.hash.update(bytes);
+        if let Some(hash) = &mut self.hash {
+            hash.update(bytes);
+        }
         self.bytes += bytes.len() as u64;
     }
 
@@ -134,8 +199,10 @@ impl NarHasher<'_> {
             }
             levels.pop();
             descent.leave()?;
-            if let Some(copy) = &mut self.copy {
-                copy.leave()?;
+            match &mut self.copy {
+                Copy::Nowhere => {}
+                Copy::Directory(copy) => copy.leave()?,
+                Copy::Archive(archive) => archive.leave(),
             }
             self.text(b")");
             if !levels.is_empty() {
@@ -168,16 +235,20 @@ impl NarHasher<'_> {
             }
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
-                if let Some(copy) = &self.copy {
-                    copy.symlink(name, &target)?;
+                match &mut self.copy {
+                    Copy::Nowhere => {}
+                    Copy::Directory(copy) => copy.symlink(name, &target)?,
+                    Copy::Archive(archive) => archive.symlink(name, target.to_bytes())?,
                 }
                 self.texts(&[b"symlink", b"target", target.to_bytes()]);
             }
             FileType::Directory => {
                 self.text(b"directory");
                 descent.enter(name)?;
-                if let Some(copy) = &mut self.copy {
-                    copy.enter(name)?;
+                match &mut self.copy {
+                    Copy::Nowhere => {}
+                    Copy::Directory(copy) => copy.enter(name)?,
+                    Copy::Archive(archive) => archive.enter(name)?,
                 }
                 let (mut names, mut length) = (Vec::new(), 0);
                 for entry in Dir::read_from(descent.here())? {
@@ -212,10 +283,19 @@ impl NarHasher<'_> {
         let file = File::from(openat(directory, name, open, Mode::empty())?);
         let size = u64::try_from(stat.st_size).unwrap_or(0);
         self.within_limit(size)?;
-        let Some(copy) = &self.copy else {
-            return self.contents(file, None, size);
+        let executable = stat.st_mode & 0o100 != 0;
+        let made = match &mut self.copy {
+            Copy::Nowhere => return self.contents(file, None, size),
+            Copy::Directory(copy) => copy.file(name)?,
+            Copy::Archive(archive) => {
+                archive.file(name, executable, size)?;
+                self.contents(file, None, size)?;
+                return match &mut self.copy {
+                    Copy::Archive(archive) => archive.end_of_file(size),
+                    Copy::Nowhere | Copy::Directory(_) => Ok(()),
+                };
+            }
         };
-        let made = copy.file(name)?;
         // What is in the copy is hashed, whatever becomes of the original.
         match size > 0 && rustix::fs::ioctl_ficlone(&made, &file).is_ok() {
             true if made.metadata()?.len() != size => {
@@ -224,7 +304,7 @@ impl NarHasher<'_> {
             true => self.contents(made.try_clone()?, None, size)?,
             false => self.contents(file, Some(&made), size)?,
         }
-        super::object_writer::finish(made.as_fd(), stat.st_mode & 0o100 != 0)
+        super::object_writer::finish(made.as_fd(), executable)
     }
 
     fn contents(&mut self, mut file: File, copy: Option<&File>, size: u64) -> io::Result<()> {
@@ -240,6 +320,9 @@ impl NarHasher<'_> {
                 self.raw(&buffer[..count]);
                 if let Some(mut copy) = copy {
                     copy.write_all(&buffer[..count])?;
+                }
+                if let Copy::Archive(archive) = &mut self.copy {
+                    archive.bytes(&buffer[..count])?;
                 }
                 left -= count as u64;
                 if !(self.progress)(count as u64) {

@@ -120,6 +120,13 @@ pub struct SchemaObject {
     pub sql: Option<String>,
 }
 
+/// The statements that make Nix's schema in an attached database of this name, in which there is
+/// nothing.
+pub(crate) fn statements(database: &str) -> String {
+    let statement = |it: &Object| format!("create {} {database}.{};\n", it.kind, it.definition);
+    OBJECTS.iter().map(statement).collect()
+}
+
 /// A schema, judged against what Nix makes. Each list is empty where there is nothing to say.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Verdict {

@@ -1,12 +1,12 @@
-//! The database of a generation: copied from the live store's in one transaction, so that it is one
-//! state of it, whatever Nix does meanwhile. A plain copy of the file would not be: rows are in its
-//! write-ahead log, and are moved while it is copied.
+//! The database of a generation, or of an image: copied from the live store's in one transaction, so
+//! that it is one state of it, whatever Nix does meanwhile. A plain copy of the file would not be: rows
+//! are in its write-ahead log, and are moved while it is copied.
 
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::OptionalExtension;
+use rusqlite::{Connection, OptionalExtension};
 
 use super::error::PublishError;
 use crate::compare::Layer;
@@ -17,18 +17,24 @@ use crate::nix::schema::{self, SchemaObject};
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::observe;
-use crate::publish::verify::{Failed, Problems, Verifying};
+use crate::publish::verify::{Failed, Ids, Problems, Verifying};
 use crate::sqlite::held::HeldConnection;
 use crate::sqlite::open;
 
 /// How long somebody who writes may keep us waiting.
 const BUSY: Duration = Duration::from_secs(60);
 
+/// The name that the live store's database is attached as.
+const LIVE: &str = "live";
+
 /// A database that is being made.
 pub(super) struct Draft {
     connection: HeldConnection,
     path: PathBuf,
+    /// What it is copied from, as messages call it.
     live: PathBuf,
+    /// What is referred to by something else, once it was verified.
+    referred: Option<Ids>,
 }
 
 /// What goes into it.
@@ -54,13 +60,34 @@ pub(super) struct Copied {
 
 impl Draft {
     /// Begins a database in `directory`, which is at `path` and empty, from the one of the live store
-    /// with this state directory: the state that it has now, until the draft is finished.
+    /// whose state directory is at `state`, as `symlinks` says: the state that it has now, until the
+    /// draft is finished.
     pub(super) fn begin(
         directory: &OwnedFd,
         path: &Path,
         state: &Path,
+        symlinks: Symlinks,
         use_sqlite_wal: bool,
     ) -> Result<Self, PublishError> {
+        let live = layout::database(state);
+        let mut draft = Self::make(directory, path, live.clone())?;
+        let above = state.join(layout::DATABASE_DIRECTORY);
+        let directory = safe_path::open_directory(&above, symlinks)
+            .map_err(|error| PublishError::io("open", &above, error))?;
+        open::attach_to_read(
+            &mut draft.connection,
+            LIVE,
+            &directory,
+            layout::DATABASE_FILE,
+            use_sqlite_wal,
+        )
+        .map_err(|source| PublishError::Open { path: live, source })?;
+        draft.batch("begin")?;
+        Ok(draft)
+    }
+
+    /// Makes an empty database.
+    fn make(directory: &OwnedFd, path: &Path, live: PathBuf) -> Result<Self, PublishError> {
         let path = path.join(layout::DATABASE_FILE);
         let make = || {
             let connection = open::to_make(directory, layout::DATABASE_FILE, BUSY)?;
@@ -73,33 +100,35 @@ impl Draft {
             )?;
             Ok(connection)
         };
-        let failed = |path: &Path, source| PublishError::Open {
-            path: path.to_owned(),
-            source,
-        };
-        let mut connection = make().map_err(|source| failed(&path, source))?;
-        let above = state.join(layout::DATABASE_DIRECTORY);
-        let live = layout::database(state);
-        let directory = safe_path::open_directory(&above, Symlinks::Refuse)
-            .map_err(|error| PublishError::io("open", &above, error))?;
-        open::attach_to_read(
-            &mut connection,
-            "live",
-            &directory,
-            layout::DATABASE_FILE,
-            use_sqlite_wal,
-        )
-        .map_err(|source| failed(&live, source))?;
-        let draft = Self {
-            connection,
-            path,
-            live,
-        };
+        match make() {
+            Ok(connection) => Ok(Self {
+                connection,
+                path,
+                live,
+                referred: None,
+            }),
+            Err(source) => Err(PublishError::Open { path, source }),
+        }
+    }
+
+    /// Begins one in the same way from a registration in the file `path`, as `read` reads it into an
+    /// empty database of Nix's schema.
+    pub(super) fn from_registration(
+        directory: &OwnedFd,
+        at: &Path,
+        path: &Path,
+        read: impl FnOnce(&Connection, &str) -> Result<(), PublishError>,
+    ) -> Result<Self, PublishError> {
+        let draft = Self::make(directory, at, path.to_owned())?;
+        // A database without a name is a file that nobody else can open, and goes with the connection.
+        draft.batch(&format!("attach '' as {LIVE}"))?;
         draft.batch("begin")?;
+        draft.batch(&schema::statements(LIVE))?;
+        read(&draft.connection, LIVE)?;
         Ok(draft)
     }
 
-    fn error(&self, source: rusqlite::Error) -> PublishError {
+    pub(super) fn error(&self, source: rusqlite::Error) -> PublishError {
         PublishError::Sqlite {
             action: "copy",
             path: self.live.clone(),
@@ -107,35 +136,67 @@ impl Draft {
         }
     }
 
-    fn batch(&self, sql: &str) -> Result<(), PublishError> {
+    pub(super) fn batch(&self, sql: &str) -> Result<(), PublishError> {
         self.connection
             .execute_batch(sql)
             .map_err(|error| self.error(error))
     }
 
-    /// Copies what is wanted.
+    /// Copies what is wanted, row by row as it is.
     pub(super) fn copy(
         &self,
         wanted: &Wanted,
         store: &StoreDirectory,
     ) -> Result<Copied, PublishError> {
         let objects = self.objects()?;
-        let of_kind = |kind: &'static str| objects.iter().filter(move |it| it.kind == kind);
-        for table in of_kind("table") {
-            self.batch(&definition(table))?;
-        }
-        if let Wanted::Closures { paths, valid } = wanted {
-            self.choose(paths, valid, store)?;
-        }
-        let all = matches!(wanted, Wanted::All);
-        for table in of_kind("table") {
+        let all = self.chooses_all(wanted, store)?;
+        // Into tables and indexes that are empty, and without a trigger, SQLite copies the pages of all
+        // rows as they are. Indexes of some of them are faster made afterwards.
+        let kinds = match all {
+            true => [&["table", "index"][..], &["trigger"]],
+            false => [&["table"][..], &["index", "trigger"]],
+        };
+        self.define(&objects, kinds[0])?;
+        for table in objects.iter().filter(|it| it.kind == "table") {
             self.rows(&table.name, all)?;
         }
-        for kind in ["index", "trigger"] {
-            for object in of_kind(kind) {
+        self.define(&objects, kinds[1])?;
+        self.counts()
+    }
+
+    /// Chooses what is wanted: whether that is all that there is. Where it is not, the ids are in the
+    /// table `chosen`.
+    pub(super) fn chooses_all(
+        &self,
+        wanted: &Wanted,
+        store: &StoreDirectory,
+    ) -> Result<bool, PublishError> {
+        let Wanted::Closures { paths, valid } = wanted else {
+            return Ok(true);
+        };
+        self.choose(paths, valid, store)?;
+        let all = "select (select count(*) from chosen) = (select count(*) from live.ValidPaths)";
+        self.connection
+            .query_row(all, [], |row| row.get(0))
+            .map_err(|error| self.error(error))
+    }
+
+    /// Makes the objects of these kinds, in this order.
+    pub(super) fn define(
+        &self,
+        objects: &[SchemaObject],
+        kinds: &[&str],
+    ) -> Result<(), PublishError> {
+        for kind in kinds {
+            for object in objects.iter().filter(|it| it.kind == *kind) {
                 self.batch(&definition(object))?;
             }
         }
+        Ok(())
+    }
+
+    /// How much is in it.
+    pub(super) fn counts(&self) -> Result<Copied, PublishError> {
         let count = |table: &str| {
             self.connection
                 .query_row(&format!("select count(*) from main.{table}"), [], |row| {
@@ -150,9 +211,9 @@ impl Draft {
     }
 
     /// The objects of the live schema that Nix makes.
-    fn objects(&self) -> Result<Vec<SchemaObject>, PublishError> {
+    pub(super) fn objects(&self) -> Result<Vec<SchemaObject>, PublishError> {
         let (mut objects, migrations) =
-            observe::read_schema(&self.connection, "live").map_err(|error| self.error(error))?;
+            observe::read_schema(&self.connection, LIVE).map_err(|error| self.error(error))?;
         let verdict = schema::judge(&objects, &migrations);
         let known = [
             &verdict.missing,
@@ -235,7 +296,7 @@ impl Draft {
 
     /// Verifies what was copied.
     pub(super) fn verify(
-        &self,
+        &mut self,
         store: &StoreDirectory,
         objects: &Layer,
         contents: Option<&Counts>,
@@ -246,15 +307,17 @@ impl Draft {
             store,
             objects,
         };
-        verifying.run(contents).map_err(|failed| match failed {
+        let verified = verifying.run(contents).map_err(|failed| match failed {
             Failed::Sqlite(source) => self.error(source),
             Failed::Across(error) => PublishError::Across(error),
             Failed::Objects(errno) => PublishError::io("look at", &objects.path, errno),
-        })
+        })?;
+        self.referred = Some(verified.referred);
+        Ok(verified.problems)
     }
 
-    /// What nothing else in it refers to: roots of these keep all of it. References never lead in a
-    /// circle, except to oneself.
+    /// What nothing else in it refers to, once it was verified: roots of these keep all of it.
+    /// References never lead in a circle, except to oneself.
     pub(super) fn tops(
         &self,
         store: &StoreDirectory,
@@ -262,14 +325,15 @@ impl Draft {
     ) -> Result<(), PublishError> {
         let mut statement = self
             .connection
-            .prepare(
-                "select path from main.ValidPaths where not exists (select 1 from main.Refs \
-                 indexed by IndexReference where reference = id and referrer != id) order by id",
-            )
+            .prepare("select id, path from main.ValidPaths order by id")
             .map_err(|error| self.error(error))?;
         let mut rows = statement.query([]).map_err(|error| self.error(error))?;
         while let Some(row) = rows.next().map_err(|error| self.error(error))? {
-            let path: String = row.get(0).map_err(|error| self.error(error))?;
+            let id = row.get(0).map_err(|error| self.error(error))?;
+            if self.referred.as_ref().is_some_and(|ids| ids.has(id)) {
+                continue;
+            }
+            let path: String = row.get(1).map_err(|error| self.error(error))?;
             match store.parse(path.as_bytes()) {
                 Ok(path) => each(path)?,
                 // It was verified before.
@@ -305,10 +369,14 @@ impl Draft {
         let mut statement = self
             .connection
             .prepare(
+                // Nearly every row is where it was: both tables are gone through side by side, and
+                // only what is not found so is looked for by its path.
                 "select b.path, n.path is not null from before.ValidPaths b \
-                 indexed by sqlite_autoindex_ValidPaths_1 left join main.ValidPaths n \
-                 on n.path = b.path where n.path is null or n.hash != b.hash \
-                 or coalesce(n.ca, '') != coalesce(b.ca, '') order by b.path",
+                 left join main.ValidPaths s on s.id = b.id and s.path = b.path \
+                 and s.hash = b.hash and coalesce(s.ca, '') = coalesce(b.ca, '') \
+                 left join main.ValidPaths n on s.id is null and n.path = b.path \
+                 where s.id is null and (n.path is null or n.hash != b.hash \
+                 or coalesce(n.ca, '') != coalesce(b.ca, '')) order by b.path",
             )
             .map_err(read)?;
         let mut rows = statement.query([]).map_err(read)?;
@@ -326,6 +394,11 @@ impl Draft {
         };
         let (now, then) = (count("main").map_err(read)?, count("before").map_err(read)?);
         Ok((now + left).saturating_sub(then))
+    }
+
+    /// The connection: what is in the draft is `main`, what it is made from `live`.
+    pub(super) fn connection(&self) -> &Connection {
+        &self.connection
     }
 
     /// Ends the copy: the file is whole, and has to be synced.

@@ -1,5 +1,6 @@
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process::ExitStatus;
 
 use super::verify::Problems;
 use crate::apply;
@@ -10,7 +11,7 @@ use crate::lower::publication::PublicationError;
 use crate::lower::{LowerError, Transient};
 use crate::nix::schema::Verdict;
 use crate::nix::store_path::StorePath;
-use crate::remedy::{HasRemedy, Remedy, command};
+use crate::remedy::{HasRemedy, Remedy, command, of_file_system};
 use crate::sqlite::open::OpenError;
 use crate::warm::WarmError;
 
@@ -100,6 +101,45 @@ pub(crate) enum PublishError {
         /// What is wrong with it.
         what: String,
     },
+    /// A registration of paths cannot be read.
+    #[error("{}, line {line}: {what}", show_path(path))]
+    Registration {
+        /// The file.
+        path: PathBuf,
+        /// The number of the line, from 1.
+        line: u64,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// What is where an image is to be made is none.
+    #[error("{} is there already, and is no image", show_path(.0))]
+    NoImage(PathBuf),
+    /// There is less room than an image needs.
+    #[error(
+        "{} needs {needed} bytes at least while it is made, and {available} are free",
+        show_path(path)
+    )]
+    NoRoom {
+        /// Where the image is to be.
+        path: PathBuf,
+        /// Bytes.
+        needed: u64,
+        /// Bytes.
+        available: u64,
+    },
+    /// The program that makes images is not there: its name, and that of its package.
+    #[error("{0} was not found, which makes the image")]
+    NoTool(&'static str, &'static str),
+    /// It failed.
+    #[error("{program} failed ({status}): {said}")]
+    Tool {
+        /// Its name.
+        program: &'static str,
+        /// How it ended.
+        status: ExitStatus,
+        /// What it said.
+        said: String,
+    },
     /// There is no such generation.
     #[error("there is no generation {0}")]
     NoGeneration(u64),
@@ -134,9 +174,25 @@ impl HasRemedy for PublishError {
                 "bring it back from a backup; or move the publication away, and publish anew: \
                  consumers then take it for another one",
             ),
+            Self::Registration { .. } => {
+                Remedy::say("make it anew: `nix-store --dump-db PATHS`, or nixpkgs' `closureInfo`")
+            }
+            Self::NoImage(path) => Remedy::say("name another file; or, if nobody needs it")
+                .run(command!["rm", "-ri", path]),
+            Self::NoRoom { path, .. } => {
+                let above = path.parent().unwrap_or(path);
+                of_file_system(io::ErrorKind::StorageFull, above)
+            }
+            Self::NoTool(_, package) => Remedy::say(format!(
+                "install it (package {package}), or name its directory in PATH"
+            )),
+            Self::Tool { program, said, .. } if said.contains("No space left") => Remedy::say(
+                format!("make room for what {program} makes, then run this again"),
+            ),
             Self::Io { source, .. } => source.remedy(),
             Self::Open { .. }
             | Self::Sqlite { .. }
+            | Self::Tool { .. }
             | Self::NotWhole(_)
             | Self::NoGeneration(_)
             | Self::Current(_) => Remedy::default(),

@@ -95,14 +95,14 @@ impl LowerStore {
                     store,
                     objects: &objects,
                 };
-                let problems = verifying.run(contents).map_err(|failed| match failed {
+                let verified = verifying.run(contents).map_err(|failed| match failed {
                     Failed::Sqlite(source) => sqlite(source),
                     Failed::Across(error) => error.into(),
                     Failed::Objects(errno) => PublishError::io("look at", &self.real, errno),
                 });
                 // Whatever went wrong may come from a change meanwhile.
                 database.confirm()?;
-                problems
+                Ok(verified?.problems)
             },
         )
     }

@@ -9,11 +9,14 @@
 //! held off; the database is copied in one transaction, verified and synced under a draft's name; the
 //! roots are made; the draft is renamed; only then the link `current` is exchanged, and the collector
 //! let go. Removing goes the other way. What a killed run left is removed by the next.
+//!
+//! An image is the same in one file (`image`).
 
 mod database;
 mod error;
 mod examine;
 mod findings;
+mod image;
 mod place;
 mod roots;
 mod run;
@@ -23,5 +26,6 @@ mod verify;
 pub(crate) use error::PublishError;
 pub(crate) use examine::LowerStore;
 pub(crate) use findings::{Verified, findings};
+pub(crate) use image::{Format, Image, Made, Metadata, Origin, PACKING};
 pub(crate) use run::{Publisher, Retire, Swept, Told};
 pub(crate) use verify::Problems;

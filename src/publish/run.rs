@@ -216,7 +216,7 @@ impl Publisher<'_> {
         let _held_off = HeldOff::new(state, self.system, &mut |holder| {
             told(Told::Waiting(holder));
         })?;
-        let wanted = self.wanted(chosen, &store)?;
+        let wanted = wanted(chosen, Some(state), &store)?;
         let before = place.current()?;
         let (number, making) = place.begin()?;
         for directory in layout::STATE_DIRECTORIES {
@@ -226,7 +226,7 @@ impl Publisher<'_> {
         told(Told::Step("copying the database"));
         let (directory, path) = making.database()?;
         let wal = self.publication.use_sqlite_wal;
-        let mut draft = Draft::begin(&directory, &path, state, wal)?;
+        let mut draft = Draft::begin(&directory, &path, state, Symlinks::Refuse, wal)?;
         let counts = draft.copy(&wanted, &store)?;
         if counts.paths == 0 {
             return Err(PublishError::Empty);
@@ -275,33 +275,6 @@ impl Publisher<'_> {
             }),
             Err(errno) => Err(PublishError::io("make", &real.join(layout::LINKS), errno)),
         }
-    }
-
-    /// What goes in.
-    fn wanted(&self, chosen: &Chosen, store: &StoreDirectory) -> Result<Wanted, PublishError> {
-        Ok(match chosen {
-            Chosen::AllValid => Wanted::All,
-            Chosen::OwnRoots => Wanted::Closures {
-                paths: Vec::new(),
-                valid: roots::own(&self.publication.state, store)?,
-            },
-            Chosen::Named { paths, roots } => {
-                let mut valid = Vec::new();
-                for directory in roots {
-                    valid.extend(warm::find_roots(directory, store)?);
-                }
-                let paths: Result<Vec<StorePath>, _> = paths
-                    .iter()
-                    .map(|path| {
-                        warm::resolve(path, store).ok_or_else(|| PublishError::NoPath(path.clone()))
-                    })
-                    .collect();
-                Wanted::Closures {
-                    paths: paths?,
-                    valid,
-                }
-            }
-        })
     }
 
     /// Writes what left or changed since the current generation.
@@ -355,4 +328,35 @@ impl Publisher<'_> {
             })?;
         making.describe(generation)
     }
+}
+
+/// What goes in of a store with this state directory, if that is known.
+pub(super) fn wanted(
+    chosen: &Chosen,
+    state: Option<&Path>,
+    store: &StoreDirectory,
+) -> Result<Wanted, PublishError> {
+    Ok(match (chosen, state) {
+        (Chosen::AllValid, _) | (Chosen::OwnRoots, None) => Wanted::All,
+        (Chosen::OwnRoots, Some(state)) => Wanted::Closures {
+            paths: Vec::new(),
+            valid: roots::own(state, store)?,
+        },
+        (Chosen::Named { paths, roots }, _) => {
+            let mut valid = Vec::new();
+            for directory in roots {
+                valid.extend(warm::find_roots(directory, store)?);
+            }
+            let paths: Result<Vec<StorePath>, _> = paths
+                .iter()
+                .map(|path| {
+                    warm::resolve(path, store).ok_or_else(|| PublishError::NoPath(path.clone()))
+                })
+                .collect();
+            Wanted::Closures {
+                paths: paths?,
+                valid,
+            }
+        }
+    })
 }

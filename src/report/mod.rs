@@ -35,7 +35,7 @@ pub(crate) use error::ErrorReport;
 pub(crate) use gc::{GcReport, KeptReport, LeftReport, ObjectReport, RemovedReport, WhyReport};
 pub(crate) use list::{ListReport, ListedReport, OfStore, State, StoresReport};
 pub(crate) use optimise::OptimiseReport;
-pub(crate) use publish::{LowerCheckReport, PublishReport, PublishedReport};
+pub(crate) use publish::{ImageReport, LowerCheckReport, PublishReport, PublishedReport};
 pub(crate) use reconcile::{MissingReport, ReconcileReport, WithoutRowReport};
 pub(crate) use refresh::RefreshReport;
 pub(crate) use status::{

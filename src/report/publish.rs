@@ -151,3 +151,53 @@ impl LowerCheckReport {
         }
     }
 }
+
+/// The result of `publish --image`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub(crate) struct ImageReport {
+    /// The version of this format: 1.
+    pub version: u32,
+    /// The file that was to be made.
+    pub file: String,
+    /// What it is: `squashfs`, `erofs`, or `state` (a directory).
+    pub kind: String,
+    /// How it went.
+    pub outcome: Outcome,
+    /// Valid paths in it.
+    pub paths: u64,
+    /// Its size in bytes; of `state`, that of the database.
+    pub bytes: u64,
+    /// Whether there was an image before.
+    pub replaced: bool,
+    /// Why none was made: what is wrong with the store.
+    pub findings: Vec<Finding>,
+}
+
+impl ImageReport {
+    /// Prints the report to standard output, as JSON or as text.
+    ///
+    /// # Errors
+    /// When standard output cannot be written to.
+    pub(crate) fn print(&self, json: bool) -> std::io::Result<()> {
+        super::print(self, json, |out| self.write(out))
+    }
+
+    fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
+        let columns = super::wrap::columns(std::io::stdout());
+        for finding in &self.findings {
+            super::text::write_finding(out, finding, columns)?;
+        }
+        let (file, kind, paths) = (&self.file, &self.kind, self.paths);
+        if !self.findings.is_empty() {
+            return writeln!(out, "{file}: incomplete, so nothing was made");
+        }
+        let again = if self.replaced {
+            ", in place of an older one"
+        } else {
+            ""
+        };
+        let size = indicatif::BinaryBytes(self.bytes);
+        writeln!(out, "{file}: {kind} of {paths} paths, {size}{again}")
+    }
+}

@@ -37,6 +37,38 @@ fn an_addition_to_the_lower_store_is_seen_after_a_remount() {
     }
 }
 
+/// Over a lower store that grows where it is, `refresh` is a remount: the same mount shows what is new.
+#[test]
+fn a_refresh_over_a_store_that_grows_in_place_is_a_remount() {
+    for world in World::each() {
+        let example = world.example("");
+        example.up();
+        let path = grow(&world, "/mnt/elsewhere", "late");
+        assert_eq!(seen(&example, &path), (false, false));
+        assert_eq!(grow(&world, &example.lower.root, "late"), path);
+        let mounts = example.mounts("ID,OPTIONS,VFS-OPTIONS,FS-OPTIONS");
+        let refresh = |more: &[&str]| {
+            let outcome = example.command("refresh").args(more).run();
+            assert_eq!(outcome.code(), Some(0), "{outcome}");
+            serde_json::from_str::<serde_json::Value>(&outcome.stdout()).unwrap()
+        };
+        let dry = refresh(&["--dry-run", "--json"]);
+        assert_eq!(
+            (&dry["outcome"], &dry["remounted"]),
+            (&"unchanged".into(), &false.into())
+        );
+        assert!(!seen(&example, &path).1, "a dry run remounts nothing");
+        let done = refresh(&["--json"]);
+        assert_eq!(
+            (&done["outcome"], &done["remounted"]),
+            (&"done".into(), &true.into())
+        );
+        assert_eq!(done["switched"], false, "{done}");
+        assert_eq!(seen(&example, &path), (true, true));
+        assert_eq!(example.mounts("ID,OPTIONS,VFS-OPTIONS,FS-OPTIONS"), mounts);
+    }
+}
+
 #[test]
 fn what_lies_over_the_overlay_keeps_its_flags() {
     let Some(world) = World::trixie() else { return };

@@ -25,11 +25,10 @@ let
   make = import ../../nixos/lower-store.nix {
     lib = {
       optional = condition: value: if condition then [ value ] else [ ];
-      optionalString = condition: text: if condition then text else "";
     };
     runCommand = derive;
-    nix = null;
-    sqlite = null;
+    buildPackages = null;
+    overstore = null;
     squashfsTools = null;
     erofs-utils = null;
     # What nixpkgs' own has, made of what Nix says of the closure.

@@ -219,7 +219,9 @@ impl World {
         self.mount_image(kind, &image, at)
     }
 
-    fn mount_image(&self, kind: &str, image: &str, at: &str) -> bool {
+    /// Mounts an image of this `kind` on the directory `at`, which is made. `false` (reported with
+    /// [`skip`]) where the kernel does not have it.
+    pub fn mount_image(&self, kind: &str, image: &str, at: &str) -> bool {
         self.mkdir(at);
         let mounted = self.run(["mount", "-o", "loop", "-t", kind, image, at]);
         let unknown = mounted.stderr().contains("unknown filesystem type");
