@@ -407,7 +407,7 @@ fn an_image_is_made_of_any_store_that_is_there() {
         2,
         "line 2: expected a SHA-256 hash, found 'nonsense'",
     );
-    wrong("", 1, "nothing would be in");
+    wrong("", 1, "the generation would be empty");
 }
 
 /// Whoever may not hold the collector off can pack what they can read: everything is hashed then.
