@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
@@ -19,10 +20,12 @@ use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::{exhaustion, forbidden, locks, mount_points, namespaces, processes};
+use crate::lower;
+use crate::nix::store_directory::StoreDirectory;
 use crate::observe::{self, Member};
 use crate::plan::Allowed;
 use crate::records::LockFile;
-use crate::remedy::{Fault, Remedy};
+use crate::remedy::{Fault, Remedy, command};
 use crate::report;
 use crate::systemd::notify::ServiceManager;
 
@@ -171,13 +174,37 @@ pub(super) fn make_room(store: &Store, own: &Own, further: &[&Path]) -> Result<C
         let flags = OpenTreeFlags::OPEN_TREE_CLONE
             | OpenTreeFlags::AT_RECURSIVE
             | OpenTreeFlags::OPEN_TREE_CLOEXEC;
-        open_tree(CWD, path, flags).map_err(|errno| doing("show", path, errno.into()))
+        open_tree(CWD, path, flags)
     };
-    let covered = own.covered.as_deref().map(hold).transpose()?;
+    let covered = match &own.covered {
+        None => None,
+        Some(path) => Some(
+            match hold(path) {
+                // A daemon of Nix makes its store when it is first asked for anything.
+                Err(Errno::NOENT) if answers(store) => hold(path),
+                held => held,
+            }
+            .map_err(|errno| doing("show", path, errno.into()).remedy(no_lower(errno)))?,
+        ),
+    };
     let mut points: Vec<&Path> = further.to_vec();
     points.push(&store.real);
     mount_points::make(&points).map_err(|error| doing("make", &store.real, error))?;
     Ok(Covered(covered))
+}
+
+fn answers(store: &Store) -> bool {
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    lower::open(&store.lower.source, &directory).is_ok()
+}
+
+fn no_lower(errno: Errno) -> Remedy {
+    match errno {
+        Errno::NOENT => Remedy::say("have root make the store below")
+            .run(command!["nix-store", "--init"])
+            .or(Remedy::say("name another one").and_set("lower-store", "\"/path/to/a/store\"")),
+        _ => Remedy::default(),
+    }
 }
 
 /// Shows what the mount covers where it is described to be.

@@ -546,6 +546,24 @@ fn nixs_caches_are_inside() {
     }
 }
 
+/// As on a machine where Nix was just installed.
+#[test]
+fn a_store_that_its_daemon_has_not_made_yet() {
+    for world in World::each() {
+        world.mkdir("/nix/var/nix/daemon-socket");
+        let daemon = world.nix_daemon("local", SYSTEM_SOCKET);
+        world.ok(["rm", "-rf", "/nix/store"]);
+        let said = ephemeral(&world, &[], "cat $(nix-store --add /etc/hostname)").ok();
+        assert_eq!(said, world.ok(["cat", "/etc/hostname"]));
+        assert_eq!(world.list("/nix/store"), [".links"]);
+        drop(daemon);
+        world.ok(["rm", "-rf", "/nix/store"]);
+        let told = ephemeral(&world, &[], "true").run();
+        assert_eq!(told.code(), Some(125), "{told}");
+        assert!(told.stderr().contains("nix-store --init"), "{told}");
+    }
+}
+
 /// A daemon that does not let this user in.
 #[test]
 fn a_daemon_that_refuses_is_told_before() {
