@@ -145,7 +145,7 @@ in
             "${withoutStore}"
             "-${booted}/own.env"
           ];
-          # What Nix's own collector does to such a store: docs/gc.md.
+          # Nix's own collector usually fails over such a store: docs/gc.md.
           nix-gc = {
             path = [ config.nix.package ];
             script = lib.mkForce (

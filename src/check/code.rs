@@ -246,7 +246,7 @@ codes! {
     MountCheckFails("mount-check-fails", [Error], [Nix], Never);
     /// The store URL has to be written differently for different versions of Nix.
     UrlDependsOnVersion("url-depends-on-version", [Warning], [Nix], Never);
-    /// Nix's own garbage collector fails over the store, since it remembers paths.
+    /// Nix's own garbage collector usually fails over such a store.
     CollectorFails("collector-fails", [Note], [Nix], Never);
     /// The collections that Nix starts when space runs out free nothing of this store.
     AutomaticCollection("automatic-collection", [Note], [Nix], Never);

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::{Code, Finding, up};
-use crate::config::{PATH_INFOS, Store};
+use crate::config::Store;
 use crate::escape::{show, show_path};
 use crate::observe::Observed;
 use crate::remedy::{Remedy, command};
@@ -88,23 +88,22 @@ fn automatic_collection(observed: &Observed) -> Option<Finding> {
     )
 }
 
-/// Nix's own collector fails where the description has it remember valid paths.
+/// Nix's own collector fails, unless its memory of valid paths is turned off.
 pub(crate) fn collector_fails(store: &Store) -> Option<Finding> {
-    let remembers = |(name, value): &&(String, String)| name == PATH_INFOS && value != "0";
-    let (_, value) = store.parameters.iter().find(remembers)?;
-    Some(
+    let parameter = "path-info-cache-size";
+    let off = (parameter.to_owned(), "0".to_owned());
+    (!store.parameters.contains(&off)).then(|| {
         Finding::at(Code::CollectorFails, &store.real)
-            .expected(format!("`{PATH_INFOS} = 0`, as it is without that key"))
-            .found(format!(
-                "`{PATH_INFOS} = {}`: Nix's own collector (`nix-collect-garbage`, `nix-store --gc`) \
-                 fails over a lower store whose objects refer to each other: \"path ... is not valid\"",
-                show(value.as_bytes())
-            ))
+            .expected("garbage that is collected by overstore, or a Nix that remembers no paths")
+            .found(
+                "Nix's own collector (`nix-collect-garbage`, `nix-store --gc`) fails over a lower \
+                 store whose objects refer to each other: \"path ... is not valid\"",
+            )
             .remedy(
                 Remedy::say("collect with `overstore gc`, or have Nix remember no paths")
-                    .and_set(&format!("parameters.{PATH_INFOS}"), "0"),
-            ),
-    )
+                    .and_set(&format!("parameters.{parameter}"), "0"),
+            )
+    })
 }
 
 fn group(store: &Store, observed: &Observed) -> Option<Finding> {

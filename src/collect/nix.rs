@@ -14,7 +14,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::database::Keep;
-use crate::config::{PATH_INFOS, Store};
+use crate::config::Store;
 use crate::escape::show;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -312,7 +312,7 @@ pub(crate) fn keep(programs: &Programs) -> Keep {
 /// for valid that it has just deleted.
 pub(crate) fn url(programs: &Programs, store: &Store) -> String {
     let mut reference = store.reference();
-    reference.set(PATH_INFOS, "0");
+    reference.set("path-info-cache-size", "0");
     reference.render_for_all().unwrap_or_else(|texts| {
         let version = programs.command(PROGRAM).arg("--version").output().ok();
         let version = version.and_then(|output| {

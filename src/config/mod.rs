@@ -46,7 +46,6 @@ pub(crate) use store::{
 };
 pub use store::{MetadataSource, Store};
 pub(crate) use unknown::nearest;
-pub(crate) use url::PATH_INFOS;
 
 /// The keys of the file, by table; the first are those of no table. `[parameters]` has any.
 pub const KEYS: [(&str, &[&str]); 9] = [

@@ -13,7 +13,7 @@ use crate::nix::url::{StoreKind, StoreReference};
 pub(super) const PASSED_ON: &[&str] = &[
     "build-dir",
     "ignore-gc-delete-failure",
-    PATH_INFOS,
+    "path-info-cache-size",
     "priority",
     "require-sigs",
     "system-features",
@@ -21,11 +21,6 @@ pub(super) const PASSED_ON: &[&str] = &[
     "use-roots-daemon",
     "want-mass-query",
 ];
-
-/// How many path infos Nix remembers. With any, its own collector fails over most of these stores
-/// (`path ... is not valid`: it takes what it has just deleted for valid, 2.26 to 2.36); without, its
-/// other work takes about as long (docs/benchmarks.md). So there are none, unless `[parameters]` says so.
-pub(crate) const PATH_INFOS: &str = "path-info-cache-size";
 
 impl Store {
     /// The store as Nix opens it: what [`StoreReference::render_for_all`] makes the store URL of.
@@ -53,8 +48,6 @@ impl Store {
         if let Some(hook) = &self.remount_hook {
             reference.set("remount-hook", hook.as_os_str().as_bytes());
         }
-        // What `[parameters]` says comes after it, and replaces it.
-        reference.set(PATH_INFOS, "0");
         for (name, value) in &self.parameters {
             reference.set(name, value.as_str());
         }

@@ -80,21 +80,17 @@ fn all_are_wrong(directory: &str, parse: impl Fn(&str, &str, &str) -> Result<(),
 fn the_worked_example_has_nix_s_own_url() {
     let text = "root = \"/mnt/example/merged-store\"\nlower-store = \"/mnt/example/store-a\"\n\
                 upper-layer = \"/mnt/example/store-b\"\nworkdir = \"/mnt/example/workdir\"\n";
-    let url_with = |hook: &str, paths: &str| {
-        format!(
-            "local-overlay://?root=/mnt/example/merged-store&lower-store=/mnt/example/store-a\
-             &upper-layer=/mnt/example/store-b{hook}&path-info-cache-size={paths}"
-        )
-    };
-    for none in ["remount-hook = false", "remount-hook = \"\""] {
-        let store = parse(&format!("{text}{none}\n"));
-        assert_eq!(url(&store), url_with("", "0"));
-    }
-    let hook = "&remount-hook=/usr/bin/overstore-remount";
-    assert_eq!(url(&parse(text)), url_with(hook, "0"));
-    // Said in the description, it is there once.
-    let store = parse(&format!("{text}[parameters]\npath-info-cache-size = 9\n"));
-    assert_eq!(url(&store), url_with(hook, "9"));
+    let url_of = "local-overlay://?root=/mnt/example/merged-store&lower-store=/mnt/example/store-a\
+                  &upper-layer=/mnt/example/store-b";
+    assert_eq!(
+        url(&parse(&format!("{text}remount-hook = false\n"))),
+        url_of
+    );
+    assert_eq!(url(&parse(&format!("{text}remount-hook = \"\"\n"))), url_of);
+    assert_eq!(
+        url(&parse(text)),
+        format!("{url_of}&remount-hook=/usr/bin/overstore-remount")
+    );
 }
 
 #[test]
@@ -205,7 +201,7 @@ fn nix_is_told_what_only_overstore_s_environment_says() {
     assert_eq!(
         url(&store),
         "local-overlay://?real=/srv/merged&state=/srv/state&lower-store=unix:///run/nix.sock\
-         &upper-layer=/srv/upper&path-info-cache-size=0"
+         &upper-layer=/srv/upper"
     );
 }
 

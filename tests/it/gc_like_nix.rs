@@ -60,7 +60,8 @@ impl<'w> Store<'w> {
             format!(
                 "root = \"/mnt/example/merged-store\"\n\
                  lower-store = \"/mnt/example/store-a?read-only=true\"\n\
-                 upper-layer = \"{}\"\nworkdir = \"{}\"\n",
+                 upper-layer = \"{}\"\nworkdir = \"{}\"\n\
+                 [parameters]\npath-info-cache-size = 0\n",
                 Example::UPPER,
                 Example::WORKDIR
             ),
@@ -381,8 +382,7 @@ fn nix_s_own_collector_fails_where_this_one_works() {
             format!(
                 "root = \"/mnt/example/merged-store\"\n\
                  lower-store = \"/mnt/example/store-a?read-only=true\"\n\
-                 upper-layer = \"{}\"\nworkdir = \"{}\"\n\
-                 [parameters]\npath-info-cache-size = 65536\n",
+                 upper-layer = \"{}\"\nworkdir = \"{}\"\n",
                 Example::UPPER,
                 Example::WORKDIR
             ),
@@ -399,17 +399,6 @@ fn nix_s_own_collector_fails_where_this_one_works() {
         assert!(world.path(&upper).exists());
         let collected = world.overstore(["gc", "example"]).ok();
         assert!(collected.starts_with("deleted 1 object,"), "{collected}");
-        assert!(!world.path(&upper).exists());
-        // Without its memory, which is how overstore has it by default, Nix's own does not fail.
-        world
-            .nix(["nix-store", "--add", "/tmp/garbage", "--store", &url])
-            .ok();
-        let description = world.read("/etc/overstore/example.toml");
-        let text = String::from_utf8(description).expect("text");
-        let (default, _) = text.split_once("[parameters]").expect("a table");
-        world.write("/etc/overstore/example.toml", default);
-        let url = world.overstore(["url", "example"]).ok().trim().to_owned();
-        world.nix(["nix-store", "--gc", "--store", &url]).ok();
         assert!(!world.path(&upper).exists());
     }
 }

@@ -217,8 +217,7 @@ fn nix_cannot_collect_over_such_stores() {
                 format!("/etc/overstore/s{seed}.toml"),
                 format!(
                     "root = \"{}\"\nlower-store = \"{lower}?read-only=true\"\n\
-                     upper-layer = \"{}\"\nworkdir = \"{}\"\n\
-                     [parameters]\npath-info-cache-size = 65536\n",
+                     upper-layer = \"{}\"\nworkdir = \"{}\"\n",
                     at("merged"),
                     at("upper"),
                     at("work")

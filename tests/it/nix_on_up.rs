@@ -152,6 +152,8 @@ impl Up<'_> {
         let codes: Vec<&str> = findings
             .iter()
             .filter_map(|finding| finding["code"].as_str())
+            // Told of every store without `path-info-cache-size = 0`.
+            .filter(|code| *code != "collector-fails")
             .collect();
         let expected: &[&str] = match kind.is_left_alone() {
             true => &[],
