@@ -205,11 +205,17 @@ impl<'a> Below<'a> {
     /// # Errors
     /// When the directory cannot be read.
     pub(crate) fn has(&mut self, path: &StorePath) -> io::Result<bool> {
-        if self.lookups < MOST_LOOKUPS {
+        if self.looks_up() {
             self.lookups += 1;
             return has(self.directory, path);
         }
         self.has_prefix(path.hash_prefix())
+    }
+
+    /// Whether [`has`](Self::has) looks the next one up by its name, and does not only compare the
+    /// first bits of its hash part.
+    pub(crate) fn looks_up(&self) -> bool {
+        self.lookups < MOST_LOOKUPS
     }
 
     /// Whether it has an object whose hash part begins with these bits: the directory is listed.

@@ -297,12 +297,15 @@ impl Reading<'_> {
         let (window, names) = (self.source.window(), self.names);
         for (node, &prefix) in (0..).zip(&names.prefixes) {
             if same.contains(node) {
-                let has = self.below.has_prefix(prefix);
+                let path = || Ok::<_, ReconcileError>(rows.row(node)?.path);
+                let has = match self.below.looks_up() {
+                    true => self.below.has(&path()?),
+                    false => self.below.has_prefix(prefix),
+                };
                 let below = match has.map_err(ReconcileError::read(&self.store.lower.real))? {
                     true => Below::Same,
                     false => Below::NoObject,
                 };
-                let path = || Ok(rows.row(node)?.path);
                 self.found(node, below, path)?;
                 continue;
             }
