@@ -114,6 +114,7 @@ fn the_librarys_tests_pass_in_the_sandbox() {
                 system = builtins.currentSystem;
                 builder = "/bin/sh";
                 HOME = "/homeless-shelter";
+                PATH = "/usr/bin";
                 args = [ "-euc" "cd {SOURCE}; {program} --test-threads 2; echo passed >$out" ];
             }}"#
         ),
