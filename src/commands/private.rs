@@ -202,7 +202,9 @@ fn no_lower(errno: Errno) -> Remedy {
     match errno {
         Errno::NOENT => Remedy::say("have root make the store below")
             .run(command!["nix-store", "--init"])
-            .or(Remedy::say("name another one").and_set("lower-store", "\"/path/to/a/store\"")),
+            .or(Remedy::say(
+                "name another one: `--lower STORE` with `--ephemeral`, `lower-store` in a description",
+            )),
         _ => Remedy::default(),
     }
 }
