@@ -62,12 +62,7 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
     };
     let manager = ServiceManager::from_environment();
     let (done, mounted) = match arguments.dry_run {
-        true => {
-            let observed =
-                observe::observe(&system, &store, Depth::Up).map_err(Failure::observing)?;
-            report::warn(&obstacles(&store, &observed, true));
-            (reconciler.plan().map_err(|e| failure(&store, e))?, None)
-        }
+        true => (planned(&reconciler, &store)?, None),
         false => {
             let whole = Whole {
                 store: &store,
@@ -94,6 +89,22 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
     Ok(ExitCode::from(report.outcome.exit_code()))
 }
 
+/// What a run would do now. What would keep it from that is told; where it is also why that cannot be
+/// said, it is the error, as of a run.
+fn planned(reconciler: &Reconciler<'_>, store: &Store) -> Result<Reconciled, Failure> {
+    let observed =
+        observe::observe(reconciler.system, store, Depth::Up).map_err(Failure::observing)?;
+    let obstacles = obstacles(store, &observed, true);
+    match reconciler.plan() {
+        Ok(done) => {
+            report::warn(&obstacles);
+            Ok(done)
+        }
+        Err(error) if obstacles.is_empty() => Err(failure(store, error)),
+        Err(_) => Err(failure(store, ReconcileError::NotAsDescribed(obstacles))),
+    }
+}
+
 /// All of it, from the layers to what Nix fetches.
 struct Whole<'a> {
     /// The store as it is described.
@@ -115,7 +126,7 @@ impl Whole<'_> {
     ) -> Result<(Reconciled, bool), Failure> {
         let failed = |error| failure(self.store, error);
         let before = match self.store.lower.published() {
-            None => already_done(&self.reconciler)?,
+            None => already_done(&self.reconciler, manager, work)?,
             Some(_) => None,
         };
         let (mut done, mounted) = match before {
@@ -231,7 +242,11 @@ fn needs_root(store: &Store) -> Result<(), Failure> {
 
 /// What is left of a store that is mounted and has nothing else to be done: nothing, or what is missing.
 /// An earlier run may have ended after it had mounted the store.
-fn already_done(reconciler: &Reconciler<'_>) -> Result<Option<Reconciled>, Failure> {
+fn already_done(
+    reconciler: &Reconciler<'_>,
+    manager: &ServiceManager,
+    work: &LongWork,
+) -> Result<Option<Reconciled>, Failure> {
     let Reconciler { store, system, .. } = *reconciler;
     if !observe::is_mounted(system, store).map_err(Failure::observing)? {
         return Ok(None);
@@ -245,11 +260,12 @@ fn already_done(reconciler: &Reconciler<'_>) -> Result<Option<Reconciled>, Failu
         missing: Vec::new(),
         ..done.clone()
     };
-    let is_remembered = || {
-        let known = reconciler.is_remembered(&observed);
+    let remember = || {
+        let mut tell = |progress: apply::Progress<'_>| work.tell(&progress, manager);
+        let known = reconciler.remember(&observed, &done, &mut tell);
         known.map_err(|error| failure(store, error))
     };
-    let is_all = rest.is_nothing() && (!done.missing.is_empty() || is_remembered()?);
+    let is_all = rest.is_nothing() && (!done.missing.is_empty() || remember()?);
     Ok(is_all.then_some(done))
 }
 

@@ -14,7 +14,7 @@ pub(crate) mod sqlite;
 pub(crate) mod summaries;
 
 pub use error::LowerError;
-pub(crate) use open::{Transient, open, retry};
+pub(crate) use open::{Transient, open, open_whole, retry};
 pub use overlay::OverlaySource;
 
 use crate::nix::path_info::PathInfo;

@@ -23,14 +23,36 @@ pub(crate) fn open(
     source: &MetadataSource,
     store: &StoreDirectory,
 ) -> Result<Box<dyn Source>, LowerError> {
+    open_each(source, store, &|database| database)
+}
+
+/// The same, for what rows are made from: a database has to have the rows that one it is asked for
+/// refers to. Otherwise it passes over such a reference, as Nix does.
+///
+/// # Errors
+/// As [`open`].
+pub(crate) fn open_whole(
+    source: &MetadataSource,
+    store: &StoreDirectory,
+) -> Result<Box<dyn Source>, LowerError> {
+    open_each(source, store, &SqliteSource::whole)
+}
+
+fn open_each(
+    source: &MetadataSource,
+    store: &StoreDirectory,
+    prepare: &dyn Fn(SqliteSource) -> SqliteSource,
+) -> Result<Box<dyn Source>, LowerError> {
+    let database = |state| {
+        let database = SqliteSource::open(&layout::database(state), store.clone())?;
+        Ok::<_, LowerError>(prepare(database))
+    };
     Ok(match source {
-        MetadataSource::Database { state, .. } => {
-            Box::new(SqliteSource::open(&layout::database(state), store.clone())?)
-        }
+        MetadataSource::Database { state, .. } => Box::new(database(state)?),
         MetadataSource::Daemon { socket } => Box::new(DaemonSource::open(socket, store.clone())?),
         MetadataSource::Overlay { state, lower, .. } => Box::new(OverlaySource::new(
-            SqliteSource::open(&layout::database(state), store.clone())?,
-            open(&lower.source, store)?,
+            database(state)?,
+            open_each(&lower.source, store, prepare)?,
         )),
         MetadataSource::Ssh { authority } => {
             return Err(LowerError::Ssh {

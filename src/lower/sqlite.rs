@@ -24,7 +24,7 @@ const BY_PATH: &str = "select id, hash, registrationTime, deriver, narSize, ulti
                        where path = ?";
 const REFERENCES: &str = "select reference, path \
                           from lower.Refs indexed by sqlite_autoindex_Refs_1 \
-                          cross join lower.ValidPaths on id = reference \
+                          left join lower.ValidPaths on id = reference \
                           where referrer = ? order by reference";
 const REFERRERS: &str = "select r.rowid, path, id \
                          from lower.Refs r indexed by IndexReference \
@@ -51,6 +51,8 @@ pub struct SqliteSource {
     store: StoreDirectory,
     asked: VecDeque<StorePath>,
     others: RefCell<OfOthers>,
+    /// Whether a reference to a row that is not there is an error.
+    is_whole: bool,
 }
 
 /// Rows of another store directory that were passed over.
@@ -93,7 +95,16 @@ impl SqliteSource {
             store,
             asked: VecDeque::new(),
             others: RefCell::default(),
+            is_whole: false,
         })
+    }
+
+    /// The same, in which a row that refers to one that is not there is an error when it is asked for.
+    pub(crate) fn whole(self) -> Self {
+        Self {
+            is_whole: true,
+            ..self
+        }
     }
 
     /// The rows of another store directory that were passed over so far.
@@ -254,6 +265,13 @@ impl SqliteSource {
         while let Some(row) = rows.next().map_err(sqlite)? {
             let place = row.get(0).map_err(sqlite)?;
             self.database.in_order(&mut last, place, "Refs")?;
+            if matches!(row.get_ref(1), Ok(ValueRef::Null)) {
+                if self.is_whole {
+                    let what = format!("it refers to row {place}, which is not there");
+                    return Err(wrong_row(what));
+                }
+                continue;
+            }
             let reference = text(row, 1).and_then(|path| self.store.parse(path));
             info.references.push(reference.map_err(wrong_row)?);
         }

@@ -49,7 +49,21 @@ pub(crate) fn hash(
     name: &str,
     progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> io::Result<([u8; 32], u64)> {
-    let mut hasher = NarHasher::new(progress, Copy::Nowhere, u64::MAX);
+    hash_within(directory, name, u64::MAX, progress)
+}
+
+/// The same of an object that should have `limit` bytes at most: where it turns out to have more, it
+/// stops.
+///
+/// # Errors
+/// As [`hash`]; and when it has more bytes.
+pub(crate) fn hash_within(
+    directory: BorrowedFd<'_>,
+    name: &str,
+    limit: u64,
+    progress: &(dyn Fn(u64) -> bool + Sync),
+) -> io::Result<([u8; 32], u64)> {
+    let mut hasher = NarHasher::new(progress, Copy::Nowhere, limit);
     hasher.whole(directory, name)?;
     Ok(hasher.finish())
 }

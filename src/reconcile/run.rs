@@ -1,9 +1,11 @@
 //! Reconciling, from looking to the last row.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, openat, unlinkat};
+use rustix::io::Errno;
 
 use super::carry::{Carrier, Wanted};
 use super::plan::{Action, Available, Below, GiveUp, Plan, Refused};
@@ -219,7 +221,7 @@ impl Reconciler<'_> {
                 old: self.old,
                 layers: &layers,
                 aside: &aside,
-                marks: Marks::with_userxattr(self.store.userxattr()),
+                marks: self.marks(),
             };
             let not_carried =
                 carrier.carry(&planned.wanted, &mut |more| tell(Step::Carried(more)))?;
@@ -334,15 +336,34 @@ impl Reconciler<'_> {
     }
 
     /// Whether the lower store is the one that is remembered, as far as that is known.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    pub(crate) fn is_remembered(&self, observed: &Observed) -> Result<bool, ReconcileError> {
+    fn is_remembered(&self, observed: &Observed) -> Result<bool, ReconcileError> {
         match Memory::read(self.store).lower {
             None => Ok(false),
             Some(lower) if lower.identity.is_none() => Ok(true),
             Some(_) => Ok(!self.is_replaced(observed)?),
         }
+    }
+
+    /// Remembers the lower store, over which a mounted store has nothing else left to be done, if it is
+    /// not remembered: an earlier run may have had no room for that. Whether there is nothing left then.
+    ///
+    /// # Errors
+    /// When something cannot be read.
+    pub(crate) fn remember(
+        &self,
+        observed: &Observed,
+        done: &Reconciled,
+        progress: apply::Tell<'_>,
+    ) -> Result<bool, ReconcileError> {
+        if self.is_remembered(observed)? {
+            return Ok(true);
+        }
+        if !self.all_hide(done)? {
+            return Ok(false);
+        }
+        let identity = Identity::of(self.store, observed.lower.schema())?;
+        apply::remember_lower(self.store, identity, Some(self.system), progress);
+        Ok(true)
     }
 
     /// Whether the lower store may be another one than before.
@@ -362,7 +383,7 @@ impl Reconciler<'_> {
         let flags = OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         let file = match openat(&reached, "big-lock", flags, Mode::empty()) {
             Ok(file) => file,
-            Err(rustix::io::Errno::NOENT) => return Ok(()),
+            Err(Errno::NOENT) => return Ok(()),
             Err(errno) => return Err(ReconcileError::read(&path)(errno.into())),
         };
         let free = attempt(&file, FlockOperation::NonBlockingLockExclusive);
@@ -638,27 +659,51 @@ impl Reconciler<'_> {
             return Ok(Some("the lower store has lost it meanwhile".to_owned()));
         };
         let fd = layers.lower.fd();
-        Ok(match nar::hash(fd.as_fd(), path.as_str(), &|_| true) {
-            Ok((hash, _)) if hash == info.nar_hash => None,
-            Ok(_) => Some("the lower one is not what the lower store says of it".to_owned()),
-            Err(error) => Some(format!("the lower one cannot be read: {error}")),
-        })
+        // Nobody knows how much there is to read of one whose row does not say it.
+        let limit = match u64::try_from(info.nar_size) {
+            Ok(0) | Err(_) => u64::MAX,
+            Ok(size) => size,
+        };
+        Ok(
+            match nar::hash_within(fd.as_fd(), path.as_str(), limit, &|_| true) {
+                Ok((hash, _)) if hash == info.nar_hash => None,
+                Ok(_) => Some("the lower one is not what the lower store says of it".to_owned()),
+                Err(error) => Some(format!("the lower one cannot be read: {error}")),
+            },
+        )
     }
 
     /// Has a directory of the upper layer hide the one below.
     fn hide(&self, layers: &Layers, path: &StorePath) -> Result<(), ReconcileError> {
-        let marks = Marks::with_userxattr(self.store.userxattr());
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let place = layers.upper.path().join(path.as_str());
-        let failed = |errno: rustix::io::Errno| ReconcileError::write(&place)(errno.into());
-        // Anything but a directory hides what is below by itself.
-        let Ok(object) = openat(layers.upper.fd(), path.as_str(), flags, Mode::empty()) else {
-            return Ok(());
+        let failed = |errno: Errno| {
+            let place = layers.upper.path().join(path.as_str());
+            ReconcileError::write(&place)(errno.into())
         };
-        if !is_opaque(&object, marks).map_err(failed)? {
-            make_opaque(&object, marks).map_err(failed)?;
+        match mixes(layers, path, self.marks()).map_err(failed)? {
+            Some(object) => make_opaque(&object, self.marks()).map_err(failed),
+            None => Ok(()),
         }
-        Ok(())
+    }
+
+    /// Whether all objects hide what is below of their names that are to do so.
+    fn all_hide(&self, done: &Reconciled) -> Result<bool, ReconcileError> {
+        let layers = Layers::open(self.store)?;
+        let hiding = done.hiding.iter().map(|(path, _)| path);
+        for path in hiding.chain(done.without_rows.iter().map(|it| &it.path)) {
+            let place = layers.upper.path().join(path.as_str());
+            let object = mixes(&layers, path, self.marks());
+            if object
+                .map_err(|errno| ReconcileError::read(&place)(errno.into()))?
+                .is_some()
+            {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn marks(&self) -> Marks {
+        Marks::with_userxattr(self.store.userxattr())
     }
 
     /// Puts the rows right: those that are taken from below in one transaction, then those that go.
@@ -717,6 +762,19 @@ pub(crate) fn obstacles(store: &Store, observed: &Observed, replaced: bool) -> V
             )
     });
     findings
+}
+
+/// The object of the upper layer, if it is a directory with which one below is mixed.
+fn mixes(layers: &Layers, path: &StorePath, marks: Marks) -> Result<Option<OwnedFd>, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    // Anything but a directory hides what is below by itself.
+    let Ok(object) = openat(layers.upper.fd(), path.as_str(), flags, Mode::empty()) else {
+        return Ok(None);
+    };
+    Ok(match is_opaque(&object, marks)? {
+        true => None,
+        false => Some(object),
+    })
 }
 
 /// What an object of the upper layer takes up, in bytes.

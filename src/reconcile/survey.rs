@@ -91,7 +91,7 @@ pub(super) fn survey(store: &Store, roots: &Roots) -> Result<Survey, ReconcileEr
             .map_err(ReconcileError::read(&store.lower.real))?,
     };
     lower::retry(
-        || lower::open(&store.lower.source, &directory),
+        || lower::open_whole(&store.lower.source, &directory),
         |source| {
             let held = held(&layers.upper).map_err(ReconcileError::read(&store.upper_layer))?;
             let (above, same) = read(store, &directory, source)?;

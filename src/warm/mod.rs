@@ -136,7 +136,7 @@ impl Warm<'_> {
             counts: self.counts,
         };
         lower::retry(
-            || lower::open(self.source, self.store),
+            || lower::open_whole(self.source, self.store),
             |source| replace::replace(target, source, paths),
         )
     }

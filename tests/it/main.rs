@@ -77,6 +77,7 @@ mod reasons;
 mod reconcile;
 mod reconcile_hostile;
 mod reconcile_limits;
+mod reconcile_rows;
 mod refresh;
 mod remedies;
 mod remount;

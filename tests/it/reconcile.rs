@@ -67,6 +67,12 @@ impl Object {
         self
     }
 
+    /// What its two versions refer to.
+    pub fn refers_by_version(mut self, first: &[usize], second: &[usize]) -> Self {
+        self.references = [first.to_vec(), second.to_vec()];
+        self
+    }
+
     pub fn rooted(mut self) -> Self {
         self.has_root = true;
         self

@@ -4,10 +4,10 @@
 use std::collections::BTreeSet;
 use std::time::Instant;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use crate::reconcile::{Exchanged, OLD, Object, ROOT, each_line, objects_named};
-use crate::support::{Example, World, base_name};
+use crate::reconcile::{Exchanged, OLD, Object, ROOT, each_line, objects_named, opaque};
+use crate::support::{Example, Outcome, World, assert_says_why, base_name, sample};
 
 /// Room is looked at before.
 #[test]
@@ -31,6 +31,148 @@ fn what_does_not_fit_is_not_begun() {
         let above = format!("{}/{}", Example::UPPER, base_name(&store.path(name)));
         world.fails(["test", "-e", &above]);
     }
+}
+
+/// There was no room for the memory: the next run has it, also where the store is up by then; but for
+/// what can only be done while it is down.
+#[test]
+fn what_was_not_remembered_is_remembered_by_the_next_run() {
+    let Some(world) = World::trixie() else { return };
+    let store = Exchanged::new(&world, each_line());
+    let later = "update ValidPaths set registrationTime = 9; pragma wal_checkpoint(truncate)";
+    store.sql(ROOT, later);
+    let file = format!("{}/overstore/state.json", Example::STATE);
+    let memory = || serde_json::from_slice::<Value>(&world.read(&file)).expect("JSON");
+    let old = memory()["lower"].clone();
+    let forget = || {
+        let mut without = memory();
+        without["lower"] = old.clone();
+        world.write(&file, without.to_string());
+    };
+    store.reconcile(&["--old", OLD], 0);
+    let known = memory()["lower"].clone();
+    assert_ne!(known, old);
+    forget();
+    let again = store.reconcile(&["--old", OLD], 0);
+    assert_eq!(again["outcome"], "unchanged", "{again}");
+    assert_eq!(memory()["lower"], known);
+    forget();
+    let other = format!(
+        "{}/{}",
+        Example::UPPER,
+        base_name(&store.path("other-above"))
+    );
+    rustix::fs::removexattr(world.path(other), "trusted.overlay.opaque").expect("a mark");
+    let refused = store.run(&["--old", OLD]);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(
+        refused.stderr().contains("overstore down example"),
+        "{refused}"
+    );
+    store.example.command("down").ok();
+    store.reconcile(&["--old", OLD], 0);
+    assert_eq!(memory()["lower"], known);
+}
+
+/// Where there was room before, and somebody takes it while objects are copied, or at any other step:
+/// nothing of it is lost, and with room the next run ends as an undisturbed one does.
+#[test]
+fn a_disk_that_is_filled_meanwhile_loses_nothing() {
+    let Some(world) = World::trixie() else { return };
+    let store = Exchanged::new(&world, each_line());
+    // A small one: what is looked at before is whether 16 MiB are left besides what is carried.
+    let prepare = "cp -a /mnt/example /mnt/prepared; mount -t tmpfs -o size=40m tmpfs /mnt/example";
+    world.ok(["sh", "-ec", prepare]);
+    let fresh = || {
+        world.ok([
+            "sh",
+            "-c",
+            "umount -q /mnt/example/merged-store/nix/store; cd /mnt/example; \
+             rm -rf -- * /run/overstore; cp -a /mnt/prepared/. .; sync -f .",
+        ]);
+    };
+    let left = || {
+        let script = "cd /mnt/example/store-b; find . -printf '%y %m %U:%G %p %l\n' | sort; \
+                      find . -type f -exec md5sum {} + | sort; ls -R ../workdir/overstore";
+        let rows = "select path, hash, narSize, sigs from ValidPaths order by path; \
+                    select count(*) from Refs; pragma integrity_check; pragma foreign_key_check";
+        let rows = store.sql("/mnt/example/merged-store", rows);
+        world.ok(["sh", "-c", script]) + &rows + &opaque(&world)
+    };
+    fresh();
+    let command = || world.overstore(["reconcile", "example", "--json", "--old", OLD]);
+    let (outcome, trace) = command().traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let wanted = left();
+    let mine = ["mine", "equal", "other-above", "gone-and-mine"].map(|name| store.path(name));
+    let (mut points, mut stopped) = (sample(trace.kill_points(), 4), 0);
+    // The first write to what is carried is among them.
+    points.push(("fchmod".to_owned(), 1));
+    for (call, nth) in &points {
+        fresh();
+        let contents = || {
+            mine.each_ref()
+                .map(|path| store.content(Example::UPPER, path))
+        };
+        let (before, rows) = (contents(), store.rows());
+        let outcome = filled_at(&world, call, *nth);
+        world.ok(["rm", "-f", "/mnt/example/zeros"]);
+        let what = format!("{call} {nth}: {outcome}");
+        assert!(matches!(outcome.code(), Some(0 | 1 | 3)), "{what}");
+        assert_says_why(&outcome, &what);
+        let said = outcome.stderr();
+        let met = ["No space left on device", "database or disk is full"];
+        let met = met.iter().any(|error| said.contains(error));
+        if outcome.code() == Some(3) {
+            // Or it saw before it copied anything.
+            assert!(met || said.contains("has 0 bytes free"), "{what}");
+            stopped += u32::from(met);
+        }
+        for ((path, before), now) in mine.iter().zip(before).zip(contents()) {
+            // An upper copy that is also below may be gone by now.
+            let below = store.content(Example::LOWER, path);
+            assert!(
+                now == before || now.is_empty() && below == before,
+                "{path}: {what}"
+            );
+        }
+        let dropped: Vec<_> = rows.difference(&store.rows()).cloned().collect();
+        assert!(
+            dropped.is_empty() || dropped == [store.path("gone-unneeded-file")],
+            "{dropped:?}: {what}"
+        );
+        let again = command().run();
+        assert_eq!(again.code(), Some(0), "{what}: {again}");
+        assert!(
+            left() == wanted,
+            "{what}: {again} {}\nshould be {wanted}",
+            left()
+        );
+        store.example.command("down").run();
+    }
+    assert!(stopped > 0, "it never ran out of room");
+}
+
+/// Runs it, holds it where it makes its nth call of a kind, takes all room, and lets it go on, also from
+/// other threads' nth calls.
+fn filled_at(world: &World, call: &str, nth: usize) -> Outcome {
+    let script = format!(
+        "rm -f /tmp/trace
+         strace -f -o /tmp/trace -e trace={call} -e inject={call}:signal=SIGSTOP:when={nth} \
+             overstore reconcile example --json --old {OLD} &
+         held() {{ sed -n 's/^\\([0-9]*\\) *--- stopped by SIGSTOP ---$/\\1/p' /tmp/trace 2>/dev/null; }}
+         until [ -n \"$(held)\" ]; do
+             kill -0 $! 2>/dev/null || break
+             sleep 0.02
+         done
+         cat /dev/zero >/mnt/example/zeros 2>/dev/null
+         while kill -0 $! 2>/dev/null; do
+             for thread in $(held); do kill -CONT \"$thread\" 2>/dev/null; done
+             sleep 0.02
+         done
+         wait $!"
+    );
+    world.run(["sh", "-c", &script])
 }
 
 /// The old store cannot be read, or is not there any more: what only it has is nowhere to be had, and
@@ -180,7 +322,7 @@ fn soak_a_million_rows() {
     let outcome = world.overstore(words).under(limits).run();
     assert_eq!(outcome.code(), Some(0), "{}", outcome.stderr());
     println!("{ROWS} rows in {:.1} s", start.elapsed().as_secs_f64());
-    let report: serde_json::Value = serde_json::from_slice(&outcome.out).expect("JSON");
+    let report: Value = serde_json::from_slice(&outcome.out).expect("JSON");
     let count = |list: &str| report[list].as_array().map(Vec::len);
     assert_eq!(count("rows-taken"), Some(9_000));
     assert_eq!(count("rows-dropped"), Some(1_000));

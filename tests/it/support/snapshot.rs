@@ -12,6 +12,9 @@ use std::path::{Path, PathBuf};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
+/// Files of more bytes are not read: a sparse one can claim any size. Their change times tell.
+const LARGEST: u64 = 1 << 30;
+
 /// Everything there is to see of a directory and what is below it, except access times: a change
 /// that leaves two snapshots equal cannot be seen by anybody. The inode change time, which no
 /// program can set, shows even what was undone again.
@@ -127,7 +130,9 @@ impl Entry {
             modified: (metadata.mtime(), metadata.mtime_nsec()),
             changed: (metadata.ctime(), metadata.ctime_nsec()),
             target: kind.is_symlink().then(|| fs::read_link(path)).transpose()?,
-            sha256: kind.is_file().then(|| sha256(path)).transpose()?,
+            sha256: (kind.is_file() && metadata.len() <= LARGEST)
+                .then(|| sha256(path))
+                .transpose()?,
             attributes: attributes(path)?,
         })
     }
