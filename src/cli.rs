@@ -13,9 +13,9 @@ use crate::config::{Age, Size};
 
 /// Sets up, checks and maintains Nix's local-overlay stores.
 ///
-/// One TOML file says which store lies below, which directory takes what is new, and where the
-/// merged store and its state are. overstore sets that up, verifies it, and says in plain words what
-/// is wrong when something is.
+/// One TOML file says which store is below, which directory takes what is new, and where the
+/// merged store and its state are. overstore sets the store up and verifies it. When something is
+/// wrong, it says so in plain words.
 #[derive(Debug, Parser)]
 #[command(
     name = "overstore",
@@ -68,14 +68,14 @@ pub(crate) fn command() -> clap::Command {
 pub enum Command {
     /// Set the store up: make what is missing, then check the result.
     ///
-    /// Observes the machine, makes the directories, the upper database and the OverlayFS mount
-    /// where they are missing, and checks the result. Run again, it changes nothing and says so. If it
-    /// is killed at any point, the next run finishes the work.
+    /// Makes the directories, the upper database and the OverlayFS mount if they are missing, and
+    /// checks the result. Run again, it changes nothing and says so. If it is killed at any point, the
+    /// next run finishes the work.
     Up(Up),
     /// Unmount what `up` mounted, and nothing else.
     ///
-    /// The objects, the upper database and all directories stay. When processes still use the
-    /// mount, they are listed and nothing is unmounted.
+    /// The objects, the upper database and all directories stay. If processes still use the mount,
+    /// `down` lists them and unmounts nothing.
     Down(Down),
     /// Print what `up` would do, step by step, and do nothing.
     Plan(Plan),
@@ -89,74 +89,75 @@ pub enum Command {
     Status(Status),
     /// Copy the metadata of closures from the lower store, all at once.
     ///
-    /// Nix does so by itself, one path at a time, whenever it asks whether a path is valid; this
+    /// Nix does this by itself, one path at a time, whenever it asks whether a path is valid. `warm`
     /// does it in one transaction, many times faster. Objects are not copied. Nix's collector
-    /// drops the metadata of everything without a root again: see --keep.
+    /// removes the metadata of everything without a root again: see --keep.
     Warm(Warm),
     /// Delete from the upper layer what no root needs.
     ///
-    /// overstore chooses what is garbage, and Nix deletes it, after it has looked at roots,
-    /// temporary roots and locks itself. The cost is that of the upper layer, not of the lower
-    /// store. Leftovers of interrupted work that nobody uses go too. Of garbage that is in both layers
-    /// the upper copy goes, as with `optimise`.
+    /// overstore chooses what is garbage. Nix deletes it, after it has looked at roots, temporary
+    /// roots and locks itself. The cost depends on the upper layer, not on the lower store. Unused
+    /// leftovers of interrupted work are deleted too. If garbage is in both layers, only the upper
+    /// copy is removed, as with `optimise`.
     Gc(Gc),
     /// Remove from the upper layer what the lower store has too.
     ///
-    /// An upper copy goes where both databases have the same hash, size and references of the object,
-    /// and both copies are equal, byte by byte; the lower one shows then. Where something differs,
-    /// both stay, and are listed. Programs that use an upper copy go on with it; a later run removes it.
+    /// An upper copy is removed if both databases have the same hash, size and references for the
+    /// object, and both copies are equal, byte by byte. The lower copy shows from then on. If something
+    /// differs, both copies stay, and are listed. Programs that use an upper copy keep it; a later run
+    /// removes it.
     Optimise(Optimise),
     /// Put an upper store right after its lower store was replaced.
     ///
-    /// Each row of the upper database and each object of the upper layer is compared with the lower
-    /// store as it is now. Rows are taken from it anew; what something above needs and the lower store
-    /// no longer has is carried: copied from the old one into the upper layer, if it is what its row
-    /// says; copies of what is below go. Nothing is given up without a flag that says so. The store has to be
-    /// down, and is up afterwards. The exit code is 1 when something is needed that cannot be found
-    /// anywhere, also with --dry-run.
+    /// Compares each row of the upper database and each object of the upper layer with the lower store
+    /// as it is now. Rows are copied from it again. Objects that are needed above and that the lower
+    /// store no longer has are carried: copied from the old store into the upper layer, if they are what
+    /// their rows say. Upper copies of what is below are removed. Nothing is given up without a flag that
+    /// says so. The store must be down, and is up afterwards. The exit code is 1 if something needed
+    /// cannot be found anywhere, also with --dry-run.
     Reconcile(Reconcile),
-    /// Bring the store to what is below now, while it is in use.
+    /// Bring the store up to date with what is below, while it is in use.
     ///
     /// Over a publication: compares what the upper store took from below with the current generation,
-    /// has the kernel see what is new, and only then has new connections of Nix read that generation.
-    /// Where it lacks something that the upper store needs, nothing is switched, and the exit code
-    /// is 1. Where the publication cannot be reached, the store stays as it is, and the exit code is 3. Over
-    /// a lower store that grows in place, this does what `remount` does.
+    /// makes the kernel see what is new, and only then switches new connections of Nix to that
+    /// generation. If it lacks something that the upper store needs, nothing is switched, and the exit
+    /// code is 1. If the publication cannot be reached, the store stays as it is, and the exit code is 3.
+    /// Over a lower store that grows in place, this does what `remount` does.
     Refresh(Refresh),
     /// Make a generation of a lower store, for those above it.
     ///
-    /// From a live store that Nix is using, it makes a database that is complete and does not change, over
-    /// the same objects. What is published is verified, kept from the live store's collector, and only
-    /// then made the current generation. This is for the lower store's owner, on the owner's own store.
+    /// Makes a complete database that never changes from a live store that Nix is using, over the same
+    /// objects. What is published is verified and protected from the live store's collector, and only
+    /// then becomes the current generation. This is for the lower store's owner, on the owner's own store.
     Publish(Publish),
     /// Print the store URL.
     Url(Url),
     /// Run a command, or a shell, in a private set-up of the store.
     ///
-    /// The store is set up in a private mount namespace (without root, in a user namespace too)
-    /// and COMMAND, or your shell, runs there with Nix told to use the store. While anything runs in
-    /// it, others that this user starts join it. overstore becomes the command: its signals and its
-    /// exit code are the command's own. overstore's own failures are 125 (set-up failed), 126 (the
-    /// command cannot be run) and 127 (the command was not found).
+    /// The store is set up in a private mount namespace (without root, in a user namespace too).
+    /// COMMAND, or your shell, runs there, with Nix configured to use the store. While anything runs in
+    /// it, further commands of the same user join it. overstore becomes the command: signals and the
+    /// exit code are the command's own. Its own failures are 125 (set-up failed), 126 (the command
+    /// cannot be run) and 127 (the command was not found).
     Exec(Exec),
     /// Make the kernel look again at a layer that has changed.
     ///
-    /// This is what Nix's `remount-hook` needs. Nix passes a hook only the merged store
-    /// directory, so the same program called as `overstore-remount DIRECTORY` does this too.
+    /// Nix's `remount-hook` needs this. Nix passes the hook nothing but the merged store
+    /// directory, so this program does the same when it is called as `overstore-remount DIRECTORY`.
     Remount(Remount),
     /// Collect what a bug report needs into one file.
     ///
-    /// Versions, the kernel, Nix and its settings, mounts, units, the journal, and of each store its
-    /// description, `status` and `check`. The file is new and for you alone. No contents of stores are in
-    /// it; passwords and tokens in URLs and settings are masked. What cannot be found out is said in its
-    /// place. Read it before you give it to others.
+    /// The file has versions, the kernel, Nix and its settings, mounts, units, the journal, and for each
+    /// store its description, `status` and `check`. It is a new file that only you can read. It has no
+    /// contents of stores, and passwords and tokens in URLs and settings are masked. Where something
+    /// cannot be found out, the file says so. Read it before you give it to others.
     BugReport(BugReport),
     /// Write the systemd units of stores, when a system is built.
     ///
-    /// They are those that overstore's generator makes when a machine starts. NixOS has to know them
-    /// beforehand: it compares a new system's units with the old one's, and restarts what changed. When
-    /// a description is wrong, or two stores want one daemon's socket, nothing is written and the
-    /// exit code is 2.
+    /// These are the units that overstore's generator makes when a machine starts. NixOS needs them
+    /// beforehand: it compares the new system's units with the old ones, and restarts what changed. If a
+    /// description is wrong, or two stores want the same socket for their daemons, nothing is written
+    /// and the exit code is 2.
     Units(Units),
     /// Print a commented configuration file to start from.
     New(New),
@@ -193,8 +194,8 @@ impl Command {
 /// The store a command is about.
 #[derive(Debug, Clone, Args)]
 pub struct StoreArgument {
-    /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
+    /// A name, or a path to a TOML file. A name stands for NAME.toml in ~/.config/overstore (for
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore.
     #[arg(value_name = "STORE")]
     pub store: OsString,
 }
@@ -202,9 +203,9 @@ pub struct StoreArgument {
 /// The stores a command is about.
 #[derive(Debug, Default, Clone, Args)]
 pub struct Stores {
-    /// Names, or paths to TOML files. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml. Of several
-    /// stores the exit code is the highest.
+    /// Names, or paths to TOML files. A name stands for NAME.toml in ~/.config/overstore (for
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore. For several stores,
+    /// the exit code is the highest one.
     #[arg(value_name = "STORE", required_unless_present = "all")]
     pub stores: Vec<OsString>,
     /// All stores that have a name.
@@ -215,11 +216,12 @@ pub struct Stores {
 /// Working on a system that is not running.
 #[derive(Debug, Default, Clone, Args)]
 pub struct RootArgument {
-    /// Work on the system that will be booted from DIR: every path is taken below it, and the
-    /// mount's recorded text has no DIR in it, so that Nix's check passes after the switch of root.
+    /// Work on the system that will be booted from DIR: every path is below DIR, and the text that
+    /// the kernel records for the mount does not name DIR, so that Nix's check passes after the
+    /// switch of root.
     #[arg(long, value_name = "DIR")]
     pub root: Option<PathBuf>,
-    /// With --root: read the description here and not below DIR, in an initrd that has it.
+    /// With --root: read the description from the running initrd, not from below DIR.
     #[arg(long, requires = "root")]
     pub description_here: bool,
 }
@@ -233,8 +235,8 @@ pub struct Up {
     pub root: RootArgument,
     #[command(flatten)]
     pub allowed: Allowed,
-    /// Exit as the store's unit has to: also with 0 where objects are missing and the description
-    /// lets the store start all the same (`when-incomplete`).
+    /// Use the exit code that the store's unit needs: also 0 if objects are missing and the
+    /// description lets the store start anyway (`when-incomplete`).
     #[arg(long)]
     pub unit: bool,
 }
@@ -245,18 +247,18 @@ pub struct Allowed {
     /// Give existing directories the owner and mode that Nix would give them.
     #[arg(long)]
     pub fix_permissions: bool,
-    /// Make a new upper database although the upper layer holds objects: Nix takes none of them to
-    /// be valid then. Give up what the lost database knew.
+    /// Make a new upper database although the upper layer has objects. Gives up what the lost
+    /// database knew: Nix will not consider any of these objects valid.
     #[arg(long)]
     pub accept_lost_database: bool,
-    /// Take this upper layer although the upper database belongs to another one. Give up what is in
+    /// Use this upper layer although the upper database belongs to another one. Gives up what is in
     /// the other one.
     #[arg(long)]
     pub accept_other_layer: bool,
-    /// Set the store up although all objects of the upper layer are missing. Give them up.
+    /// Set the store up although all objects of the upper layer are missing. Gives them up.
     #[arg(long)]
     pub accept_lost_objects: bool,
-    /// Set the marks of the upper layer again that a copy without extended attributes has lost, or
+    /// Restore marks of the upper layer that were lost in a copy without extended attributes, or
     /// that were made in a user namespace.
     #[arg(long)]
     pub restore_marks: bool,
@@ -269,7 +271,7 @@ pub struct Down {
     pub store: StoreArgument,
     #[command(flatten)]
     pub root: RootArgument,
-    /// Detach the mount although it is in use: it goes away with its last user.
+    /// Detach the mount even if it is in use. It goes away with its last user.
     #[arg(long)]
     pub lazy: bool,
     /// Unmount the overlay even where no record in /run/overstore says that `overstore up` mounted
@@ -295,16 +297,16 @@ pub struct Plan {
                       overstore check [OPTIONS] --all\n       \
                       overstore check --list")]
 pub struct Check {
-    /// Names, or paths to TOML files. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml. Of several
-    /// stores the exit code is the highest.
+    /// Names, or paths to TOML files. A name stands for NAME.toml in ~/.config/overstore (for
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore. For several stores,
+    /// the exit code is the highest one.
     #[arg(value_name = "STORE", required_unless_present_any = ["list", "all"])]
     pub stores: Vec<OsString>,
     /// All stores that have a name.
     #[arg(long, conflicts_with = "stores")]
     pub all: bool,
-    /// Print everything that can be found, with its severity, its part of the store, and whether it
-    /// stops `up`. Looks at no store.
+    /// Print all findings that there are, with their severity, their part of the store, and whether
+    /// they stop `up`. Looks at no store.
     #[arg(long, conflicts_with_all = ["stores", "all", "root", "lower", "contents", "nix"])]
     pub list: bool,
     #[command(flatten)]
@@ -317,8 +319,8 @@ pub struct Check {
     /// --lower, also the objects below whose metadata was copied.
     #[arg(long)]
     pub contents: bool,
-    /// Also have the `nix` on PATH open the store. Nix may then write where Nix writes: in the
-    /// state directory, and in a lower store that is not read-only.
+    /// Also have the `nix` on PATH open the store. Nix may then write to the state directory, and to
+    /// a lower store that is not read-only.
     #[arg(long)]
     pub nix: bool,
 }
@@ -358,7 +360,7 @@ pub struct Status {
     /// Goes through every file in the upper layer.
     #[arg(long)]
     pub sizes: bool,
-    /// Print the numbers in Prometheus's text format, for node_exporter's textfile collector. The exit
+    /// Print numbers in Prometheus's text format, for node_exporter's textfile collector. The exit
     /// code is 0 whatever is found.
     #[arg(long, conflicts_with = "exit_code")]
     pub metrics: bool,
@@ -386,8 +388,8 @@ pub struct Warm {
     /// are not valid in the lower store.
     #[arg(long, value_name = "DIR", group = "what")]
     pub roots: Vec<PathBuf>,
-    /// Make roots for them, in `gcroots/overstore` of the state directory, so that Nix's collector
-    /// keeps what was copied.
+    /// Make roots for the closures, in `gcroots/overstore` of the state directory, so that Nix's
+    /// collector keeps what was copied.
     #[arg(long)]
     pub keep: bool,
     /// Remove the roots that --keep has made, and do nothing else.
@@ -403,42 +405,42 @@ pub struct Gc {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub stores: Stores,
-    /// List what would go, and change nothing.
+    /// List what would be deleted, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Say what keeps PATH alive, and through which references, and change nothing.
+    /// Show what keeps PATH alive, and through which references, and change nothing.
     #[arg(long, value_name = "PATH", conflicts_with_all = ["dry_run", "older_than", "min_free", "max_free", "metadata", "leftovers", "delete_generations"])]
     pub why: Option<PathBuf>,
-    /// Only what came into the upper layer longer ago than AGE (`14d`, `36h`, `30m`), with all that
-    /// refers to it.
+    /// Delete only what came into the upper layer longer ago than AGE (`14d`, `36h`, `30m`), with
+    /// everything that refers to it.
     #[arg(long, value_name = "AGE")]
     pub older_than: Option<Age>,
     /// First delete old generations of Nix's profiles in this store: all but the current ones
     /// (`old`), or those older than an age (`14d`).
     #[arg(long, value_name = "old|AGE", conflicts_with = "dry_run")]
     pub delete_generations: Option<Generations>,
-    /// Do nothing unless less than SIZE (`10G`) is free on the upper layer's file system. Exit code 1
-    /// when it still is afterwards.
+    /// Do nothing unless less than SIZE (`10G`) is free on the upper layer's file system. The exit
+    /// code is 1 if that is still so afterwards.
     #[arg(long, value_name = "SIZE")]
     pub min_free: Option<Size>,
-    /// Stop as soon as SIZE (`50G`) is free there. The oldest goes first.
+    /// Stop as soon as SIZE (`50G`) is free there. The oldest objects are deleted first.
     #[arg(long, value_name = "SIZE")]
     pub max_free: Option<Size>,
-    /// Also drop the metadata of lower objects that was copied and that nothing above needs.
+    /// Also remove copied metadata of lower objects that nothing above needs.
     #[arg(long)]
     pub metadata: bool,
-    /// Also delete objects that neither database knows, as `gc.leftovers` in the description has it
-    /// always. They can be all that is left of what a lost database described.
+    /// Also delete objects that neither database knows; `gc.leftovers` in the description always does
+    /// so. They may be all that is left of what a lost database described.
     #[arg(long)]
     pub leftovers: bool,
-    /// Go on although the upper database knows fewer objects than before, and others are there: give up
-    /// what only an older state of it knows.
+    /// Continue although the upper database knows fewer objects than before while others exist. Gives
+    /// up what only an older state of the database knows.
     #[arg(long)]
     pub accept_lost_rows: bool,
     /// Where Nix's programs are, if not on PATH.
     #[arg(long, value_name = "DIR")]
     pub nix: Option<PathBuf>,
-    /// Go on although links to roots lead to something that may only be out of sight, such as a home
+    /// Continue although some roots are links to something that may only be hidden, such as a home
     /// directory that is not mounted. What those roots keep is then collected.
     #[arg(long)]
     pub ignore_absent_roots: bool,
@@ -450,11 +452,11 @@ pub struct Optimise {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub store: StoreArgument,
-    /// List what would go, and change nothing.
+    /// List what would be removed, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// Believe the databases, and do not compare the copies. A lower copy that is damaged then
-    /// replaces a good upper one.
+    /// Trust the databases, and do not compare the copies. A damaged lower copy can then replace a
+    /// good upper one.
     #[arg(long)]
     pub trust_databases: bool,
 }
@@ -465,26 +467,26 @@ pub struct Reconcile {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub store: StoreArgument,
-    /// Say what would be done, and change nothing.
+    /// Show what would be done, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
-    /// The previous lower store: its URL, its root, or the directory with its objects. Can be given
-    /// several times. Without it, the one that is remembered is looked for. Only objects with the hash
+    /// The previous lower store: its URL, its root, or the directory with its objects. Can be
+    /// repeated. Without it, overstore looks for the one that it remembers. Only objects with the hash
     /// that the upper database has are taken from it.
     #[arg(long, value_name = "STORE")]
     pub old: Vec<OsString>,
     /// Drop the rows of what is needed and cannot be found anywhere, and of everything that depends on
-    /// it. Give these up; objects of the upper layer stay, without rows.
+    /// it. Gives these up; objects of the upper layer stay, without rows.
     #[arg(long)]
     pub drop_missing: bool,
-    /// Where an object of the upper layer differs from the lower store's of the same path, have the
-    /// lower one take its place. Give the upper one up.
+    /// If an object of the upper layer differs from the lower store's object with the same path, use
+    /// the lower one instead. Gives the upper one up.
     #[arg(long)]
     pub prefer_lower: bool,
-    /// Remove objects of the upper layer that have no row. Give them up.
+    /// Remove objects of the upper layer that have no row. Gives them up.
     #[arg(long)]
     pub remove_without_rows: bool,
-    /// Go on although links to roots lead to something that may only be out of sight, such as a home
+    /// Continue although some roots are links to something that may only be hidden, such as a home
     /// directory that is not mounted. What those roots keep and the lower store has lost is then dropped.
     #[arg(long)]
     pub ignore_absent_roots: bool,
@@ -501,7 +503,7 @@ pub struct Refresh {
     #[command(flatten)]
     #[allow(missing_docs)]
     pub stores: Stores,
-    /// Say whether there is a newer generation and what it lacks, and change nothing.
+    /// Show whether there is a newer generation and what it lacks, and change nothing.
     #[arg(long)]
     pub dry_run: bool,
 }
@@ -553,23 +555,23 @@ pub struct Publish {
         required_unless_present_any = ["check", "from", "registration"]
     )]
     pub publication: Option<OsString>,
-    /// Pack a lower store into FILE, in place of a generation: of the publication's live store, or of
-    /// what --from or --registration names. KIND is squashfs, erofs, or state (its metadata alone, as a
-    /// directory). The same objects give the same bytes. An image that is there is replaced.
+    /// Pack a lower store into FILE instead of making a generation: the publication's live store, or
+    /// what --from or --registration names. KIND is squashfs, erofs, or state (only the metadata, as a
+    /// directory). The same objects give the same bytes. An existing image is replaced.
     #[arg(
         long, num_args = 2, value_names = ["KIND", "FILE"],
         conflicts_with_all = ["check", "list", "retiring"]
     )]
     pub image: Option<Vec<OsString>>,
-    /// With --image: pack the store STORE, a local store's URL or its root, or the current generation
-    /// of the publication in the directory STORE.
+    /// With --image: pack this store. STORE is a local store's URL or root, or the directory of a
+    /// publication, whose current generation is packed.
     #[arg(
         long, value_name = "STORE", requires = "image",
         conflicts_with_all = ["publication", "registration"]
     )]
     pub from: Option<OsString>,
-    /// With --image: pack what FILE says is valid, as `nix-store --dump-db` and nixpkgs' closureInfo
-    /// write it. The objects are in the store directory.
+    /// With --image: pack what FILE lists as valid, in the format of `nix-store --dump-db` and
+    /// nixpkgs' closureInfo. The objects are in the store directory.
     #[arg(
         long,
         value_name = "FILE",
@@ -577,11 +579,11 @@ pub struct Publish {
         conflicts_with = "publication"
     )]
     pub registration: Option<PathBuf>,
-    /// With --registration: the directory that has the objects, where that is not the store directory.
+    /// With --registration: the directory that has the objects, if it is not the store directory.
     #[arg(long, value_name = "DIR", requires = "registration")]
     pub real: Option<PathBuf>,
-    /// With --image: pack the closure of PATH, which is a store path or a link to one, and not what
-    /// the description includes. Can be given several times, also beside --roots.
+    /// With --image: pack the closure of PATH, a store path or a link to one, instead of what the
+    /// description includes. Can be repeated, and combined with --roots.
     #[arg(
         long = "path",
         value_name = "PATH",
@@ -589,8 +591,7 @@ pub struct Publish {
         conflicts_with = "all_valid"
     )]
     pub paths: Vec<PathBuf>,
-    /// With --image: pack the closures of the roots or profiles in DIR; what is not valid of them is
-    /// passed over.
+    /// With --image: pack the closures of the roots or profiles in DIR. Invalid paths are skipped.
     #[arg(
         long,
         value_name = "DIR",
@@ -598,19 +599,18 @@ pub struct Publish {
         conflicts_with = "all_valid"
     )]
     pub roots: Vec<PathBuf>,
-    /// With --image: have the program that makes it use so many processors. 0: all, which is the
-    /// default.
+    /// With --image: how many processors the program that makes the image uses. 0 is all of them.
     #[arg(long, value_name = "COUNT", requires = "image", default_value_t = 0)]
     pub processors: u32,
     /// Publish everything that is valid in the live store, whatever the description includes. Every
-    /// object is then kept while this generation is, whether anything needs it or not.
+    /// object is then kept as long as this generation, whether anything needs it or not.
     #[arg(long)]
     pub all_valid: bool,
     /// Hash every object that is published, or verified, and compare it with its row.
     #[arg(long)]
     pub contents: bool,
-    /// Verify a lower store that exists already, and publish nothing: DIR is its root, or the directory
-    /// of a publication, whose current generation is meant. Also reports what consumers would be told.
+    /// Verify an existing lower store, and publish nothing. DIR is its root, or the directory of a
+    /// publication, whose current generation is verified. Also reports what would trouble consumers.
     #[arg(long, value_name = "DIR", conflicts_with_all = ["publication", "all_valid", "list", "retiring"])]
     pub check: Option<PathBuf>,
     /// With --check: make the directories and files that the Nix of consumers expects.
@@ -627,8 +627,8 @@ pub struct Publish {
     /// List the generations, and make none.
     #[arg(long, conflicts_with_all = ["all_valid", "contents", "retiring"])]
     pub list: bool,
-    /// Make no generation, but retire generation N: consumers are warned, and nothing is lost yet. Its
-    /// database and its roots go when the time that the description names (`keep.grace`) is over.
+    /// Retire generation N, and make none: consumers are warned, and nothing is lost yet. Its
+    /// database and its roots are removed when the grace period (`keep.grace`) is over.
     #[arg(long, value_name = "N", group = "retiring", conflicts_with_all = ["all_valid", "contents"])]
     pub retire: Option<u64>,
     /// The same for all generations older than AGE (`30d`, `36h`).
@@ -641,7 +641,7 @@ pub struct Publish {
     )]
     pub retire_all_but: Option<u64>,
     /// With a flag that retires: remove the databases and the roots at once. Consumers that still use
-    /// such a generation fail, and what only it kept goes with the owner's next collection.
+    /// such a generation fail, and the owner's next collection removes what only it kept.
     #[arg(long, requires = "retiring")]
     pub now: bool,
 }
@@ -649,7 +649,7 @@ pub struct Publish {
 /// Arguments of `new`.
 #[derive(Debug, Args)]
 pub struct New {
-    /// Print the one for a publication, for `/etc/overstore/publications`.
+    /// Print the description of a publication instead, for `/etc/overstore/publications`.
     #[arg(long)]
     pub publication: bool,
 }
@@ -692,32 +692,31 @@ pub enum UrlFormat {
 #[command(override_usage = "overstore exec <STORE> [-- <COMMAND>...]\n       \
                       overstore exec --ephemeral [OPTIONS] [-- <COMMAND>...]")]
 pub struct Exec {
-    /// A name, or a path to a TOML file. A name is that of a file in ~/.config/overstore (for
-    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore: NAME.toml.
+    /// A name, or a path to a TOML file. A name stands for NAME.toml in ~/.config/overstore (for
+    /// ordinary users), /etc/overstore, /run/overstore or /usr/lib/overstore.
     #[arg(
         value_name = "STORE",
         required_unless_present = "ephemeral",
         conflicts_with = "ephemeral"
     )]
     pub store: Option<OsString>,
-    /// Run in a new store over the machine's own, which is gone when the command, with everything that
-    /// it has started, has ended. Layers and state are in memory, or, where memory cannot serve, below
-    /// --dir.
+    /// Run in a new store over the machine's own, which is gone once the command and everything that
+    /// it started have ended. Layers and state are in memory, or below --dir if that is given.
     #[arg(long)]
     pub ephemeral: bool,
-    /// With --ephemeral: keep layers and state below DIR, not in memory. What a killed run has left
-    /// there is removed by the next one.
+    /// With --ephemeral: keep layers and state below DIR, not in memory. The next run removes what a
+    /// killed one has left there.
     #[arg(long, value_name = "DIR", requires = "ephemeral")]
     pub dir: Option<PathBuf>,
-    /// With --ephemeral: another lower store, as the key lower-store of a description has it.
+    /// With --ephemeral: another lower store, written as in the key lower-store of a description.
     #[arg(long, value_name = "STORE-URL", requires = "ephemeral")]
     pub lower: Option<String>,
-    /// With --ephemeral: copy the metadata of PATH's closure from the lower store at once.
+    /// With --ephemeral: first copy the metadata of PATH's closure from the lower store.
     #[arg(long, value_name = "PATH", requires = "ephemeral")]
     pub warm: Vec<PathBuf>,
     #[command(flatten)]
     pub allowed: Allowed,
-    /// The command and its arguments; without them, it is your shell.
+    /// The command and its arguments. The default is your shell.
     #[arg(value_name = "COMMAND", last = true)]
     pub command: Vec<OsString>,
 }
@@ -733,12 +732,12 @@ pub struct Remount {
 /// Arguments of `bug-report`.
 #[derive(Debug, Args)]
 pub struct BugReport {
-    /// Names, or paths to TOML files, of the stores that it is about. Without, it is about all that
+    /// Names of the stores to report on, or paths to their TOML files. The default is all stores that
     /// have a name.
     #[arg(value_name = "STORE")]
     pub stores: Vec<OsString>,
-    /// Write to FILE, which must not be there yet, or to standard output (`-`). Without, it is
-    /// overstore-bug-report.txt here, with --json overstore-bug-report.json.
+    /// Write to FILE, which must not exist yet, or to standard output (`-`). The default is
+    /// overstore-bug-report.txt in this directory; with --json, overstore-bug-report.json.
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
 }
@@ -752,13 +751,13 @@ pub struct Units {
     /// The description of a publication of that system.
     #[arg(long, value_name = "FILE")]
     pub publication: Vec<PathBuf>,
-    /// Write to DIR, which is made if it is missing, and has to be empty otherwise.
+    /// Write to DIR. It is made if it is missing; otherwise it must be empty.
     #[arg(long, value_name = "DIR")]
     pub output: PathBuf,
-    /// Write to a DIR that is not empty, and replace overstore's own files there, no others.
+    /// Write to a DIR that is not empty. Replaces only overstore's own files there.
     #[arg(long)]
     pub force: bool,
-    /// Where that system has the files with the store URLs (`overstore-NAME.env`), which are written
+    /// Where that system has the files with the store URLs (`overstore-NAME.env`). They are written
     /// beside the units.
     #[arg(long, value_name = "DIR", default_value = "/etc/overstore")]
     pub variables: PathBuf,
@@ -817,7 +816,7 @@ pub enum SchemaName {
     BugReport,
     /// The output of `publish --image`.
     PublishImage,
-    /// The output of any of them that came to no result (exit code 2, or 3 without a report).
+    /// The output of any command that fails before it has a result (exit code 2, or 3 without a report).
     Error,
 }
 
@@ -831,7 +830,7 @@ pub struct Completions {
 /// Arguments of `manual`.
 #[derive(Debug, Args)]
 pub struct Manual {
-    /// The pages are written to `man1`, `man5` and `man8` in it, which are made if they are missing.
+    /// Write to the directories `man1`, `man5` and `man8` in DIR, which are made if they are missing.
     #[arg(value_name = "DIR")]
     pub directory: PathBuf,
 }

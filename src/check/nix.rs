@@ -130,8 +130,8 @@ pub(crate) fn refuses(store: &Store, observed: &Observed, command: &str, message
         .remedy(match of_another {
             true => super::layers::how_to_have_one(store),
             false => Remedy::say(
-                "see what it says; of the store nothing is wrong, so it is Nix's settings \
-                 (nix.conf, `NIX_CONFIG`) or its surroundings",
+                "see what it says; nothing is wrong with the store, so the cause is in Nix's \
+                 settings (nix.conf, `NIX_CONFIG`) or its environment",
             )
             .run(command!["nix", "config", "check"]),
         })

@@ -234,7 +234,7 @@ impl Rule<'_> {
                     show_path(&self.store.state)
                 ))
                 .or(Remedy::say(
-                    "go on with an empty database, for which Nix takes none of them to be valid",
+                    "go on with an empty database; Nix then considers none of them valid",
                 )
                 .run(self.store.command(["up", "--accept-lost-database"]))),
             )

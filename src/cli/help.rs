@@ -44,7 +44,7 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
             ),
             (
                 "overstore new --publication > main.toml",
-                "begin that of a publication",
+                "begin the description of a publication",
             ),
         ],
     ),
@@ -57,7 +57,7 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
             ),
             (
                 "overstore up ./example.toml",
-                "the same of a file that is elsewhere",
+                "the same for a file that is elsewhere",
             ),
             (
                 "overstore up --fix-permissions example",
@@ -71,7 +71,7 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
             ("overstore down example", "unmount it, if nothing uses it"),
             (
                 "overstore down --lazy example",
-                "detach it now; it ends with its last user",
+                "detach it now; it goes away with its last user",
             ),
         ],
     ),
@@ -126,15 +126,15 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
             ("overstore status example", "one store at a glance"),
             (
                 "overstore status --all --json",
-                "everything that a monitor wants to know",
+                "everything that a monitor needs",
             ),
             (
                 "overstore status --all --sizes --metrics",
-                "the numbers of it for node_exporter",
+                "the same as numbers, for node_exporter",
             ),
             (
                 "overstore status --exit-code example",
-                "for a script: does it have an error?",
+                "for a script: exit with 1 if there is an error",
             ),
         ],
     ),
@@ -147,12 +147,15 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
                 "also hash every object again",
             ),
             ("overstore check --all", "every store of this machine"),
-            ("overstore check --list", "what can be found at all"),
+            ("overstore check --list", "all findings that there are"),
         ],
     ),
     (
         "plan",
-        &[("overstore plan example", "what `up` would do, and end with")],
+        &[(
+            "overstore plan example",
+            "what `up` would do, and how it would end",
+        )],
     ),
     (
         "url",
@@ -167,7 +170,7 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
             ),
             (
                 "overstore url --format nix.conf example",
-                "all of Nix's settings for it",
+                "all settings that Nix needs for it",
             ),
         ],
     ),
@@ -206,11 +209,11 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
         &[
             (
                 "overstore optimise --dry-run example",
-                "what would go, and what it would free",
+                "what would be removed, and how much it would free",
             ),
             (
                 "overstore optimise example",
-                "compare both copies of each, and remove the upper one of equals",
+                "compare the two copies of each object, and remove equal upper ones",
             ),
         ],
     ),
@@ -226,11 +229,11 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
         &[
             (
                 "overstore reconcile --dry-run example",
-                "what a lower store that was replaced means for what is above",
+                "what would be done after the lower store was replaced",
             ),
             (
-                "overstore reconcile --old /srv/image-of-before example",
-                "put it right, and carry over what only the old one has",
+                "overstore reconcile --old /srv/old-image example",
+                "put it right, and carry what only the old lower store has",
             ),
         ],
     ),
@@ -243,7 +246,7 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
             ),
             (
                 "overstore refresh example",
-                "go on to it, while the store is in use",
+                "move on to it, while the store is in use",
             ),
             (
                 "overstore refresh --all",
@@ -258,17 +261,14 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
                 "overstore publish main",
                 "make a new generation of /etc/overstore/publications/main.toml",
             ),
-            (
-                "overstore publish --list main",
-                "the generations that there are",
-            ),
+            ("overstore publish --list main", "list the generations"),
             (
                 "overstore publish --retire 3 main",
                 "tell the consumers of generation 3 to move on",
             ),
             (
                 "overstore publish --image squashfs /srv/lower.squashfs main",
-                "pack the same into one file, with the database and all that Nix wants to find",
+                "pack the same into one image file, with its database",
             ),
             (
                 "overstore publish --check /srv/lower",
@@ -286,15 +286,21 @@ pub(crate) const EXAMPLES: [(&str, &[Example]); 21] = [
     (
         "schema",
         &[
-            ("overstore schema", "of the description, for an editor"),
-            ("overstore schema status", "of what `status --json` prints"),
+            (
+                "overstore schema",
+                "the schema of a description, for an editor",
+            ),
+            (
+                "overstore schema status",
+                "the schema of what `status --json` prints",
+            ),
         ],
     ),
     (
         "completions",
         &[(
             "overstore completions bash",
-            "the script; `make install` puts it in its place",
+            "print the script; `make install` installs it",
         )],
     ),
     (

@@ -213,7 +213,7 @@ fn warn_of_others(file: &Path, status: &Status) {
     };
     let shown = show_path(file);
     let warning =
-        format!("others than root may write to {shown}, which decides what root does: {who}");
+        format!("users other than root can write to {shown}, which decides what root does: {who}");
     super::print_warning(&Fault::new(warning).remedy(remedy));
 }
 

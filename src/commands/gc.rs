@@ -114,8 +114,8 @@ fn way<'s>(arguments: &cli::Gc, store: &'s Store) -> Result<Option<&'s Path>, Fa
     let Some(daemon) = store.daemon.as_ref().filter(|_| at_its_place) else {
         let what = format!("only root may collect the store {}", store.name);
         let remedy = format!(
-            "run `{}` as root, or have `overstore-gc@{}.timer` do it by itself, which `[gc]` in its \
-             description makes; a store of `overstore exec` is collected inside of it",
+            "run `{}` as root, or have the timer `overstore-gc@{}.timer` do it, which `[gc]` in \
+             its description makes; a store of `overstore exec` is collected inside of it",
             store.command(["gc"]),
             unit_name(&store.name)
         );
@@ -236,7 +236,7 @@ fn with_progress(
     manager: &ServiceManager,
     json: bool,
 ) -> Result<Result<Result<Collected, Incomplete>, CollectError>, Failure> {
-    let left = "what was deleted is gone, and the rest is as it was";
+    let left = "what was deleted is gone; the rest is unchanged";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
     let mut tell = |progress| match progress {
         Progress::Choosing => {

@@ -69,8 +69,8 @@ pub(super) fn optimise(
             store.name
         ))
         .remedy(format!(
-            "run `{}` as root, or have `[gc]` in its description do it by itself (`optimise = \
-             true`); a store of `overstore exec` is optimised inside of it",
+            "run `{}` as root, or have `[gc]` in its description do it (`optimise = true`); a \
+             store of `overstore exec` is optimised inside of it",
             store.command(["optimise"])
         )));
     }
@@ -95,7 +95,7 @@ fn with_progress(
     json: bool,
 ) -> Result<Result<Optimised, CollectError>, Failure> {
     let manager = ServiceManager::from_environment();
-    let left = "upper copies that were removed show the lower ones, and the rest is as it was";
+    let left = "where an upper copy was removed, the lower one shows; the rest is unchanged";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
     let mut tell = |step| match step {
         Step::Found(objects) => {

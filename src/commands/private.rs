@@ -129,7 +129,7 @@ pub(super) fn refuse_own(store: &Store) -> Result<(), Failure> {
         return Ok(());
     }
     Err(Failure::refused(format!(
-        "{} is a store of your own, which is mounted for your processes alone, while they run",
+        "{} is a store of your own, which is mounted only for your processes, while they run",
         store.name
     ))
     .remedy(Remedy::from(store.command(["exec"]))))
@@ -355,7 +355,7 @@ fn make_directory(store: &Store, own: &Own) -> Result<(), Fault> {
 fn make_private(at: &Path) -> Result<(), Fault> {
     let mut private = std::fs::DirBuilder::new();
     private.recursive(true).mode(0o700);
-    let elsewhere = "have the store where you may write: set `XDG_STATE_HOME`, or the keys of its \
+    let elsewhere = "put the store where you can write: set `XDG_STATE_HOME`, or the keys of its \
                      description, to a directory on a disk of this machine";
     private
         .create(at)

@@ -36,7 +36,7 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
     let publication = description::publication(&named(arguments))?;
     let system = System::here().map_err(Failure::observing)?;
     let manager = ServiceManager::from_environment();
-    let left = "consumers see the generation that was current before, or the new one, whole";
+    let left = "consumers see either the previous generation or the new one, complete";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
     work.step("opening the publication");
     let publisher = Publisher {
@@ -74,8 +74,8 @@ pub(super) fn run(arguments: &cli::Publish, json: bool) -> Result<ExitCode, Fail
 
 fn warn_of_all_valid() {
     super::print_warning(&Fault::new(
-        "everything that is valid is published: nothing of it is freed as long as a generation is kept, \
-         and each generation keeps all of the one before",
+        "everything that is valid is published: none of it is freed as long as a generation is \
+         kept, and each generation keeps everything in the one before",
     ));
 }
 

@@ -295,9 +295,9 @@ fn old_stores(
         })?;
         old.add(&directory).map_err(|error| {
             let what = format!("the old store {} cannot be read", show_path(&directory));
-            Failure::doing(what, error).refusing().remedy(
-                "mount it, or leave `--old` out: what only it has is then nowhere to be had",
-            )
+            Failure::doing(what, error)
+                .refusing()
+                .remedy("mount it, or leave `--old` out; what only it has is then missing")
         })?;
         directories.push(directory);
     }
@@ -448,7 +448,7 @@ fn faults(store: &Store, done: &Reconciled) -> Vec<Fault> {
     }
     if !done.missing.is_empty() {
         let what = format!(
-            "{} objects are needed and nowhere to be had, and {} depend on them",
+            "{} objects are needed and cannot be found anywhere, and {} depend on them",
             done.missing.len(),
             done.depending.len()
         );

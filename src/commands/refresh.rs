@@ -72,7 +72,7 @@ fn switch(
     json: bool,
 ) -> Result<RefreshReport, Failure> {
     let Refresh { store, .. } = *refresh;
-    let left = "the store uses one of the two generations, whole";
+    let left = "the store uses one of the two generations, complete";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
     work.step("comparing the store with the current generation");
     let done = refresh.run(&mut |progress| work.tell(&progress, manager));

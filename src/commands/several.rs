@@ -162,9 +162,7 @@ fn each(stores: &[OsString], given: &[OsString], json: bool) -> Result<ExitCode,
     }
     if interrupted.load(Ordering::Relaxed) {
         let (done, of) = (report.stores.len(), stores.len());
-        super::print_note(&format!(
-            "interrupted: {done} of {of} stores were begun with"
-        ));
+        super::print_note(&format!("interrupted: {done} of {of} stores were started"));
         super::end_by_interrupt();
     }
     Ok(ExitCode::from(worst))

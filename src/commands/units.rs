@@ -155,8 +155,7 @@ fn unwritten(error: OutputError) -> Failure {
     match error {
         OutputError::NotEmpty(_) => Failure::doing("no units are written", error).refusing(),
         OutputError::NotOurs(_) => {
-            Failure::refused(format!("{error}; what else there was to be written is"))
-                .remedy(error.remedy())
+            Failure::refused(format!("{error}; everything else was written")).remedy(error.remedy())
         }
         OutputError::Io { .. } => Failure::machine(error),
     }

@@ -65,12 +65,13 @@ pub(super) fn run(arguments: &cli::Url, json: bool) -> Result<ExitCode, Failure>
 /// No daemon is described: what is printed is right only where the system's serves this store.
 fn warn_of_system_daemon(store: &Store) {
     let what = format!(
-        "no daemon is described for {}: this is the URL of the system's, which serves the store only \
-         where Nix is told to, as by `store` in nix.conf",
+        "no daemon is described for {}: this is the URL of the system's daemon, which serves the \
+         store only if its settings say so, such as `store` in nix.conf",
         store.name
     );
-    let remedy = Remedy::say("where another serves it, say which, or give it with `--socket`")
-        .and_set("daemon.socket", "\"/run/...\"");
+    let remedy =
+        Remedy::say("if another daemon serves it, describe it, or name its socket with `--socket`")
+            .and_set("daemon.socket", "\"/run/...\"");
     let fault = Fault::new(what).remedy(remedy);
     super::tell(&Progress::Warning(&fault), &ServiceManager::default());
 }
@@ -78,7 +79,7 @@ fn warn_of_system_daemon(store: &Store) {
 fn rules(version: &str) -> Result<UrlRules, Failure> {
     let version: NixVersion = version.parse().map_err(|error| {
         Failure::refused(format!("`--nix-version`: {error}"))
-            .remedy("give what `nix --version` prints last")
+            .remedy("give the version that `nix --version` prints")
     })?;
     Ok(UrlRules::from(version))
 }

@@ -39,7 +39,7 @@ pub(super) fn run(arguments: &cli::Warm, json: bool) -> Result<ExitCode, Failure
         roots: arguments.roots.clone(),
         keep: arguments.keep,
     };
-    let left = "all of a copy is there, or nothing of it";
+    let left = "the copy is either complete or absent";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
     let manager = ServiceManager::default();
     let meanwhile = Meanwhile {

@@ -72,7 +72,7 @@ impl Reading<'_> {
                         }
                     }
                     self.problems.push(problem.help(
-                    "it would connect to itself without end: write `lower-store = \"local\"` to read \
+                    "it would connect to itself endlessly: write `lower-store = \"local\"` to read \
                      the lower store's database, or give this store a daemon with another `socket`",
                 ));
                     return;

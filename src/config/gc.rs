@@ -44,12 +44,12 @@ impl Reading<'_> {
         let text = given.value.trim();
         if text.is_empty() || text.contains('%') || unit_value(text.as_ref()).is_none() {
             self.problems.push(
-                Problem::new(format!("`{key}` is no calendar event"))
+                Problem::new(format!("`{key}` is not a calendar event"))
                     .at(
                         &given.span,
-                        "expected one of systemd, such as `daily` or `Sun 03:00`",
+                        "expected a systemd calendar event, such as `daily` or `Sun 03:00`",
                     )
-                    .help("`systemd-analyze calendar` tells what one means"),
+                    .help("`systemd-analyze calendar` explains what one means"),
             );
             return None;
         }

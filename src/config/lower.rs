@@ -89,7 +89,7 @@ impl Resolver<'_> {
         if table.real.is_none() {
             self.problems.push(
                 Problem::new("`lower.real` is missing")
-                    .at(&given.span, "a publication has the metadata alone")
+                    .at(&given.span, "a publication has only metadata")
                     .help("name the directory of the objects, as it is mounted here"),
             );
         }
@@ -198,7 +198,9 @@ impl Resolver<'_> {
                     ))
                     .at(
                         &self.span,
-                        "`auto` asks whether the state directory is writable: which one differs",
+                        "`auto` depends on whether the state directory is writable, and versions \
+                         of Nix differ in \
+                         which one they mean",
                     )
                     .help(format!(
                         "write `local?{name}=...`, or `unix://SOCKET` for a daemon"
@@ -386,7 +388,7 @@ impl Resolver<'_> {
         if upper_layer.is_none() {
             self.problems.push(
                 Problem::new("the local-overlay store in `lower-store` has no `upper-layer`")
-                    .at(&self.span, "Nix does not open it without")
+                    .at(&self.span, "Nix does not open it without one")
                     .help("add `&upper-layer=DIRECTORY` to the URL"),
             );
         }
@@ -454,7 +456,7 @@ pub(crate) fn objects_of(url: &[u8], store_dir: &Path) -> Result<PathBuf, String
 pub(crate) fn places_of(url: &str, store_dir: &Path) -> Result<(PathBuf, PathBuf), String> {
     let reference = StoreReference::parse(url).map_err(|error| error.to_string())?;
     if reference.kind != StoreKind::Local {
-        return Err("it is no local store, of which there is a database".to_owned());
+        return Err("only a local store has a database here".to_owned());
     }
     let path = |name: &str| match reference.text(name) {
         None => Ok(None),

@@ -198,8 +198,8 @@ impl Reading<'_> {
         if whole && raw.publication.is_none() && !misspelled {
             self.problems
                 .push(Problem::new("`publication` is missing").help(
-                    "it is the one key that every description of a publication has: the directory \
-                     that the generations are made in, such as `publication = \
+                    "every description of a publication needs this key: the directory in which \
+                     the generations are made, such as `publication = \
                      \"/srv/publications/main\"`",
                 ));
         }

@@ -266,7 +266,7 @@ impl Reading<'_> {
 impl Reading<'_> {
     /// Keys that have to be there.
     fn missing(&mut self, raw: &RawStore) {
-        let example = "it is one of the three keys that every description has: ";
+        let example = "every description needs this key: ";
         for (present, key, help) in [
             (
                 raw.lower_store.is_some() || raw.published().is_some(),

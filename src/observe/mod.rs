@@ -348,7 +348,7 @@ pub(crate) fn differs(system: &System, store: &Store) -> io::Result<Option<Strin
         .find_map(|(what, identity, known)| match identity {
             Identity::Same => None,
             Identity::Unknown if known => None,
-            Identity::Unknown => Some(format!("whether it has {what} cannot be told")),
+            Identity::Unknown => Some(format!("overstore cannot tell whether it has {what}")),
             Identity::Different(how) => Some(format!("{what}: {how}")),
         }))
 }

@@ -37,7 +37,7 @@ pub(crate) enum PublishError {
         obstacle: Obstacle,
     },
     /// The directory that the publication's is to be made in is missing.
-    #[error("{} is missing, which the publication is to be made in", show_path(.0))]
+    #[error("{} is missing, in which the publication would be made", show_path(.0))]
     NoParent(PathBuf),
     /// A lock could not be taken.
     #[error(transparent)]
@@ -71,7 +71,7 @@ pub(crate) enum PublishError {
     Roots(#[from] WarmError),
     /// The live store's schema is not one that can be published.
     #[error(
-        "the database {} has another schema than Nix makes: {}",
+        "the database {} does not have Nix's schema: {}",
         show_path(path),
         differences(verdict)
     )]
@@ -112,7 +112,7 @@ pub(crate) enum PublishError {
         what: String,
     },
     /// What is where an image is to be made is none.
-    #[error("{} is there already, and is no image", show_path(.0))]
+    #[error("{} exists already, and is not an image", show_path(.0))]
     NoImage(PathBuf),
     /// There is less room than an image needs.
     #[error(
@@ -128,7 +128,7 @@ pub(crate) enum PublishError {
         available: u64,
     },
     /// The program that makes images is not there: its name, and that of its package.
-    #[error("{0} was not found, which makes the image")]
+    #[error("{0} was not found, and is needed to make the image")]
     NoTool(&'static str, &'static str),
     /// It failed.
     #[error("{program} failed ({status}): {said}")]
@@ -144,7 +144,7 @@ pub(crate) enum PublishError {
     #[error("there is no generation {0}")]
     NoGeneration(u64),
     /// The current generation cannot be retired.
-    #[error("generation {0} is the current one, which new connections of consumers are on")]
+    #[error("generation {0} is the current one, which new connections of consumers use")]
     Current(u64),
 }
 

@@ -74,7 +74,7 @@ pub(crate) struct Reconciled {
     pub is_undone: bool,
 }
 
-/// An object that is needed and nowhere to be had.
+/// An object that is needed and cannot be found anywhere.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Missing {
     /// Its path.

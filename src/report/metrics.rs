@@ -12,7 +12,7 @@ use super::list::OfStore;
 const NUMBERS: &[(&str, &str, &str)] = &[
     (
         "status_timestamp_seconds",
-        "When the store was looked at.",
+        "When status looked at the store.",
         "/time",
     ),
     (
@@ -37,12 +37,12 @@ const NUMBERS: &[(&str, &str, &str)] = &[
     ),
     (
         "objects_in_both_layers",
-        "Those of them that the lower store has too.",
+        "Objects in the upper layer that the lower store has too.",
         "/content/objects-in-both-layers",
     ),
     (
         "rows_of_its_own",
-        "Rows of the upper database of objects in the upper layer.",
+        "Rows of the upper database whose object is in the upper layer.",
         "/content/own-rows",
     ),
     (
@@ -57,17 +57,17 @@ const NUMBERS: &[(&str, &str, &str)] = &[
     ),
     (
         "upper_layer_bytes",
-        "What the objects in the upper layer take up (only with --sizes).",
+        "How much space the objects in the upper layer take (only with --sizes).",
         "/sizes/upper-layer",
     ),
     (
         "in_both_layers_bytes",
-        "What removing those that the lower store has too would free (only with --sizes).",
+        "How much removing the objects that the lower store has too would free (only with --sizes).",
         "/sizes/in-both-layers",
     ),
     (
         "file_system_free_bytes",
-        "What is free for ordinary users on the upper layer's file system.",
+        "How much is free for ordinary users on the upper layer's file system.",
         "/file-system/free",
     ),
     (
@@ -97,12 +97,12 @@ const NUMBERS: &[(&str, &str, &str)] = &[
     ),
     (
         "refresh_timestamp_seconds",
-        "When the store last went on to another generation.",
+        "When the store last moved on to another generation.",
         "/refreshed/time",
     ),
     (
         "collection_timestamp_seconds",
-        "When garbage was collected last.",
+        "When garbage was last collected.",
         "/collected/time",
     ),
     (
@@ -122,17 +122,17 @@ const NUMBERS: &[(&str, &str, &str)] = &[
     ),
     (
         "warm_timestamp_seconds",
-        "When metadata was copied from the lower store last.",
+        "When metadata was last copied from the lower store.",
         "/warmed/time",
     ),
     (
         "warm_paths",
-        "How many paths then had their metadata.",
+        "How many of the paths asked for had metadata after that copy.",
         "/warmed/paths",
     ),
     (
         "warm_gone_paths",
-        "How many of them have lost it since.",
+        "How many of those paths have lost their metadata since.",
         "/warmed/gone",
     ),
 ];
@@ -158,7 +158,7 @@ pub(crate) fn write(out: &mut dyn Write, stores: &[OfStore]) -> io::Result<()> {
         let help = format!("How many different findings of severity {severity} there are.");
         family(out, &format!("{severity}s"), &help, &found)?;
     }
-    let help = "1 for each finding there is now, by its code.";
+    let help = "1 for each current finding, by its code.";
     family(out, "finding", help, &samples(&findings))?;
     for (name, help, pointer) in NUMBERS {
         let found = samples(&|it| {
@@ -264,7 +264,7 @@ overstore_errors{store="a\\x \"b\""} 1
 # HELP overstore_warnings How many different findings of severity warning there are.
 # TYPE overstore_warnings gauge
 overstore_warnings{store="a\\x \"b\""} 0
-# HELP overstore_finding 1 for each finding there is now, by its code.
+# HELP overstore_finding 1 for each current finding, by its code.
 # TYPE overstore_finding gauge
 overstore_finding{store="a\\x \"b\"",severity="error",code="mount-missing"} 1
 # HELP overstore_mounted Whether the overlay is in effect (1) or not (0).

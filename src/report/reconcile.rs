@@ -36,8 +36,8 @@ pub(crate) struct ReconcileReport {
     pub carried_bytes: u64,
     /// Objects that Nix has fetched from a substituter.
     pub fetched: Vec<String>,
-    /// What is needed and nowhere to be had; in a dry run, which does not ask substituters, what no old
-    /// store has.
+    /// What is needed and cannot be found anywhere; in a dry run, which does not ask substituters, what
+    /// no old store has.
     pub missing: Vec<MissingReport>,
     /// What depends on that, and does not work without it.
     pub depending: Vec<String>,
@@ -61,7 +61,7 @@ pub(crate) struct ReconcileReport {
     pub free: u64,
 }
 
-/// An object that is needed and nowhere to be had.
+/// An object that is needed and cannot be found anywhere.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct MissingReport {

@@ -68,7 +68,7 @@ impl RefreshReport {
         if !self.findings.is_empty() {
             return writeln!(
                 out,
-                "{name}: generation {before} stays in use; the current one, {current}, cannot be"
+                "{name}: generation {before} stays in use; the current one, {current}, cannot be used"
             );
         }
         let rows = match self.compared {

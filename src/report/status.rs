@@ -20,11 +20,11 @@ const INDENT: usize = 22;
 pub(crate) struct StatusReport {
     /// The version of this format: 1.
     pub version: u32,
-    /// When the store was looked at, in seconds since 1970.
+    /// When `status` looked at the store, in seconds since 1970.
     pub time: u64,
     /// The store's name.
     pub store: String,
-    /// What it amounts to: `unchanged`, or `not-as-described` where there is an error.
+    /// The outcome: `unchanged`, or `not-as-described` if there is an error.
     pub outcome: Outcome,
     /// The command that says more of what is wrong.
     #[serde(skip)]
@@ -33,7 +33,7 @@ pub(crate) struct StatusReport {
     pub real: String,
     /// Whether an overlay is in effect there.
     pub mounted: bool,
-    /// When `up` mounted it, in seconds since 1970; absent where `up` did not.
+    /// When `up` mounted it, in seconds since 1970; absent if `up` did not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub mounted_since: Option<u64>,
     /// The upper layer.
@@ -42,44 +42,44 @@ pub(crate) struct StatusReport {
     pub workdir: String,
     /// The upper database.
     pub database: String,
-    /// The lower store, as the configuration writes it.
+    /// The lower store, as the description writes it.
     pub lower_store: String,
     /// Its kind: `database`, `daemon`, `overlay` or `ssh`.
     pub lower_kind: &'static str,
     /// The lower store directory.
     pub lower_real: String,
-    /// Of a publication: the generation in use.
+    /// Over a publication: the generation in use.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub generation: Option<GenerationReport>,
-    /// Whether the lower store is another one than when the upper database was made; absent where
-    /// that was not remembered.
+    /// Whether the lower store is another one than when the upper database was made; absent if that
+    /// is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lower_changed: Option<bool>,
-    /// What is in the layers and the upper database; absent where these cannot be read.
+    /// What is in the layers and the upper database; absent if these cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub content: Option<Content>,
-    /// Why they cannot.
+    /// Why `content` cannot be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unreadable: Option<String>,
-    /// What the objects take up; only with `--sizes`.
+    /// How much space the objects take; only with `--sizes`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub sizes: Option<SizesReport>,
-    /// The upper layer's file system; absent where there is no upper layer.
+    /// The upper layer's file system; absent if there is no upper layer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub file_system: Option<FileSystemReport>,
     /// Roots that keep what was warmed.
     pub warm_roots: u64,
-    /// Those of them whose path has no row in the upper database any more.
+    /// How many of these roots have a path without a row in the upper database.
     pub warm_roots_gone: u64,
-    /// What was copied from the lower store last, as far as that is remembered.
+    /// What `warm` last copied from the lower store; absent if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmed: Option<WarmedReport>,
-    /// When `refresh` last went on to another generation; absent where that is not remembered.
+    /// When `refresh` last moved on to another generation; absent if that is not known.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refreshed: Option<RefreshedReport>,
-    /// The last collection of garbage with `gc`; null where none is remembered.
+    /// The last collection of garbage with `gc`; null if none is known.
     pub collected: Option<CollectedReport>,
-    /// What is wrong now, as far as it is looked at here.
+    /// What is wrong now, as far as `status` looks.
     pub now: NowReport,
 }
 
@@ -89,15 +89,15 @@ pub(crate) struct StatusReport {
 pub(crate) struct GenerationReport {
     /// The directory of the publication.
     pub publication: String,
-    /// Its number; null where none is linked.
+    /// Its number; null if the store has no link to one.
     pub number: Option<u64>,
-    /// When it was made, in seconds since 1970; null where that cannot be read.
+    /// When it was made, in seconds since 1970; null if that cannot be read.
     pub time: Option<u64>,
     /// Until when it stays, in seconds since 1970, if it is retired.
     pub retired_until: Option<u64>,
-    /// The number of the current generation; null where that cannot be read.
+    /// The number of the current generation; null if that cannot be read.
     pub current: Option<u64>,
-    /// The generations that open connections of Nix read; null for who may not look.
+    /// The generations that Nix has open; null without the permission to look.
     pub open: Option<Vec<OpenReport>>,
 }
 
@@ -144,9 +144,9 @@ impl GenerationReport {
 pub(crate) struct Content {
     /// Objects in the upper layer.
     pub objects: u64,
-    /// Those of them that the lower store has too.
+    /// Objects in the upper layer that the lower store has too.
     pub objects_in_both_layers: u64,
-    /// Rows of objects in the upper layer.
+    /// Rows whose object is in the upper layer.
     pub own_rows: u64,
     /// Rows copied from the lower store.
     pub copied_rows: u64,
@@ -154,13 +154,13 @@ pub(crate) struct Content {
     pub rows_without_object: u64,
 }
 
-/// What the objects in the upper layer take up, in bytes.
+/// How much space the objects in the upper layer take, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct SizesReport {
-    /// All of them.
+    /// All objects.
     pub upper_layer: u64,
-    /// What removing those that the lower store has too would free.
+    /// How much removing the objects that the lower store has too would free.
     pub in_both_layers: u64,
 }
 
@@ -170,11 +170,11 @@ pub(crate) struct SizesReport {
 pub(crate) struct FileSystemReport {
     /// Its size.
     pub size: u64,
-    /// What is free for ordinary users.
+    /// How much is free for ordinary users.
     pub free: u64,
 }
 
-/// A refresh that went on to another generation.
+/// A refresh that moved on to another generation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct RefreshedReport {
@@ -190,9 +190,9 @@ pub(crate) struct RefreshedReport {
 pub(crate) struct WarmedReport {
     /// When, in seconds since 1970.
     pub time: u64,
-    /// How many paths of those asked for had a row then.
+    /// How many of the paths asked for had a row then.
     pub paths: u64,
-    /// How many of these have no row any more; null where that is not known.
+    /// How many of these have no row any more; null if that is not known.
     pub gone: Option<u64>,
 }
 
@@ -204,13 +204,13 @@ pub(crate) struct CollectedReport {
     pub time: u64,
     /// How many objects it deleted.
     pub objects: u64,
-    /// How many bytes these took up.
+    /// How many bytes these took.
     pub bytes: u64,
     /// How many objects it left although nothing needs them.
     pub left: u64,
 }
 
-/// What is wrong now: the findings of `check` but for what takes its time, each code once.
+/// What is wrong now: the findings of `check` except for what takes long to find, each code once.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub(crate) struct NowReport {

@@ -24,7 +24,7 @@ pub enum OutputError {
     #[error("{} is not empty", show_path(.0))]
     NotEmpty(PathBuf),
     /// What is there is not overstore's.
-    #[error("{} is there already, and was not made by overstore", show_path(.0))]
+    #[error("{} exists already, and was not made by overstore", show_path(.0))]
     NotOurs(PathBuf),
     /// The kernel's reason.
     #[error("cannot write {}: {source}", show_path(path))]

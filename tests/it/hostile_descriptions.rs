@@ -295,7 +295,7 @@ fn units_are_written_into_a_directory_of_their_own() {
         let refused = units(&output, &["--force"]);
         assert_eq!(refused.status.code(), Some(2), "{}", said(&refused));
         assert!(
-            said(&refused).contains("overstore-example.service is there already"),
+            said(&refused).contains("overstore-example.service exists already"),
             "{}",
             said(&refused)
         );

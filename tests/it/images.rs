@@ -256,7 +256,7 @@ fn what_cannot_be_packed_is_told() {
     };
     expect(
         3,
-        "mksquashfs was not found, which makes the image\nremedy: install it (package squashfs-tools)",
+        "mksquashfs was not found, and is needed to make the image\nremedy: install it (package squashfs-tools)",
         &[&["PATH=/nowhere"][..], &with(&["squashfs", "/mnt/out/new"])].concat(),
     );
     expect(
@@ -286,7 +286,7 @@ fn what_cannot_be_packed_is_told() {
             kind,
             "/mnt/out/letter",
         ];
-        expect(2, "is there already, and is no image", &words);
+        expect(2, "exists already, and is not an image", &words);
     }
     world.mkdir("/mnt/out/directory");
     expect(

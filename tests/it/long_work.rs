@@ -304,7 +304,7 @@ fn several_stores_end_with_the_one_that_is_interrupted() {
         shown.contains("interrupted at: Nix deletes 1 objects"),
         "{shown}"
     );
-    let told = "interrupted: 1 of 2 stores were begun with\n";
+    let told = "interrupted: 1 of 2 stores were started\n";
     assert!(shown.ends_with(told), "{shown}");
     drop(held);
     let outcome: Outcome = example.run("gc");

@@ -37,6 +37,7 @@ mod gc_content_addressed;
 mod gc_like_nix;
 mod gc_stress;
 mod generator;
+mod guides;
 mod hook;
 mod hostile_daemon;
 mod hostile_descriptions;

@@ -11,7 +11,7 @@ use overstore::testing::config::{Environment, KEYS};
 const CONFIGURATION: &str = include_str!("../../docs/configuration.md");
 
 /// The blocks of the manual in a language.
-fn blocks<'a>(language: &str, text: &'a str) -> Vec<&'a str> {
+pub fn blocks<'a>(language: &str, text: &'a str) -> Vec<&'a str> {
     let start = format!("\n```{language}\n");
     let blocks = text.split(&start).skip(1);
     blocks
@@ -153,7 +153,7 @@ fn pages() -> Vec<(String, String)> {
 }
 
 /// A page by where it is.
-fn page(name: &str) -> String {
+pub fn page(name: &str) -> String {
     std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(name)).unwrap()
 }
 
@@ -295,12 +295,12 @@ fn every_command_is_in_the_table() {
 }
 
 /// Runs what the `console` blocks of a page show, line by line, and compares what it prints.
-fn try_out(world: &World, name: &str) {
+pub fn try_out(world: &World, name: &str) {
     try_out_by(name, |script| world.command(["sh", "-c", script]));
 }
 
 /// The same by whoever `run` runs a script as.
-fn try_out_by<'w>(name: &str, run: impl Fn(&str) -> Run<'w>) {
+pub fn try_out_by<'w>(name: &str, run: impl Fn(&str) -> Run<'w>) {
     let page = page(name);
     let blocks = blocks("console", &page);
     assert!(!blocks.is_empty());

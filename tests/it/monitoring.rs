@@ -280,6 +280,29 @@ fn promtool(text: &str) -> bool {
     true
 }
 
+/// The query of the page finds the store that is not as described.
+#[test]
+#[ignore = "jq is not what CI installs: `make soak`"]
+fn soak_jq_takes_the_json() {
+    let Some(world) = World::trixie() else { return };
+    if Command::new("jq").arg("--version").output().is_err() {
+        return skip("jq", "it is not installed");
+    }
+    let _owner = fleet(&world);
+    world.ok(["umount", "/mnt/above/merged/nix/store"]);
+    let status = world.overstore(["status", "--all", "--json"]).ok();
+    let text = fs::read_to_string(page_file()).unwrap();
+    let query = text.split("```sh\n").nth(1).unwrap();
+    let (command, query) = query.split("```").next().unwrap().split_once('|').unwrap();
+    assert_eq!(command.trim(), "overstore status --all --json");
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), status).unwrap();
+    let query = format!("{} <{}", query.trim(), file.path().display());
+    let found = Command::new("sh").args(["-c", &query]).output().unwrap();
+    assert!(found.status.success(), "{found:?}");
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "above\n");
+}
+
 #[test]
 #[ignore = "Prometheus is a large package: `make soak`"]
 fn soak_promtool_takes_metrics_and_alerts() {

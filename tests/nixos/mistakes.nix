@@ -70,7 +70,7 @@ in
   };
   itself = {
     configuration = one { serve = "system"; } { lower-store = "daemon"; };
-    says = "it would connect to itself without end";
+    says = "it would connect to itself endlessly";
   };
   lower-in-upper = {
     configuration = one { } { lower-store = "/srv/example/upper/lower?read-only=true"; };

@@ -25,7 +25,8 @@ pub(super) fn write(
 ) -> Result<(), Failure> {
     let failed = |error: io::Error| {
         let what = format!("cannot write {}", show_path(path));
-        Failure::doing(what, error).remedy("name another file with `--output`, or `-` for none")
+        Failure::doing(what, error)
+            .remedy("name another file with `--output`, or `-` for standard output")
     };
     let Some(name) = path.file_name() else {
         return Err(
@@ -59,6 +60,6 @@ pub(super) fn write(
 }
 
 fn taken(path: &Path) -> Failure {
-    Failure::refused(format!("{} is there already", show_path(path)))
+    Failure::refused(format!("{} exists already", show_path(path)))
         .remedy("remove it, or name another file with `--output`")
 }

@@ -169,13 +169,13 @@ fn generator() -> Page {
     for text in [
         "A generator of systemd (see systemd.generator(7)): systemd runs it early at boot, and whenever \
          it reloads its configuration. It is the same program as overstore(1), by another name.",
-        "It reads the descriptions in /etc/overstore, /run/overstore and /usr/lib/overstore (of two of \
-         one name the first counts) and writes units for each: overstore-NAME.service, which sets the \
-         store up before local-fs.target is reached by what needs it, and, as the description says, a \
-         daemon with its socket, and services with timers for collecting and refreshing. Descriptions \
-         of publications make overstore-publish-NAME.service and its timer.",
-        "A description that cannot be used makes no unit, is named in the journal, and is nothing to \
-         the others.",
+        "It reads the descriptions in /etc/overstore, /run/overstore and /usr/lib/overstore (if two have \
+         the same name, the first one counts) and writes units for each: overstore-NAME.service, which \
+         sets the store up at boot, and, if the description says so, a daemon with its socket, and \
+         services with timers that collect and refresh. Descriptions of publications make \
+         overstore-publish@NAME.service and its timer.",
+        "A description that cannot be used makes no unit, and is named in the journal. The other \
+         descriptions still get their units.",
         "Where units have to be known when a system is built, as on NixOS, overstore-units(1) writes \
          the same.",
     ] {

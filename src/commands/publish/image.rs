@@ -46,7 +46,7 @@ pub(super) fn run(
         contents: arguments.contents,
     };
     let manager = ServiceManager::from_environment();
-    let left = "what was at the image's name is as it was, or the new one, whole";
+    let left = "the file is either as it was, or the complete new image";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
     work.step("opening the store");
     let mut tell = |told: Told<'_>| {

@@ -32,7 +32,7 @@ pub enum DaemonError {
     },
     /// The other end hung up.
     #[error(
-        "the daemon behind {socket} closed the connection, as one does that cannot open its store, or that does not allow this user", socket = show_path(socket))]
+        "the daemon behind {socket} closed the connection, as a daemon does that cannot open its store, or does not allow this user", socket = show_path(socket))]
     Closed {
         /// The daemon's socket.
         socket: PathBuf,
