@@ -24,7 +24,7 @@ in
     The directory that the generations are made in, and that consumers mount.
   '';
   schedule = key types.str "never" ''
-    When generations are made: a calendar event of systemd.
+    When generations are made: a systemd calendar event.
   '';
   include = {
     all-valid = key types.bool "`false`" ''

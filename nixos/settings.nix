@@ -129,7 +129,7 @@ in
   };
   gc = {
     schedule = key types.str "`daily` where a limit is given, otherwise never" ''
-      When the garbage of the upper layer is collected: a calendar event of systemd.
+      When the garbage of the upper layer is collected: a systemd calendar event.
     '';
     older-than = key types.str "everything" ''
       Only what came into the upper layer longer ago than this (`14d`).
@@ -151,7 +151,7 @@ in
   };
   refresh = {
     schedule = key types.str "never" ''
-      When the store is brought to what is below: a calendar event of systemd.
+      When the store is brought to what is below: a systemd calendar event.
     '';
     optimise = key types.bool "`false`" ''
       Whether what is in both layers is removed from the upper one afterwards, where

@@ -39,7 +39,7 @@ impl Reading<'_> {
             leftovers: raw.leftovers.as_ref().is_some_and(|given| given.value),
         })
     }
-    /// Reads a calendar event of systemd.
+    /// Reads a systemd calendar event.
     pub(super) fn schedule(&mut self, key: &str, given: &At<String>) -> Option<String> {
         let text = given.value.trim();
         if text.is_empty() || text.contains('%') || unit_value(text.as_ref()).is_none() {

@@ -46,7 +46,7 @@ table! {
         /// `generations` and the link `current`. It is made if it is missing.
         #[schemars(required, example = "/srv/publications/main")]
         "publication" publication: String,
-        /// When generations are made: a calendar event of systemd. Default: never.
+        /// When generations are made: a systemd calendar event. Default: never.
         #[schemars(example = &"daily")]
         "schedule" schedule: String,
         /// What goes into a generation. Default: what the live store's own roots reach.
@@ -108,7 +108,7 @@ pub struct Publication {
     pub store: PathBuf,
     /// The directory of the generations.
     pub directory: PathBuf,
-    /// When generations are made: a calendar event of systemd.
+    /// When generations are made: a systemd calendar event.
     pub schedule: Option<String>,
     /// What goes into a generation.
     pub chosen: Chosen,

@@ -26,8 +26,8 @@ table! {
         /// or `/nix/store`.
         "store" store: String,
         /// The lower store: a path (a local store with that root), `local`, `daemon`, `auto`, or a
-        /// store URL: `local://`, `unix://`, `local-overlay://` or `mounted-ssh-ng://`. Required, but
-        /// where `lower.publication` is given, which it does not go with.
+        /// store URL: `local://`, `unix://`, `local-overlay://` or `mounted-ssh-ng://`. Required, unless
+        /// `lower.publication` is given; then it must be left out.
         #[schemars(example = "/mnt/example/store-a")]
         "lower-store" lower_store: String,
         /// The upper layer: the directory that takes the new store objects.
@@ -42,8 +42,8 @@ table! {
         /// The program that Nix runs to have the merged store remounted, or `false` for none.
         /// Default: `overstore-remount`, beside the running program.
         "remount-hook" remount_hook: ProgramOrFalse,
-        /// Whether the store's unit counts as started (`start`) or as failed (`fail`) where the store
-        /// is mounted and some of its objects are missing. Default: `start`.
+        /// Whether the store's unit counts as started (`start`) or as failed (`fail`) if the store is
+        /// mounted but some of its objects are missing. Default: `start`.
         "when-incomplete" when_incomplete: WhenIncomplete,
         /// What the URL in `lower-store` does not tell.
         "lower" lower: RawLower,
@@ -59,7 +59,7 @@ table! {
         "warm" warm: RawWarm,
         /// When and how the garbage of the upper layer is collected on schedule.
         "gc" gc: RawGc,
-        /// When and how the store is brought to what is below on schedule.
+        /// When and how the store follows the lower store on schedule.
         "refresh" refresh: RawRefresh,
         /// Other settings of Nix's store, passed on in the store URL.
         #[schemars(example = serde_json::json!({ "require-sigs": false }))]
@@ -82,9 +82,9 @@ table! {
         /// store's metadata. `real` is then required, and the store is read-only.
         #[schemars(example = &"/mnt/example/publications/main")]
         "publication" publication: String,
-        /// What `up` does where the lower store was replaced: tell what is wrong (`report`), or put the
-        /// store right before it is mounted, as `overstore reconcile` does, where nothing is lost by
-        /// that (`reconcile`). Default: `report`.
+        /// What `up` does if the lower store was replaced: report what is wrong (`report`), or put the
+        /// store right before it is mounted, as `overstore reconcile` does, if nothing is lost by that
+        /// (`reconcile`). Default: `report`.
         "when-replaced" when_replaced: WhenReplaced,
     }
 }
@@ -103,7 +103,7 @@ table! {
     /// Owners and modes.
     #[schemars(rename = "Permissions")]
     RawPermissions {
-        /// The group that owns the store directory if it exists, as Nix's setting of that name.
+        /// The group that owns the store directory if it exists, as Nix's setting of the same name.
         /// Empty for none. Default: `nixbld`.
         "build-users-group" build_users_group: String,
     }
@@ -113,7 +113,7 @@ table! {
     /// The upper database.
     #[schemars(rename = "Database")]
     RawDatabase {
-        /// Whether the upper database uses a write-ahead log, as Nix's setting of that name. Has to
+        /// Whether the upper database uses a write-ahead log, as Nix's setting of the same name. Must
         /// be `false` on NFS. Default: `true`.
         "use-sqlite-wal" use_sqlite_wal: bool,
     }
@@ -144,7 +144,7 @@ table! {
         /// are copied. Default: none.
         #[schemars(example = ["/nix/var/nix/gcroots"])]
         "roots" roots: Vec<At<String>>,
-        /// Whether roots keep Nix's collector from undoing it. Default: `false`.
+        /// Whether roots keep Nix's collector from removing the metadata. Default: `false`.
         "keep" keep: bool,
     }
 }
@@ -154,17 +154,16 @@ table! {
     /// store's units have a timer that does it.
     #[schemars(rename = "Gc")]
     RawGc {
-        /// When: a calendar event of systemd. Default: `daily` where a limit is given, otherwise
-        /// never.
+        /// When: a systemd calendar event. Default: `daily` if a limit is given, otherwise never.
         #[schemars(example = &"hourly")]
         "schedule" schedule: String,
         /// Only what came into the upper layer longer ago than this. Default: everything.
         #[schemars(example = &"14d")]
         "older-than" older_than: String,
-        /// Only when less than this is free on the upper layer's file system. Default: always.
+        /// Only if less than this is free on the upper layer's file system. Default: always.
         #[schemars(example = &"10G")]
         "min-free" min_free: String,
-        /// Until this is free there, the oldest first. Default: everything.
+        /// Only until this is free there, oldest first. Default: everything.
         #[schemars(example = &"50G")]
         "max-free" max_free: String,
         /// Whether objects that neither database knows are deleted, also when `overstore gc` is run by hand.
@@ -177,11 +176,11 @@ table! {
 }
 
 table! {
-    /// When and how the store is brought to what is below on schedule: see `overstore refresh`. The
-    /// store's units have a timer that does it.
+    /// When and how the store follows the lower store on schedule: see `overstore refresh`. The store's
+    /// units have a timer that does it.
     #[schemars(rename = "Refresh")]
     RawRefresh {
-        /// When: a calendar event of systemd. Default: never.
+        /// When: a systemd calendar event. Default: never.
         #[schemars(example = &"hourly")]
         "schedule" schedule: String,
         /// Whether what is in both layers is removed from the upper one afterwards: see `overstore

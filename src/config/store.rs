@@ -131,7 +131,7 @@ pub struct WarmAtUp {
 /// How the garbage of a store is collected on schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gc {
-    /// When: a calendar event of systemd; never by itself if `None`.
+    /// When: a systemd calendar event; never by itself if `None`.
     pub schedule: Option<String>,
     /// `older-than`, `min-free` and `max-free` as they are given on the command line, as far as they
     /// are given: each an option and its value.
@@ -145,7 +145,7 @@ pub struct Gc {
 /// How a store is brought to what is below on schedule.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefreshByItself {
-    /// When: a calendar event of systemd; never by itself if `None`.
+    /// When: a systemd calendar event; never by itself if `None`.
     pub schedule: Option<String>,
     /// Whether it is optimised afterwards, also when `refresh` is run by hand.
     pub optimise: bool,
