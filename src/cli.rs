@@ -701,7 +701,8 @@ pub struct Exec {
     )]
     pub store: Option<OsString>,
     /// Run in a new store over the machine's own, which is gone once the command and everything that
-    /// it started have ended. Layers and state are in memory, or below --dir if that is given.
+    /// it started have ended. Layers and state are in memory, or, where memory cannot serve, below
+    /// $XDG_CACHE_HOME/overstore: see --dir.
     #[arg(long)]
     pub ephemeral: bool,
     /// With --ephemeral: keep layers and state below DIR, not in memory. The next run removes what a
