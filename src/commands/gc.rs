@@ -13,7 +13,7 @@ use crate::collect::{
     Progress, Roots, Why,
 };
 use crate::config::Store;
-use crate::escape::show_path;
+use crate::escape::{counted, show_path};
 use crate::linux::namespaces;
 use crate::linux::{clock, root::System};
 use crate::nix::path_set::PathSet;
@@ -244,7 +244,7 @@ fn with_progress(
             work.step("choosing what is garbage");
         }
         Progress::Deleting(objects) => {
-            let text = format!("Nix deletes {objects} objects");
+            let text = format!("Nix deletes {}", counted(objects, "object"));
             manager.working(&text);
             work.counted(text, Unit::Objects, objects);
         }

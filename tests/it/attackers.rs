@@ -288,7 +288,7 @@ fn a_description_that_others_may_write_is_warned_of() {
         world.ok(["sh", "-c", &format!("{spoil} {file}")]);
         let said = warning(file);
         assert!(
-            said.starts_with("warning: others than root may write to"),
+            said.starts_with("warning: users other than root can write to"),
             "{said}"
         );
         assert!(said.contains(who), "{said}");

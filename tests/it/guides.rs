@@ -157,7 +157,8 @@ fn troubleshooting_is_by_messages_that_there_are() {
             .flat_map(|it| it.split(['\'', ':']))
         {
             let part = part.trim_matches([' ', ',']);
-            if part.len() < 8 || part.starts_with('/') {
+            let is_fixed = !part.contains(|it: char| it.is_ascii_digit());
+            if part.len() < 8 || part.starts_with('/') || !is_fixed {
                 continue;
             }
             looked_for += 1;

@@ -300,7 +300,7 @@ pub fn try_out(world: &World, name: &str) {
 }
 
 /// The same by whoever `run` runs a script as.
-pub fn try_out_by<'w>(name: &str, run: impl Fn(&str) -> Run<'w>) {
+pub fn try_out_by<'w>(name: &str, mut run: impl FnMut(&str) -> Run<'w>) {
     let page = page(name);
     let blocks = blocks("console", &page);
     assert!(!blocks.is_empty());
