@@ -3,9 +3,10 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::Path;
 
+use rustix::io::Errno;
 use schemars::JsonSchema;
 use serde::ser::SerializeStruct;
 use serde::{Serialize, Serializer};
@@ -155,11 +156,25 @@ pub trait HasRemedy {
     }
 }
 
-/// A text alone knows nothing further, nor does the kernel.
+/// A text alone knows nothing further.
 impl HasRemedy for &str {}
 impl HasRemedy for String {}
-impl HasRemedy for std::io::Error {}
-impl HasRemedy for rustix::io::Errno {}
+
+/// At a path that only who reports it knows: see [`of_io`].
+impl HasRemedy for io::Error {
+    fn remedy(&self) -> Remedy {
+        match in_words(self) {
+            (instruction, Look::Kernel) => Remedy::say(instruction).run(command!["dmesg"]),
+            (instruction, _) => Remedy::say(instruction),
+        }
+    }
+}
+
+impl HasRemedy for Errno {
+    fn remedy(&self) -> Remedy {
+        io::Error::from(*self).remedy()
+    }
+}
 
 /// What helps against a failure that is the file system's, at a path on it; nothing is known of
 /// others.
@@ -175,6 +190,83 @@ pub(crate) fn of_file_system(kind: ErrorKind, path: &Path) -> Remedy {
                 .run(command!["findmnt", "--target", path])
         }
         _ => Remedy::default(),
+    }
+}
+
+/// What helps against the failure of a system call at a path. There is always something: at least, where
+/// to look.
+pub(crate) fn of_io(error: &io::Error, path: &Path) -> Remedy {
+    let known = of_file_system(error.kind(), path);
+    if !known.is_empty() {
+        return known;
+    }
+    let (instruction, look) = in_words(error);
+    let remedy = Remedy::say(instruction);
+    match look {
+        Look::Entry => remedy.run(command!["ls", "-ld", path]),
+        Look::Users => remedy.run(command!["fuser", "-v", path]),
+        Look::Kernel => remedy.run(command!["dmesg"]),
+        Look::Nowhere => remedy,
+    }
+}
+
+/// What shows more of a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Look {
+    /// What is at the path.
+    Entry,
+    /// Who uses it.
+    Users,
+    /// The kernel's log.
+    Kernel,
+    Nowhere,
+}
+
+/// What helps against the failure of a system call, by its kind, and where to look.
+fn in_words(error: &io::Error) -> (&'static str, Look) {
+    let Some(number) = error.raw_os_error() else {
+        return match error.kind() {
+            ErrorKind::PermissionDenied => {
+                ("run this as root, or as whoever may do it", Look::Entry)
+            }
+            ErrorKind::NotFound => (
+                "see whether this path is right, and mount what holds it",
+                Look::Nowhere,
+            ),
+            _ => ("see what is there, or name another path", Look::Entry),
+        };
+    };
+    match Errno::from_raw_os_error(number) {
+        Errno::NOENT => (
+            "see whether this path is right, and mount what holds it",
+            Look::Nowhere,
+        ),
+        Errno::ACCESS | Errno::PERM => ("run this as root, or as whoever may do it", Look::Entry),
+        Errno::NOSPC | Errno::DQUOT => (
+            "make room on its file system, then run this again",
+            Look::Nowhere,
+        ),
+        Errno::ROFS => ("see why its file system is read-only", Look::Nowhere),
+        Errno::BUSY | Errno::TXTBSY => ("see who has it, then run this again", Look::Users),
+        Errno::AGAIN => ("run this again when less is at work", Look::Nowhere),
+        Errno::INTR | Errno::PIPE => ("run this again", Look::Nowhere),
+        Errno::MFILE | Errno::NFILE => (
+            "raise the limit of open files, as with `ulimit -n 4096`",
+            Look::Nowhere,
+        ),
+        Errno::NOMEM => ("end other programs, then run this again", Look::Nowhere),
+        Errno::NOTDIR
+        | Errno::ISDIR
+        | Errno::EXIST
+        | Errno::NOTEMPTY
+        | Errno::LOOP
+        | Errno::NAMETOOLONG
+        | Errno::NXIO
+        | Errno::XDEV => ("see what is there, or name another path", Look::Entry),
+        _ => (
+            "see what the kernel says, then run this again",
+            Look::Kernel,
+        ),
     }
 }
 

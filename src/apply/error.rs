@@ -3,14 +3,13 @@
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use rusqlite::ErrorCode;
-
 use super::mount_failure::{MountFailure, needs_root};
 use crate::escape::show_path;
 use crate::linux::exhaustion;
 use crate::linux::safe_path::Obstacle;
 use crate::lower::LowerError;
 use crate::remedy::{self, HasRemedy, Remedy, command};
+use crate::sqlite::open;
 
 /// Why a step could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -156,7 +155,7 @@ impl HasRemedy for Error {
             Error::Io { source, .. } if source.kind() == ErrorKind::WouldBlock => {
                 exhaustion::too_many_processes().1
             }
-            Error::Io { path, source, .. } => remedy::of_file_system(source.kind(), path),
+            Error::Io { path, source, .. } => remedy::of_io(source, path),
             Error::Replaced(_) => {
                 Remedy::say("find out who changes the directories above it, then run this again")
             }
@@ -177,14 +176,9 @@ impl HasRemedy for Error {
             }
             Error::Mount(failure) => failure.remedy(),
             Error::Rows { source, .. } => source.remedy(),
-            Error::Database { path, source } => match source.sqlite_error_code() {
-                Some(ErrorCode::DiskFull) => remedy::of_file_system(ErrorKind::StorageFull, path),
-                Some(ErrorCode::ReadOnly) => {
-                    remedy::of_file_system(ErrorKind::ReadOnlyFilesystem, path)
-                }
-                _ => Remedy::default(),
-            },
-            Error::Observe(_) | Error::Path { .. } => Remedy::default(),
+            Error::Database { path, source } => open::remedy_of(source, path),
+            Error::Observe(source) => remedy::of_io(source, Path::new("/proc")),
+            Error::Path { obstacle, .. } => obstacle.remedy(),
         }
     }
 }

@@ -6,12 +6,13 @@ use std::path::{Path, PathBuf};
 
 use super::separate;
 use crate::escape::{show, show_path};
+use crate::linux::exhaustion;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::linux::users;
 use crate::overlayfs::mountinfo::MountInfo;
 use crate::overlayfs::options::SuperOptions;
-use crate::remedy::{HasRemedy, Remedy};
+use crate::remedy::{HasRemedy, Remedy, of_io};
 use rustix::mount::{MountFlags, mount_remount};
 
 /// Why a merged store was not remounted.
@@ -67,11 +68,14 @@ impl HasRemedy for RemountError {
                 Remedy::say("name the merged store directory of a store that is up")
             }
             RemountError::Namespace(_) => Remedy::say("run it as root"),
-            RemountError::Open { .. }
-            | RemountError::Mixed { .. }
-            | RemountError::Refused { .. }
-            | RemountError::Thread(_)
-            | RemountError::MountTable(_) => Remedy::default(),
+            RemountError::Open { path, error }
+            | RemountError::Mixed { path, error }
+            | RemountError::Refused { path, error } => of_io(error, path),
+            RemountError::Thread(error) => match exhaustion::remedy_of_processes(error).some() {
+                Some(remedy) => remedy,
+                None => Remedy::say("run this again"),
+            },
+            RemountError::MountTable(error) => of_io(error, Path::new("/proc/self/mountinfo")),
         }
     }
 }

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use super::nix::NixError;
 use crate::escape::show_path;
 use crate::lower::{LowerError, Transient};
-use crate::remedy::{HasRemedy, Remedy};
+use crate::remedy::{self, HasRemedy, Remedy, command};
 use crate::warm::WarmError;
 
 /// Why garbage could not be chosen or collected.
@@ -79,13 +79,19 @@ impl HasRemedy for CollectError {
             Self::Source(error) => error.remedy(),
             Self::Warm(error) => error.remedy(),
             Self::Nix(error) => error.remedy(),
-            Self::Layer { .. }
-            | Self::State { .. }
-            | Self::Roots { .. }
-            | Self::Deep { .. }
-            | Self::Aside { .. }
-            | Self::Generations { .. }
-            | Self::Refused { .. } => Remedy::default(),
+            Self::Layer { path, source } | Self::Roots { path, source } => {
+                remedy::of_io(source, path)
+            }
+            Self::State { .. } | Self::Aside { .. } => {
+                Remedy::say("see what is wrong with the store with `overstore check`")
+            }
+            Self::Deep { path } => {
+                Remedy::say("see what made it, and remove it if nobody needs it")
+                    .run(command!["ls", "-lR", path])
+            }
+            Self::Generations { .. } | Self::Refused { .. } => {
+                Remedy::say("do what Nix says, then run this again")
+            }
         }
     }
 }

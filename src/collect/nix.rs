@@ -92,7 +92,9 @@ impl HasRemedy for NixError {
                 Remedy::say("install Nix, or put its `nix-daemon` on PATH: Nix is what deletes")
             }
             Self::Daemon(error) => error.remedy(),
-            Self::Open { .. } => Remedy::default(),
+            Self::Open { .. } => {
+                Remedy::say("see what is wrong with the store with `overstore check --nix`")
+            }
         }
     }
 }

@@ -38,7 +38,12 @@ pub(super) trait Cause: HasRemedy + Into<Box<dyn Error + Send + Sync>> {}
 impl<T: HasRemedy + Into<Box<dyn Error + Send + Sync>>> Cause for T {}
 
 impl HasRemedy for Doing {}
-impl HasRemedy for NotPrinted {}
+
+impl HasRemedy for NotPrinted {
+    fn remedy(&self) -> Remedy {
+        Remedy::say("see where its standard output goes, and make room there")
+    }
+}
 
 impl Failure {
     fn new(outcome: Outcome, error: impl Cause) -> Failure {

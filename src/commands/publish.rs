@@ -103,10 +103,7 @@ fn named(arguments: &cli::Publish) -> OsString {
 
 /// Verifies a lower store that is there already.
 fn check(arguments: &cli::Publish, directory: &Path, json: bool) -> Result<ExitCode, Failure> {
-    let directory = std::path::absolute(directory).map_err(|error| {
-        let what = format!("cannot use {}", show_path(directory));
-        Failure::doing(what, error).refusing()
-    })?;
+    let directory = std::path::absolute(directory).map_err(|error| unusable(directory, error))?;
     let system = System::here().map_err(Failure::observing)?;
     let lower = LowerStore::of(&directory).map_err(Failure::machine)?;
     let mut facts = lower.observe(&system).map_err(Failure::machine)?;
@@ -165,6 +162,13 @@ fn check(arguments: &cli::Publish, directory: &Path, json: bool) -> Result<ExitC
     };
     report.print(json)?;
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// A path that is given cannot even be made absolute: it is empty, or the working directory has gone.
+fn unusable(path: &Path, error: std::io::Error) -> Failure {
+    let what = format!("cannot use {}", show_path(path));
+    let failure = Failure::doing(what, error).refusing();
+    failure.remedy("name a path from the root directory on")
 }
 
 /// Not all was looked at, so nothing is said of what was.

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 
 use crate::config::Store;
 use crate::escape::show_path;
+use crate::linux::exhaustion;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::lower::sqlite::SqliteSource;
 use crate::lower::{self, LowerError, Source};
@@ -22,7 +23,7 @@ use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::{Entry, StorePath};
 use crate::overlayfs::markers::{self, Marks};
-use crate::remedy::{HasRemedy, Remedy};
+use crate::remedy::{self, HasRemedy, Remedy};
 
 /// How many of each a finding can use; more are only counted.
 const MAXIMUM: usize = 100;
@@ -116,7 +117,8 @@ impl HasRemedy for AcrossError {
     fn remedy(&self) -> Remedy {
         match self {
             Self::Source(error) => error.remedy(),
-            Self::Layer { .. } | Self::Thread(_) => Remedy::default(),
+            Self::Layer { path, source } => remedy::of_io(source, Path::new(path)),
+            Self::Thread(_) => exhaustion::too_many_processes().1,
         }
     }
 }

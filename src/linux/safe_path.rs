@@ -24,7 +24,7 @@ use rustix::io::Errno;
 use super::exhaustion;
 use super::file_identity::FileIdentity;
 use crate::escape::show_path;
-use crate::remedy::HasRemedy;
+use crate::remedy::{HasRemedy, Remedy, command, of_io};
 
 /// How many symbolic links one path may lead through, as in the kernel.
 const MAXIMUM_LINKS: usize = 40;
@@ -164,7 +164,28 @@ pub(crate) enum Obstacle {
     },
 }
 
-impl HasRemedy for Obstacle {}
+impl HasRemedy for Obstacle {
+    fn remedy(&self) -> Remedy {
+        match self {
+            Self::Missing { .. } => of_io(&Errno::NOENT.into(), Path::new("/")),
+            Self::Symlink { component } => {
+                Remedy::say("name what the link leads to").run(command!["readlink", "-f", component])
+            }
+            Self::NotDirectory { component, .. } => {
+                of_io(&Errno::NOTDIR.into(), component)
+            }
+            Self::Unsafe { component, .. } => Remedy::say(
+                "see who may write to the directories on the way, and leave that to root and to whoever \
+                 runs this",
+            )
+            .run(command!["namei", "-l", component])
+            .or("name another path"),
+            Self::Unreachable { component, errno } => {
+                of_io(&io::Error::from_raw_os_error(*errno), component)
+            }
+        }
+    }
+}
 
 impl From<Obstacle> for io::Error {
     fn from(obstacle: Obstacle) -> io::Error {

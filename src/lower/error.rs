@@ -73,7 +73,11 @@ impl HasRemedy for LowerError {
                 Remedy::say("run `nix-store --verify` on that store, which says what is wrong")
             }
             Self::Ssh { .. } => Remedy::say("ask Nix itself").or("use a daemon's socket"),
-            Self::NotNix { .. } | Self::Table { .. } => Remedy::default(),
+            Self::NotNix { .. } => Remedy::say(
+                "see whether it is the database of the store that is meant, and have its owner bring it \
+                 back from a backup",
+            ),
+            Self::Table { .. } => Remedy::say("have its owner bring it back from a backup"),
         }
     }
 }

@@ -11,8 +11,8 @@ use crate::lower::publication::PublicationError;
 use crate::lower::{LowerError, Transient};
 use crate::nix::schema::Verdict;
 use crate::nix::store_path::StorePath;
-use crate::remedy::{HasRemedy, Remedy, command, of_file_system};
-use crate::sqlite::open::OpenError;
+use crate::remedy::{HasRemedy, Remedy, command, of_file_system, of_io};
+use crate::sqlite::open::{self, OpenError};
 use crate::warm::WarmError;
 
 /// Why nothing was published, or retired.
@@ -189,13 +189,16 @@ impl HasRemedy for PublishError {
             Self::Tool { program, said, .. } if said.contains("No space left") => Remedy::say(
                 format!("make room for what {program} makes, then run this again"),
             ),
-            Self::Io { source, .. } => source.remedy(),
-            Self::Open { .. }
-            | Self::Sqlite { .. }
-            | Self::Tool { .. }
-            | Self::NotWhole(_)
-            | Self::NoGeneration(_)
-            | Self::Current(_) => Remedy::default(),
+            Self::Tool { program, .. } => {
+                Remedy::say(format!("see what {program} says, then run this again"))
+                    .or("have another kind of image made")
+            }
+            Self::Io { path, source, .. } => of_io(source, path),
+            Self::Open { path, source } => source.remedy_at(path),
+            Self::Sqlite { path, source, .. } => open::remedy_of(source, path),
+            Self::NotWhole(_) => Remedy::say("have Nix repair what is named, or leave it out"),
+            Self::NoGeneration(_) => Remedy::say("name one of those that `--list` shows"),
+            Self::Current(_) => Remedy::say("make a newer one first"),
         }
     }
 }
@@ -254,5 +257,191 @@ fn listed(paths: &[StorePath]) -> String {
 impl Transient for PublishError {
     fn is_transient(&self) -> bool {
         matches!(self, Self::Lower(error) if error.is_transient())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::linux::safe_path::Danger;
+    use rusqlite::ffi;
+    use rustix::io::Errno;
+    use std::os::unix::process::ExitStatusExt;
+
+    /// How a system call may fail, and what is no system call's.
+    fn failures() -> Vec<io::Error> {
+        let numbers = (1..=133).map(io::Error::from_raw_os_error);
+        numbers.chain([io::Error::other("a link")]).collect()
+    }
+
+    /// Errors of SQLite's, of every kind.
+    fn of_sqlite() -> Vec<rusqlite::Error> {
+        let codes = (ffi::SQLITE_ERROR..=ffi::SQLITE_NOTADB).map(|code| {
+            let error = ffi::Error::new(code);
+            rusqlite::Error::SqliteFailure(error, Some("what it says".to_owned()))
+        });
+        codes
+            .chain([rusqlite::Error::QueryReturnedNoRows])
+            .collect()
+    }
+
+    fn path() -> PathBuf {
+        PathBuf::from("/srv/live/nix/store")
+    }
+
+    fn store_path() -> StorePath {
+        StorePath::parse(b"7rjhx2kv5z0d4a1l6m9ysbcp3fgiqnw8-a").unwrap()
+    }
+
+    fn obstacles() -> Vec<Obstacle> {
+        let nearest = crate::linux::safe_path::directory(
+            Path::new("/"),
+            crate::linux::safe_path::Symlinks::Refuse,
+        );
+        vec![
+            Obstacle::Missing {
+                component: path(),
+                nearest: Box::new(nearest.unwrap()),
+            },
+            Obstacle::Symlink { component: path() },
+            Obstacle::NotDirectory {
+                component: path(),
+                kind: rustix::fs::FileType::Fifo,
+            },
+            Obstacle::Unsafe {
+                component: path(),
+                why: Danger::OpenDirectory,
+            },
+            Obstacle::Unreachable {
+                component: path(),
+                errno: Errno::IO.raw_os_error(),
+            },
+        ]
+    }
+
+    /// Every kind of error, for a variant of each: who adds one has to say here what it looks like.
+    fn of_each_kind() -> Vec<PublishError> {
+        let mut all = vec![
+            PublishError::NoParent(path()),
+            PublishError::Lock(apply::Error::Observe(Errno::IO.into())),
+            PublishError::Schema {
+                path: path(),
+                verdict: Verdict::default(),
+            },
+            PublishError::NotValid(vec![store_path()]),
+            PublishError::NoPath(path()),
+            PublishError::Empty,
+            PublishError::NotWhole(Problems::default()),
+            PublishError::Record {
+                path: path(),
+                what: "it is empty".to_owned(),
+            },
+            PublishError::Registration {
+                path: path(),
+                line: 1,
+                what: "it is empty".to_owned(),
+            },
+            PublishError::NoImage(path()),
+            PublishError::NoRoom {
+                path: path(),
+                needed: 2,
+                available: 1,
+            },
+            PublishError::NoTool("mksquashfs", "squashfs-tools"),
+            PublishError::NoGeneration(3),
+            PublishError::Current(3),
+        ];
+        let tool = |said: &str| PublishError::Tool {
+            program: "mksquashfs",
+            status: ExitStatus::from_raw(256),
+            said: said.to_owned(),
+        };
+        all.extend(["", "No space left on device", "killed"].map(tool));
+        let io = |source| PublishError::Io {
+            action: "open",
+            path: path(),
+            source,
+        };
+        all.extend(failures().into_iter().map(io));
+        let open = |source| PublishError::Open {
+            path: path(),
+            source,
+        };
+        all.extend(failures().into_iter().map(OpenError::Io).map(open));
+        all.extend(of_sqlite().into_iter().map(OpenError::Sqlite).map(open));
+        all.extend(of_sqlite().into_iter().map(|source| PublishError::Sqlite {
+            action: "read",
+            path: path(),
+            source,
+        }));
+        let obstacle = |obstacle| PublishError::path(&path(), obstacle);
+        all.extend(obstacles().into_iter().map(obstacle));
+        all.extend(failures().into_iter().map(|source| {
+            PublishError::Across(AcrossError::Layer {
+                path: "/srv".to_owned(),
+                source,
+            })
+        }));
+        all.push(PublishError::Across(AcrossError::Thread(
+            Errno::AGAIN.into(),
+        )));
+        all.extend(failures().into_iter().map(|source| {
+            PublishError::Roots(WarmError::Io {
+                path: path(),
+                source,
+            })
+        }));
+        all.extend(of_sqlite().into_iter().map(|source| {
+            PublishError::Lower(LowerError::Sqlite {
+                path: path(),
+                source,
+            })
+        }));
+        all.push(PublishError::Lower(LowerError::NotNix {
+            path: path(),
+            table: "Refs".to_owned(),
+        }));
+        all
+    }
+
+    /// The variant's place in the list of all.
+    fn kind(error: &PublishError) -> usize {
+        match error {
+            PublishError::Io { .. } => 0,
+            PublishError::Path { .. } => 1,
+            PublishError::NoParent(_) => 2,
+            PublishError::Lock(_) => 3,
+            PublishError::Open { .. } => 4,
+            PublishError::Sqlite { .. } => 5,
+            PublishError::Lower(_) => 6,
+            PublishError::Across(_) => 7,
+            PublishError::Roots(_) => 8,
+            PublishError::Schema { .. } => 9,
+            PublishError::NotValid(_) => 10,
+            PublishError::NoPath(_) => 11,
+            PublishError::Empty => 12,
+            PublishError::NotWhole(_) => 13,
+            PublishError::Record { .. } => 14,
+            PublishError::Registration { .. } => 15,
+            PublishError::NoImage(_) => 16,
+            PublishError::NoRoom { .. } => 17,
+            PublishError::NoTool(..) => 18,
+            PublishError::Tool { .. } => 19,
+            PublishError::NoGeneration(_) => 20,
+            PublishError::Current(_) => 21,
+        }
+    }
+
+    #[test]
+    fn every_error_has_a_remedy() {
+        let errors = of_each_kind();
+        let kinds: std::collections::BTreeSet<usize> = errors.iter().map(kind).collect();
+        assert_eq!(
+            kinds.into_iter().collect::<Vec<_>>(),
+            (0..22).collect::<Vec<_>>()
+        );
+        for error in errors {
+            assert!(!error.remedy().is_empty(), "{error}");
+        }
     }
 }

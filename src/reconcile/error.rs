@@ -5,8 +5,9 @@ use crate::apply;
 use crate::check::Finding;
 use crate::collect::CollectError;
 use crate::escape::show_path;
+use crate::linux::exhaustion;
 use crate::lower::{LowerError, Transient};
-use crate::remedy::{CommandLine, HasRemedy, Remedy, command};
+use crate::remedy::{self, CommandLine, HasRemedy, Remedy, command};
 use crate::warm::WarmError;
 
 /// Why a store could not be reconciled, or not looked at.
@@ -119,7 +120,10 @@ impl HasRemedy for ReconcileError {
                 Remedy::say("make room on its file system").run(command!["df", path])
             }
             Self::Nix(_) => Remedy::say("install Nix, or put its `nix-store` on PATH"),
-            Self::Read { .. } | Self::Write { .. } | Self::Thread(_) => Remedy::default(),
+            Self::Read { path, source } | Self::Write { path, source } => {
+                remedy::of_io(source, path)
+            }
+            Self::Thread(_) => exhaustion::too_many_processes().1,
         }
     }
 }

@@ -3,16 +3,19 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::Duration;
 
-use rusqlite::OpenFlags;
+use rusqlite::{ErrorCode, OpenFlags};
 use rustix::fs::{Access, AtFlags, accessat};
+use rustix::io::Errno;
 
 use super::hardening::{distrust, expect_files};
 use super::held::HeldConnection;
 use super::{header, pending};
 use crate::linux::regular_file;
 use crate::linux::safe_path::Symlinks;
+use crate::remedy::{self, Remedy, command};
 
 /// Why a database could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -23,6 +26,38 @@ pub(crate) enum OpenError {
     /// SQLite says no.
     #[error("{0}")]
     Sqlite(#[from] rusqlite::Error),
+}
+
+impl OpenError {
+    /// What helps, where it is the database at this path.
+    pub(crate) fn remedy_at(&self, path: &Path) -> Remedy {
+        match self {
+            Self::Io(error) => remedy::of_io(error, path),
+            Self::Sqlite(error) => remedy_of(error, path),
+        }
+    }
+}
+
+/// What helps against an error of SQLite's, where it is the database at this path. There is always
+/// something: at least, where to look.
+pub(crate) fn remedy_of(error: &rusqlite::Error, path: &Path) -> Remedy {
+    let of_io = |errno: Errno| remedy::of_io(&errno.into(), path);
+    match error.sqlite_error_code() {
+        Some(ErrorCode::DiskFull) => of_io(Errno::NOSPC),
+        Some(ErrorCode::ReadOnly) => of_io(Errno::ROFS),
+        Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => of_io(Errno::BUSY),
+        Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => of_io(Errno::ACCESS),
+        Some(ErrorCode::OutOfMemory) => of_io(Errno::NOMEM),
+        Some(ErrorCode::SystemIoFailure) => of_io(Errno::IO),
+        _ => {
+            Remedy::say("see what is wrong with it, and bring it back from a backup").run(command![
+                "sqlite3",
+                "-readonly",
+                path,
+                "pragma integrity_check"
+            ])
+        }
+    }
 }
 
 /// Opens the database called `name` in a directory that was walked, to read it, in the way that

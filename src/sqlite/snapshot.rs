@@ -13,7 +13,7 @@ use crate::escape::show_path;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::regular_file;
 use crate::linux::safe_path::{self, Reached, Symlinks};
-use crate::remedy::{HasRemedy, Remedy};
+use crate::remedy::{self, HasRemedy, Remedy};
 use crate::sqlite::wal::{HEADER as LOG_HEADER, Log, read_full};
 
 /// Longer than the clock that file systems take modification times from stands still (10 ms at
@@ -68,7 +68,10 @@ impl HasRemedy for SnapshotError {
             ),
             Self::Changed { .. } => Remedy::say("try again when nobody writes to that store")
                 .or("use its daemon as the lower store"),
-            Self::Io { .. } | Self::NotADatabase { .. } => Remedy::default(),
+            Self::Io { path, source } => remedy::of_io(source, path),
+            Self::NotADatabase { .. } => Remedy::say(
+                "see whether it is the store's database, and have its owner bring it back from a backup",
+            ),
         }
     }
 }

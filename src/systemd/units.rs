@@ -11,8 +11,9 @@ use crate::escape::{show_path, unit_value};
 use crate::nix::url::UrlRules;
 
 /// Stops a service from doing what it never has to do, but for what its capabilities allow. None of
-/// these gives the service a mount namespace of its own: from there its mounts would not reach the
-/// system.
+/// these gives the service a mount namespace of its own: from there its mounts would not reach the system
+/// (`PrivateMounts=no`: newer versions of systemd take `PrivateNetwork=` as a wish for one). What stays
+/// open, and why, is in `docs/systemd.md`.
 macro_rules! sandbox {
     ($capabilities:literal) => {
         concat!(
@@ -20,15 +21,19 @@ macro_rules! sandbox {
             $capabilities,
             "
 NoNewPrivileges=yes
+PrivateNetwork=yes
+PrivateMounts=no
 RestrictAddressFamilies=AF_UNIX
 IPAddressDeny=any
 RestrictNamespaces=mnt
 SystemCallArchitectures=native
 SystemCallFilter=@system-service @mount
+SystemCallFilter=~@resources
 SystemCallErrorNumber=EPERM
 DevicePolicy=closed
 KeyringMode=private
 LockPersonality=yes
+ProtectHostname=yes
 RestrictRealtime=yes
 UMask=0022
 "
@@ -50,10 +55,12 @@ const SANDBOX: &str = concat!(
 /// The same for what collects garbage. It reads what roots lead to, in everybody's home and in `/tmp`,
 /// and what everybody's processes use: a sandbox that hides any of it (`ProtectHome=`,
 /// `PrivateTmp=`, `PrivatePIDs=`, without `CAP_SYS_PTRACE` or `CAP_DAC_READ_SEARCH`) would have it
-/// collect what is needed. Nix runs in it.
+/// collect what is needed. Nix runs in it: it builds nothing, so it needs nobody else's identity; but it
+/// changes the modes of what it deletes, set-user-ID bits and all (`RestrictSUIDSGID=`), and what it is
+/// linked with is its own business (`MemoryDenyWriteExecute=`).
 const GC_SANDBOX: &str = sandbox!(
     "CAP_SYS_ADMIN CAP_SYS_CHROOT CAP_SYS_PTRACE CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH \
-     CAP_FOWNER CAP_FSETID CAP_SETGID CAP_SETUID"
+     CAP_FOWNER CAP_FSETID"
 );
 
 /// What each file begins with.

@@ -2,9 +2,11 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::escape::show_path;
+use crate::linux::exhaustion;
 use crate::lower::{LowerError, Transient};
 use crate::nix::store_path::StorePath;
 use crate::remedy::{self, HasRemedy, Remedy, command};
+use crate::sqlite::open;
 
 /// Why nothing was copied.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +90,11 @@ impl HasRemedy for WarmError {
                     false => remedy,
                 }
             }
+            Self::Derivation { .. } => Remedy::say(
+                "have its owner run `nix-store --verify --check-contents --repair` there",
+            )
+            .or("leave it out"),
+            Self::Thread(_) => exhaustion::too_many_processes().1,
             Self::Tampered { .. } => LOOK.into(),
             Self::TooMuch => Remedy::say("see what answers there; copy some closures by their paths"),
             Self::Restless => Remedy::say("try again when the upper store is not being collected"),
@@ -96,9 +103,8 @@ impl HasRemedy for WarmError {
                     "make room on its file system, and where temporary files are (`TMPDIR`, or /var/tmp)",
                 )
                 .run(command!["df", path]),
-                _ => Remedy::default(),
+                _ => open::remedy_of(source, path),
             },
-            Self::Derivation { .. } | Self::Thread(_) => Remedy::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Ordinary users who would have root do what it should not.
 
-use crate::support::{Example, Outcome, Snapshot, World, wait_until};
+use crate::support::{Example, Outcome, Snapshot, World, soaks, wait_until};
 
 /// The worked example with every part of it below a directory of its own, and a `victim` of root's.
 /// `own` makes `/mnt/way` what the attacker may change.
@@ -44,15 +44,46 @@ fn up_while_alice_exchanges(example: &Example<'_>, tries: u32) -> Outcome {
     outcome
 }
 
-/// F1. With b104179 the file is gone after some 230 tries in a directory of alice's own, and at the
-/// first in one of a group that she is in.
+/// The ways in which alice may have changed the directory on the way.
+const HERS: [&str; 2] = [
+    "chown -R alice:alice /mnt/way",
+    "chgrp alice /mnt/way; chmod 775 /mnt/way",
+];
+
+/// F1, won each time: the directory is exchanged after it was looked at, before it is mounted. With
+/// b104179 the file is gone.
+#[test]
+fn the_kernel_empties_no_directory_that_is_exchanged_before_the_mount() {
+    let Some(world) = World::trixie() else { return };
+    for own in HERS {
+        world.ok(["rm", "-rf", "/mnt/way", "/mnt/victim", "/mnt/example"]);
+        let example = on_the_way(&world, own);
+        let victim = Snapshot::of(world.path("/mnt/victim"));
+        let outcome = match example.command("up").held_at("mount", 1) {
+            Err(ended) => ended,
+            Ok(held) => {
+                let exchange = "mv workdir kept && mv link workdir";
+                let hers = world.command(["sh", "-ec", exchange]).by_alice();
+                hers.current_dir("/mnt/way").ok();
+                held.go_on()
+            }
+        };
+        victim.assert_unchanged(world.path("/mnt/victim"));
+        assert_eq!(outcome.code(), Some(1), "{own}: {outcome}");
+        assert!(
+            outcome.stdout().contains("[path-unsafe]"),
+            "{own}: {outcome}"
+        );
+    }
+}
+
+/// F1, as it was found. With b104179 the file is gone after some 230 tries in a directory of alice's own,
+/// and at the first in one of a group that she is in.
 #[test]
 fn the_kernel_empties_no_directory_that_a_user_chooses() {
     let Some(world) = World::trixie() else { return };
-    for (own, tries) in [
-        ("chown -R alice:alice /mnt/way", 300),
-        ("chgrp alice /mnt/way; chmod 775 /mnt/way", 100),
-    ] {
+    let tries = if soaks() { [300, 100] } else { [30, 10] };
+    for (own, tries) in HERS.into_iter().zip(tries) {
         world.ok(["rm", "-rf", "/mnt/way", "/mnt/victim", "/mnt/example"]);
         let example = on_the_way(&world, own);
         let victim = Snapshot::of(world.path("/mnt/victim"));
@@ -155,20 +186,51 @@ fn nothing_at_the_name_of_a_draft_is_opened() {
     }
 }
 
-/// KS1: the upper layer has its group whatever the directory above passes on, without the capability
-/// to change this process's own group, as in the unit.
+/// KS1: the upper layer has its group from the first moment, whatever the directory above passes on, and
+/// without the capability to change this process's own group, as in the unit. With b104179 it is alice's
+/// or root's, where `up` is killed right after it has made it.
 #[test]
 fn the_group_is_right_without_its_capability_and_below_a_set_group_id_directory() {
     let Some(world) = World::trixie() else { return };
-    let example = on_the_way(
-        &world,
-        "rm -r /mnt/way/store-b; chgrp alice /mnt/way; chmod 2755 /mnt/way",
-    );
+    let example = on_the_way(&world, "true");
     let without = ["setpriv", "--bounding-set=-setgid", "--inh-caps=-setgid"];
-    let outcome = example.command("up").under(without).run();
-    assert_eq!(outcome.code(), Some(0), "{outcome}");
-    let found = world.ok(["stat", "--format=%U:%G %a", "/mnt/way/store-b"]);
-    assert_eq!(found, "root:nixbld 1775\n");
+    let up = || example.command("up").under(without);
+    for mode in ["755", "2755"] {
+        let fresh = || {
+            world.ok([
+                "sh",
+                "-ec",
+                &format!(
+                    "rm -rf /mnt/way/* /mnt/way/.[!.]* /run/overstore; chgrp alice /mnt/way; \
+                 chmod {mode} /mnt/way; mkdir /mnt/way/workdir"
+                ),
+            ]);
+        };
+        let look = ["stat", "--format=%U:%G %a", "/mnt/way/store-b"];
+        fresh();
+        let (outcome, trace) = up().traced();
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        assert_eq!(world.ok(look), "root:nixbld 1775\n");
+        let owners = trace.nth_calls(|call| {
+            let calls = ["fchown", "fchownat", "fchmod", "fchmodat"];
+            calls.contains(&call.name.as_str()) && call.text.contains("store-b")
+        });
+        assert!(!owners.is_empty());
+        for (call, nth) in owners {
+            example.command("down").ok();
+            fresh();
+            let killed = up().killed_at(&call, nth);
+            let what = format!("{mode}, killed at {call} {nth}");
+            assert_eq!(killed.signal(), Some(9), "{what}: {killed}");
+            let made = world.run(look).stdout();
+            let right = made.is_empty() || made == "root:nixbld 1775\n";
+            assert!(right, "{what}: {made}");
+            let outcome = up().run();
+            assert_eq!(outcome.code(), Some(0), "{what}: {outcome}");
+            assert_eq!(world.ok(look), "root:nixbld 1775\n", "{what}");
+        }
+        example.command("down").ok();
+    }
 }
 
 /// KS1: no kill leaves a directory with another owner or mode, or a draft that stays.

@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::Value;
 
-use crate::support::{Example, World};
+use crate::support::{Example, World, sample};
 
 /// What nobody else may see.
 const SECRETS: [&str; 5] = ["hunter1", "hunter2", "hunter3", "hunter4", "hunter5"];
@@ -35,6 +35,39 @@ fn broken(world: &World) {
         "sandbox = false\naccess-tokens = github.com=hunter3\n\
          substituters = https://me:hunter4@cache.example\n",
     );
+}
+
+/// A report has its name when it is whole.
+#[test]
+pub(crate) fn killed_at_any_step_a_report_is_whole_or_not_there() {
+    let Some(world) = World::trixie() else { return };
+    let _example = world.example("");
+    world.mkdir("/mnt/out");
+    let report = || world.overstore(["bug-report", "--output", "/mnt/out/report", "example"]);
+    let (outcome, trace) = report().traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let last = |world: &World| {
+        let text = String::from_utf8(world.read("/mnt/out/report")).expect("text");
+        let last = text.lines().last().expect("a line").to_owned();
+        (last, text.ends_with('\n'))
+    };
+    let whole = last(&world);
+    let points = trace.nth_calls(|call| {
+        let mut changes = call.changes().into_iter();
+        changes.any(|path| path.starts_with("/mnt/out"))
+    });
+    assert!(points.len() >= 3, "{points:?}");
+    for (call, nth) in sample(points, 4) {
+        world.ok(["rm", "-f", "/mnt/out/report"]);
+        let killed = report().killed_at(&call, nth);
+        let what = format!("killed at {call} {nth}: {killed}");
+        if world.list("/mnt/out").is_empty() {
+            let again = report().run();
+            assert_eq!(again.code(), Some(0), "{what} {again}");
+        }
+        assert_eq!(world.list("/mnt/out"), ["report"], "{what}");
+        assert_eq!(last(&world), whole, "{what}");
+    }
 }
 
 #[test]

@@ -6,9 +6,10 @@ use std::collections::BTreeSet;
 
 use crate::cli::commands;
 use crate::own_store::with_system_store;
-use crate::support::owner::{LIVE, Owner, PLACE};
+use crate::support::owner::Owner;
 use crate::support::trace::Syscall;
 use crate::support::{Example, Run, World};
+use crate::sweeps::{each_mode, modes};
 
 /// Whether a call is one of a row of that table.
 type IsAbout = fn(&Syscall) -> bool;
@@ -89,6 +90,7 @@ pub fn assert_every_command_is_traced() {
 /// What was found.
 #[derive(Default)]
 struct Audit {
+    /// Commands with their flags.
     traced: BTreeSet<String>,
     used: BTreeSet<&'static str>,
     wrong: BTreeSet<String>,
@@ -106,7 +108,10 @@ impl Audit {
     fn command(&mut self, command: Run<'_>, words: &[&str]) {
         let (outcome, trace) = command.traced();
         assert_eq!(outcome.code(), Some(0), "{outcome}");
-        self.traced.insert(words[0].to_owned());
+        let own = words.iter().take_while(|it| **it != "--");
+        let flags = own.skip(1).filter(|it| it.starts_with("--"));
+        let traced = flags.fold(words[0].to_owned(), |all, flag| all + " " + flag);
+        self.traced.insert(traced);
         for call in &trace.calls {
             let paths = call.by_path();
             self.calls += usize::from(!call.changes().is_empty());
@@ -138,8 +143,12 @@ fn root_reaches_what_it_changes_by_descriptor() {
     let wrong: Vec<&str> = audit.wrong.iter().map(String::as_str).collect();
     assert!(wrong.is_empty(), "reached by path:\n{}", wrong.join("\n"));
     assert!(audit.calls > 1000, "{} calls change anything", audit.calls);
-    let traced: BTreeSet<String> = TRACED.iter().map(|it| (*it).to_owned()).collect();
-    assert_eq!(audit.traced, traced);
+    let traced = each_mode(audit.traced.iter().map(String::as_str));
+    let missing: Vec<_> = modes()
+        .into_iter()
+        .filter(|it| !traced.contains(it))
+        .collect();
+    assert!(missing.is_empty(), "never traced: {missing:?}");
     let page = include_str!("../../SECURITY.md");
     let table = page
         .split("### To change something\n")
@@ -180,7 +189,14 @@ fn a_store(world: &World, audit: &mut Audit) {
     audit.run(world, &["url", "example"]);
     audit.run(
         world,
-        &["gc", "--metadata", "--delete-generations", "old", "example"],
+        &[
+            "gc",
+            "--metadata",
+            "--leftovers",
+            "--delete-generations",
+            "old",
+            "example",
+        ],
     );
     let added = add();
     let below = added.trim().replace("/nix/store", Example::LOWER);
@@ -197,17 +213,26 @@ fn a_store(world: &World, audit: &mut Audit) {
         "/mnt/example/store-a/nix/var/nix/db/db.sqlite",
         rows,
     ]);
+    let above = added.trim().replace("/nix/store", Example::UPPER);
+    world.ok(["cp", "-a", &above, "/tmp/copy"]);
     audit.run(world, &["optimise", "example"]);
-    world.fails([
-        "test",
-        "-e",
-        &added.trim().replace("/nix/store", Example::UPPER),
-    ]);
+    world.fails(["test", "-e", &above]);
+    world.ok(["cp", "-a", "/tmp/copy", &above]);
+    world.overstore(["remount", "example"]).ok();
+    audit.run(world, &["optimise", "--trust-databases", "example"]);
+    world.fails(["test", "-e", &above]);
     audit.run(world, &["remount", "example"]);
     audit.run(world, &["refresh", "example"]);
     let hook = world.command(["overstore-remount", Example::REAL]);
     audit.command(hook, &["remount"]);
     audit.run(world, &["down", "example"]);
+    example.up();
+    world.ok([
+        "sh",
+        "-c",
+        "find /run/overstore -maxdepth 1 -type f -delete",
+    ]);
+    audit.run(world, &["down", "--unrecorded", "example"]);
     audit.run(world, &["exec", "example", "--", "true"]);
     let of_the_store = ["units", "--output", "/mnt/units", Example::CONFIGURATION];
     audit.run(world, &of_the_store);
@@ -217,7 +242,13 @@ fn a_store(world: &World, audit: &mut Audit) {
         "--output",
         "/mnt/units",
         Example::CONFIGURATION,
+        "--publication",
+        "/etc/overstore/publications/other.toml",
     ];
+    world.write(
+        "/etc/overstore/publications/other.toml",
+        "root = \"/mnt/live\"\npublication = \"/mnt/publications/other\"\nschedule = \"daily\"\n",
+    );
     audit.run(world, &again);
     audit.run(world, &["manual", "/mnt/man"]);
     audit.run(world, &["new"]);
@@ -268,15 +299,7 @@ fn a_publication(world: &World, audit: &mut Audit) {
     let owner = Owner::new(world, "");
     owner.root("shell", &owner.lower.path("mksh-static"));
     audit.run(world, &["publish", "main"]);
-    world.write(
-        "/etc/overstore/above.toml",
-        format!(
-            "root = \"/mnt/above/merged\"\nupper-layer = \"/mnt/above/upper\"\n\
-             workdir = \"/mnt/above/work\"\n[lower]\npublication = {PLACE:?}\n\
-             real = \"{LIVE}/nix/store\"\n"
-        ),
-    );
-    world.mkdir("/mnt/above");
+    owner.describe_above();
     audit.run(world, &["up", "above"]);
     owner.root("chain", &owner.lower.path("chain-3"));
     audit.run(world, &["publish", "main", "--contents"]);
@@ -286,6 +309,26 @@ fn a_publication(world: &World, audit: &mut Audit) {
         &["publish", "main", "--retire-all-but", "1", "--now"],
     );
     audit.run(world, &["publish", "main", "--list"]);
+    world.mkdir("/mnt/out");
+    for kind in ["squashfs", "erofs", "state"] {
+        let file = format!("/mnt/out/{kind}");
+        audit.run(world, &["publish", "main", "--image", kind, &file]);
+    }
+    let again = ["publish", "main", "--image", "erofs", "/mnt/out/squashfs"];
+    audit.run(world, &again);
+    let registered = owner.nix(&["nix-store", "--dump-db"]).ok();
+    world.write("/mnt/registration", registered);
+    let of_registration = [
+        "publish",
+        "--image",
+        "erofs",
+        "/mnt/out/erofs",
+        "--registration",
+        "/mnt/registration",
+        "--real",
+        "/mnt/live/nix/store",
+    ];
+    audit.run(world, &of_registration);
     world.lower_store("/mnt/sealed");
     let gone = "cd /mnt/sealed/nix; rm -rf store/.links var/nix/temproots var/nix/profiles \
                 var/nix/db/reserved";

@@ -284,6 +284,26 @@ pub(crate) fn commands() -> BTreeSet<String> {
     names
 }
 
+/// The flags that a command has for itself.
+pub(crate) fn flags(command: &str) -> BTreeSet<String> {
+    let output = overstore(Path::new("/"), &[command, "--help"]);
+    let (help, _) = streams(&output);
+    let words = help.lines().filter_map(|line| {
+        let line = line.trim_start();
+        let line = line
+            .strip_prefix("-")
+            .filter(|it| !it.starts_with('-'))
+            .map_or(line, |short| {
+                short.split_once(", ").map_or("", |(_, long)| long)
+            });
+        line.starts_with("--")
+            .then(|| line.split([' ', '=']).next())?
+    });
+    let general = ["--help", "--json", "--version"];
+    let flags = words.filter(|it| it.len() > 2 && !general.contains(it));
+    flags.map(str::to_owned).collect()
+}
+
 /// Whoever adds a command has it killed at its steps, and its calls fail.
 #[test]
 fn every_command_is_in_the_sweeps() {

@@ -172,7 +172,7 @@ fn the_same_objects_give_the_same_bytes() {
 /// Killed at each of its steps, there is the image of before or a whole one, never half of one, and the
 /// next run makes the same and leaves nothing else.
 #[test]
-fn an_image_killed_at_any_step_is_whole_or_not_there() {
+pub(crate) fn an_image_killed_at_any_step_is_whole_or_not_there() {
     let Some(world) = World::trixie() else { return };
     let owner = Owner::new(&world, "");
     owner.root("chain", &owner.lower.path("chain-3"));

@@ -308,7 +308,7 @@ fn soak_a_hundred_ephemeral_stores_at_once() {
 /// Whichever process of it is killed, at whichever step: the others end, and the next one finds and
 /// leaves nothing.
 #[test]
-fn an_ephemeral_store_that_is_killed_is_gone() {
+pub(crate) fn an_ephemeral_store_that_is_killed_is_gone() {
     let Some(world) = World::trixie() else { return };
     let (_daemon, _) = with_system_store(&world);
     world.mkdir("/mnt/alice");

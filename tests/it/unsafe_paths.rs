@@ -50,9 +50,14 @@ fn what_others_could_replace_is_refused_and_nothing_is_made() {
 
 /// Runs `up`; when it is about to mount, `meanwhile` happens.
 fn up_while(example: &Example<'_>, meanwhile: &str) -> Outcome {
-    let up = example.command("up").held_at_mount();
-    example.world.ok(["sh", "-c", meanwhile]);
-    up.go_on()
+    // The first makes a mount private.
+    match example.command("up").held_at("mount", 2) {
+        Ok(up) => {
+            example.world.ok(["sh", "-c", meanwhile]);
+            up.go_on()
+        }
+        Err(ended) => panic!("it mounts nothing: {ended}"),
+    }
 }
 
 #[test]

@@ -683,55 +683,103 @@ fn roots_that_are_there_are_synced_too() {
     }
 }
 
-/// A shell command, ended with its World, that goes on by itself.
-fn meanwhile(world: &World, script: &str) -> std::process::Child {
-    let mut running = world.command(["sh", "-c", script]).spawn();
-    let mut ready = [0; 6];
-    let stdout = running.stdout.as_mut().expect("piped");
-    std::io::Read::read_exact(stdout, &mut ready).expect("it runs");
-    running
+/// Holds a command at each of these calls in turn, while something else happens; each time it ends well.
+/// Gives how often it got there.
+fn held_at_each<'w>(
+    points: &[(String, usize)],
+    command: &dyn Fn() -> Run<'w>,
+    fresh: &dyn Fn(),
+    meanwhile: &dyn Fn(),
+) -> usize {
+    let mut held = 0;
+    for (call, nth) in points {
+        fresh();
+        let ended = match command().held_at(call, *nth) {
+            Ok(command) => {
+                held += 1;
+                meanwhile();
+                command.go_on()
+            }
+            Err(ended) => ended,
+        };
+        assert_eq!(ended.code(), Some(0), "held at {call} {nth}: {ended}");
+    }
+    held
 }
 
-/// Security case P1: whoever makes roots and whoever removes them have both done it.
+/// Security case P1: whoever makes roots and whoever removes them have both done it, whatever one of them
+/// has seen and the other has removed meanwhile. With b104179 each of these fails.
 #[test]
 fn roots_are_made_and_removed_at_once() {
     let Some(world) = World::trixie() else { return };
     let example = world.example("");
     example.up();
-    let mut removing = meanwhile(
-        &world,
-        "echo begun; while overstore warm --forget example >/dev/null 2>/tmp/why; do :; done; \
-         touch /tmp/failed",
-    );
-    let making = "for round in $(seq 40); do overstore warm --all --keep example || exit; done";
-    let made = world.run(["sh", "-c", making]);
-    removing.kill().expect("a child of this test");
-    removing.wait().expect("a child of this test");
-    assert_eq!(made.code(), Some(0), "{made}");
-    let why = String::from_utf8_lossy(&world.read("/tmp/why")).into_owned();
-    assert!(!world.path("/tmp/failed").exists(), "{why}");
+    let keep = || example.command("warm").args(["--all", "--keep"]);
+    let forget = || example.command("warm").args(["--forget"]);
+    let own = format!("{}/gcroots/overstore", Example::STATE);
+    let roots = || world.list(&own).len();
+    let below = |call: &Syscall| call.changes().iter().any(|path| path.starts_with(&own));
+
+    forget().ok();
+    let (outcome, trace) = keep().traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let all = roots();
+    let made = trace.nth_calls(|call| call.name == "symlinkat" && below(call));
+    assert_eq!(made.len(), all);
+    let (outcome, trace) = forget().traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let removed = trace.nth_calls(|call| call.name == "unlinkat" && below(call));
+    assert_eq!(removed.len(), all + 1);
+
+    // Before the first is made, all is as it was: the directory goes.
+    let forgets = || drop(forget().ok());
+    let keeps = || drop(keep().ok());
+    assert_eq!(held_at_each(&made[..1], &keep, &forgets, &forgets), 1);
+    assert_eq!(roots(), all);
+    // The first, the last and the directory were removed by somebody else, and made anew.
+    let ends = [&removed[..1], &removed[all - 1..]].concat();
+    assert_eq!(held_at_each(&ends, &forget, &keeps, &forgets), 3);
+    assert!(!world.path(&own).exists());
+    assert_eq!(held_at_each(&ends, &forget, &keeps, &keeps), 3);
 }
 
-/// Security case R1: what vanishes from a directory of roots while it is read is no root any more.
+/// Security case R1: what vanishes from a directory of roots while it is read is no root any more. With
+/// b104179 each of these fails.
 #[test]
 fn roots_that_vanish_meanwhile_are_none() {
     let Some(world) = World::trixie() else { return };
     let example = world.example("");
     example.up();
     let chain = example.lower.path("chain-3");
-    world.ok(["mkdir", "/tmp/roots"]);
-    world.ok(["ln", "-s", &chain, "/tmp/roots/stays"]);
-    let vanish = "chdir '/tmp/roots'; $| = 1; print \"begun\\n\"; while (1) { \
-                  for (1..50) { mkdir \"d$_\"; symlink '/tmp/roots/stays', \"d$_/link\"; symlink 'stays', \"l$_\" } \
-                  for (1..50) { unlink \"d$_/link\", \"l$_\"; rmdir \"d$_\" } }";
-    let mut vanishing = meanwhile(
-        &world,
-        &format!("exec perl -e '{}'", vanish.replace('\'', "'\\''")),
+    let fresh = || {
+        let script = "mkdir -p /tmp/roots/goes; ln -sfn \"$0\" /tmp/roots/stays; \
+                      ln -sfn /tmp/roots/stays /tmp/roots/goes/link; ln -sfn stays /tmp/roots/goes-too";
+        world.ok(["sh", "-ec", script, &chain]);
+    };
+    let vanish = || {
+        world.ok(["sh", "-c", "rm -r /tmp/roots/goes /tmp/roots/goes-too"]);
+    };
+    let warm = || {
+        example
+            .command("warm")
+            .args(["--keep", "--roots", "/tmp/roots"])
+    };
+    fresh();
+    // Metadata is copied once only.
+    warm().ok();
+    let (outcome, trace) = warm().traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let goes = |path: &Path| path.to_string_lossy().starts_with("/tmp/roots/goes");
+    let looks = ["newfstatat", "openat", "readlinkat"];
+    let seen = trace.nth_calls(|call| {
+        looks.contains(&call.name.as_str()) && call.paths().any(|path| goes(&path))
+    });
+    assert!(seen.len() >= 4, "{seen:?}");
+    assert_eq!(held_at_each(&seen, &warm, &fresh, &vanish), seen.len());
+    assert_eq!(
+        world
+            .list(format!("{}/gcroots/overstore", Example::STATE))
+            .len(),
+        1
     );
-    let reading =
-        "for round in $(seq 60); do overstore warm --roots /tmp/roots example || exit; done";
-    let read = world.run(["sh", "-c", reading]);
-    vanishing.kill().expect("a child of this test");
-    vanishing.wait().expect("a child of this test");
-    assert_eq!(read.code(), Some(0), "{read}");
 }

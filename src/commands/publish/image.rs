@@ -20,7 +20,8 @@ pub(super) fn run(
     json: bool,
 ) -> Result<ExitCode, Failure> {
     let [kind, file] = image else {
-        return Err(Failure::refused("--image takes a kind and a file"));
+        return Err(Failure::refused("--image takes a kind and a file")
+            .remedy("name both, as in `--image squashfs FILE`"));
     };
     let formats = Format::ALL.iter();
     let Some((_, format)) = formats.clone().find(|(name, _)| kind == name) else {
@@ -29,7 +30,8 @@ pub(super) fn run(
             "there is no kind of image called {}: expected one of {}",
             show(kind.as_encoded_bytes()),
             names.join(", ")
-        )));
+        ))
+        .remedy("name one of these"));
     };
     let file = absolute(Path::new(file))?;
     let origin = origin(arguments)?;
@@ -124,7 +126,9 @@ fn of_store(from: &OsString, store: &Path) -> Result<Origin, Failure> {
     };
     let wrong = |what: String| {
         let what = format!("cannot pack {}: {what}", show(from.as_encoded_bytes()));
-        Failure::refused(what)
+        Failure::refused(what).remedy(
+            "name the root of a store, the directory of a publication, or the URL of a local store",
+        )
     };
     let text = text
         .to_str()
@@ -142,10 +146,7 @@ fn of_store(from: &OsString, store: &Path) -> Result<Origin, Failure> {
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {
-    std::path::absolute(path).map_err(|error| {
-        let what = format!("cannot use {}", show_path(path));
-        Failure::doing(what, error).refusing()
-    })
+    std::path::absolute(path).map_err(|error| super::unusable(path, error))
 }
 
 fn report(image: &Image<'_>, made: Made) -> ImageReport {

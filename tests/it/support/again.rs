@@ -80,7 +80,7 @@ fn assert_ended(outcome: &Outcome, what: &str) {
     assert_says_why(outcome, what);
 }
 
-/// Nothing panicked, and what was not done is told.
+/// Nothing panicked, and what was not done is told, with what fixes it.
 #[track_caller]
 pub fn assert_says_why(outcome: &Outcome, what: &str) {
     let said = [&outcome.out[..], &outcome.err].concat();
@@ -89,5 +89,14 @@ pub fn assert_says_why(outcome: &Outcome, what: &str) {
     assert!(
         outcome.code() == Some(0) || !said.trim().is_empty(),
         "{what}: {outcome}"
+    );
+    // What was said by another program is that one's.
+    let is_ours = outcome
+        .stderr()
+        .lines()
+        .any(|line| line.starts_with("error: "));
+    assert!(
+        outcome.code() == Some(0) || !is_ours || said.contains("remedy: "),
+        "{what}: without a remedy: {outcome}"
     );
 }

@@ -1,6 +1,6 @@
 //! What the tests share: real Nix in Debian trees ([`Tree`]), a private machine for one test
 //! ([`World`]), proof that a directory was left alone ([`Snapshot`]), system-call traces and kills at
-//! any step ([`trace`], [`Again`]), directories that say what is expected ([`assert_expected`]), the one way to
+//! any step ([`trace`], [`Again`]), races that are won each time ([`held`]), directories that say what is expected ([`assert_expected`]), the one way to
 //! wait ([`wait_until`]), and the one way to be skipped ([`skip`]).
 //!
 //! Each test that needs root or real Nix begins with
@@ -15,6 +15,7 @@
 mod again;
 mod example;
 mod expected;
+mod held;
 mod lower;
 pub mod owner;
 mod skip;

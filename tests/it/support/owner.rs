@@ -82,6 +82,19 @@ impl<'w> Owner<'w> {
             .is_ok()
     }
 
+    /// Describes the store `above`, over the publication.
+    pub fn describe_above(&self) {
+        self.world.write(
+            "/etc/overstore/above.toml",
+            format!(
+                "root = \"/mnt/above/merged\"\nupper-layer = \"/mnt/above/upper\"\n\
+                 workdir = \"/mnt/above/work\"\n[lower]\npublication = {PLACE:?}\n\
+                 real = \"{LIVE}/nix/store\"\n"
+            ),
+        );
+        self.world.mkdir("/mnt/above");
+    }
+
     /// A description of a store over a generation.
     pub fn consumer(&self, generation: &str) -> String {
         self.world.write(

@@ -1,16 +1,14 @@
 //! System-call traces of commands in a World, and commands that are killed at any of their system
-//! calls, or held there for a while. None of it needs hooks in the program.
+//! calls, or have one fail. None of it needs hooks in the program.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
-use std::fs;
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Component, Path, PathBuf};
-use std::process::Child;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Outcome, Run, World, wait_until};
+use super::{Outcome, Run};
 
 /// Calls that change what their path arguments name, with the position of the first of these; all
 /// strings from there on are paths, except where [`Syscall::changes`] says otherwise.
@@ -247,79 +245,6 @@ impl Run<'_> {
     }
 }
 
-/// The number of `mount` on x86-64.
-const MOUNT: &str = "165";
-
-/// A command that is held where it enters its first `mount`.
-pub struct Held<'w> {
-    world: &'w World,
-    child: Child,
-    tracer: String,
-}
-
-impl<'w> Run<'w> {
-    /// Starts it, and comes back when one of its threads has entered its second `mount` (the first
-    /// makes a mount private), which is not carried out before [`Held::go_on`]. Nothing else in the World may be traced meanwhile.
-    pub fn held_at_mount(self) -> Held<'w> {
-        let world = self.world();
-        let mut child = self
-            .under([
-                "strace",
-                // The command stays the child, and strace is beside it.
-                "--daemonize",
-                "--follow-forks",
-                "--output=/dev/null",
-                "--quiet=all",
-                "--trace=mount",
-                "--inject=mount:delay_enter=86400s:when=2",
-            ])
-            .spawn();
-        let mut tracer = None;
-        wait_until("the command mounts", || {
-            if let Some(status) = child.try_wait().expect("a child of this test") {
-                panic!("it ended before it mounted anything: {status}");
-            }
-            tracer = tracer_at_mount(world);
-            tracer.is_some()
-        });
-        Held {
-            world,
-            child,
-            tracer: tracer.expect("there is one now"),
-        }
-    }
-}
-
-/// The process in the World that traces a thread which has entered `mount` of a new file system.
-fn tracer_at_mount(world: &World) -> Option<String> {
-    let processes = world.list("/proc").into_iter();
-    processes
-        .filter_map(|name| fs::read_dir(world.path("/proc").join(name).join("task")).ok())
-        .flatten()
-        .filter_map(|thread| {
-            // It may have ended.
-            let directory = thread.ok()?.path();
-            let status = fs::read_to_string(directory.join("status")).ok()?;
-            let mut fields = status.lines().filter_map(|line| line.split_once(':'));
-            let (_, tracer) = fields.find(|(field, _)| *field == "TracerPid")?;
-            let call = fs::read_to_string(directory.join("syscall")).ok()?;
-            let call: Vec<&str> = call.split(' ').collect();
-            // Without flags: other calls change mounts that are there.
-            let held = tracer.trim() != "0" && call[0] == MOUNT && call.get(4) == Some(&"0x0");
-            held.then(|| tracer.trim().to_owned())
-        })
-        .next()
-}
-
-impl Held<'_> {
-    /// Lets it go on, to its end.
-    pub fn go_on(self) -> Outcome {
-        // Told to end, strace would first wait until its delay is over.
-        self.world.ok(["sh", "-c", "kill -KILL $0", &self.tracer]);
-        Outcome::of(self.child)
-    }
-}
-
 impl Trace {
     /// The calls that would change, lock or open for writing something at or below `directory`,
     /// whether they succeeded or not.
@@ -541,11 +466,11 @@ impl Syscall {
             }
             false => return false,
         };
-        names == 0 || names == 1 && !self.follows()
+        names == 0 || names == 1 && !self.follows(at)
     }
 
-    /// Whether the last name of its path may be a link that it follows.
-    fn follows(&self) -> bool {
+    /// Whether the last name of its path at this position may be a link that it follows.
+    fn follows(&self, at: usize) -> bool {
         let has = |words: &[&str]| words.iter().any(|word| self.text.contains(word));
         match self.name.as_str() {
             // What has to be new is no link.
@@ -554,7 +479,8 @@ impl Syscall {
             "chmod" | "fchmodat" | "chown" | "creat" | "truncate" | "utime" | "utimes"
             | "futimesat" | "setxattr" | "removexattr" => true,
             "fchmodat2" | "fchownat" | "utimensat" => !has(&["AT_SYMLINK_NOFOLLOW"]),
-            "linkat" => has(&["AT_SYMLINK_FOLLOW"]),
+            // Only what the new name is for.
+            "linkat" => at == 1 && has(&["AT_SYMLINK_FOLLOW"]),
             "mount" | "chroot" => true,
             "umount2" => !has(&["UMOUNT_NOFOLLOW"]),
             "move_mount" => has(&["_SYMLINKS"]),

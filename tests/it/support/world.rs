@@ -77,7 +77,7 @@ impl World {
             ])
             .arg("bash")
             .arg(support.join("world.sh"))
-            .args([tree.path, Path::new(env!("CARGO_BIN_EXE_overstore")), &base])
+            .args([tree.path, &program(), &base])
             .args(
                 directories
                     .iter()
@@ -303,6 +303,13 @@ impl World {
         });
         daemon
     }
+}
+
+/// The program under test: what was built with the tests, or another build, to see which tests fail with
+/// that.
+fn program() -> PathBuf {
+    let other = std::env::var_os("OVERSTORE_TEST_PROGRAM");
+    other.map_or_else(|| env!("CARGO_BIN_EXE_overstore").into(), PathBuf::from)
 }
 
 impl Drop for World {
