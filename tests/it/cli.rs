@@ -288,7 +288,10 @@ pub(crate) fn commands() -> BTreeSet<String> {
 pub(crate) fn flags(command: &str) -> BTreeSet<String> {
     let output = overstore(Path::new("/"), &[command, "--help"]);
     let (help, _) = streams(&output);
-    let words = help.lines().filter_map(|line| {
+    let options = help.lines().skip_while(|line| *line != "Options:");
+    // What is said of an option is indented deeper.
+    let options = options.filter(|line| !line.starts_with("       "));
+    let words = options.filter_map(|line| {
         let line = line.trim_start();
         let line = line
             .strip_prefix("-")

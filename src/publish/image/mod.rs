@@ -19,7 +19,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags, openat, renameat};
+use rustix::fs::{AtFlags, Mode, OFlags, openat, renameat, statat};
 use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
@@ -27,7 +27,7 @@ use super::database::Copied;
 use super::error::PublishError;
 use super::roots::HeldOff;
 use super::run::{Tell, Told, wanted};
-use super::tree::sync_tree;
+use super::tree::{LISTING, sync_tree};
 use super::verify::{Problem, Problems};
 use super::{database, place};
 use crate::compare::{Damaged, Layer};
@@ -476,26 +476,38 @@ impl Image<'_> {
         let make = || -> std::io::Result<u64> {
             let mode = Mode::from_raw_mode(layout::DIRECTORY_MODE);
             rustix::fs::mkdirat(&draft.directory, TREE, mode)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-            let tree: OwnedFd = openat(&draft.directory, TREE, flags, Mode::empty())?;
+            let tree: OwnedFd = openat(&draft.directory, TREE, LISTING, Mode::empty())?;
             for directory in directories() {
-                rustix::fs::mkdirat(&tree, &*directory, mode)?;
+                let (above, name) = last(&tree, &directory)?;
+                rustix::fs::mkdirat(above, name, mode)?;
             }
             let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
             let schema = format!("{STATE}/db/schema");
-            let mut schema = File::from(openat(&tree, schema, flags, Mode::from_raw_mode(0o644))?);
+            let (above, name) = last(&tree, &schema)?;
+            let mut schema = File::from(openat(&above, name, flags, Mode::from_raw_mode(0o644))?);
             schema.write_all(schema::VERSION.to_string().as_bytes())?;
-            let to = format!("{STATE}/db/{}", layout::DATABASE_FILE);
-            renameat(&draft.directory, layout::DATABASE_FILE, &tree, &to)?;
+            renameat(
+                &draft.directory,
+                layout::DATABASE_FILE,
+                &above,
+                layout::DATABASE_FILE,
+            )?;
             sync_tree(&tree)?;
-            Ok(
-                rustix::fs::statat(&tree, &to, rustix::fs::AtFlags::empty())?
-                    .st_size
-                    .unsigned_abs(),
-            )
+            let database = statat(&above, layout::DATABASE_FILE, AtFlags::SYMLINK_NOFOLLOW)?;
+            Ok(database.st_size.unsigned_abs())
         };
         make().map_err(|error| PublishError::io("make", self.file, error))
     }
+}
+
+/// The directory that the last name of a path below this one is in, and that name.
+fn last<'p>(tree: &OwnedFd, path: &'p str) -> std::io::Result<(OwnedFd, &'p str)> {
+    let (above, name) = path.rsplit_once('/').unwrap_or(("", path));
+    let mut directory = tree.try_clone()?;
+    for name in above.split('/').filter(|name| !name.is_empty()) {
+        directory = openat(&directory, name, LISTING, Mode::empty())?;
+    }
+    Ok((directory, name))
 }
 
 /// The directories of an image, each after the one it is in.

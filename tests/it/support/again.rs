@@ -42,7 +42,12 @@ impl<'a> Again<'a> {
                 Disturbance::Fail => {
                     let error = ERRORS[number % ERRORS.len()];
                     let outcome = self.command().failing_at(call, *nth, error);
-                    assert_ended(&outcome, &format!("{words:?}: {error} at {call} {nth}"));
+                    let what = format!("{words:?}: {error} at {call} {nth}");
+                    assert_ended(&outcome, &what);
+                    // Where writing fails, so may what is told.
+                    if !call.contains("write") {
+                        assert_says_what_fixes_it(&outcome, &what);
+                    }
                     (error, outcome)
                 }
             };
@@ -80,7 +85,18 @@ fn assert_ended(outcome: &Outcome, what: &str) {
     assert_says_why(outcome, what);
 }
 
-/// Nothing panicked, and what was not done is told, with what fixes it.
+/// Each error that is told has a remedy. What another program said is that one's.
+#[track_caller]
+fn assert_says_what_fixes_it(outcome: &Outcome, what: &str) {
+    let said = format!("{}{}", outcome.stdout(), outcome.stderr());
+    let is_ours = said.lines().any(|line| line.starts_with("error: "));
+    assert!(
+        outcome.code() == Some(0) || !is_ours || said.contains("remedy: "),
+        "{what}: without a remedy: {outcome}"
+    );
+}
+
+/// Nothing panicked, and what was not done is told.
 #[track_caller]
 pub fn assert_says_why(outcome: &Outcome, what: &str) {
     let said = [&outcome.out[..], &outcome.err].concat();
@@ -89,14 +105,5 @@ pub fn assert_says_why(outcome: &Outcome, what: &str) {
     assert!(
         outcome.code() == Some(0) || !said.trim().is_empty(),
         "{what}: {outcome}"
-    );
-    // What was said by another program is that one's.
-    let is_ours = outcome
-        .stderr()
-        .lines()
-        .any(|line| line.starts_with("error: "));
-    assert!(
-        outcome.code() == Some(0) || !is_ours || said.contains("remedy: "),
-        "{what}: without a remedy: {outcome}"
     );
 }
