@@ -5,6 +5,7 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, PoisonError};
 
 use super::CollectError;
 use super::database::{Keep, UpperRows};
@@ -12,6 +13,8 @@ use super::graph::Edges;
 use super::layers::{Kind, Layers};
 use super::root::{Root, RootKind, Roots};
 use crate::config::Store;
+use crate::linux::processors;
+use crate::linux::root::System;
 use crate::lower;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
@@ -42,27 +45,73 @@ pub(crate) enum Why {
     Kept(Vec<Kept>),
 }
 
-/// Finds all that keeps an object, and changes nothing.
+/// Finds all that keeps an object, and changes nothing. Roots are read while the database is.
 ///
 /// # Errors
-/// When the upper database or a layer cannot be read.
+/// When the roots, the upper database or a layer cannot be read.
 pub(crate) fn why(
     store: &Store,
+    system: &System,
     keep: Keep,
-    roots: &Roots,
     path: &StorePath,
 ) -> Result<Why, CollectError> {
-    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
-    let database = store.database();
     let layers = Layers::open(store)?;
+    let (roots, keepers) = processors::both(
+        || Roots::read(store, system),
+        || keepers(store, &layers, keep, path),
+    );
+    let keepers = match keepers? {
+        Keepers::Found(found) => found,
+        Keepers::Unknown => return Ok(Why::Unknown),
+        Keepers::Below => return Ok(Why::Below),
+    };
+    let roots = roots?.roots;
     let mut by_path: HashMap<&StorePath, Vec<&Root>> = HashMap::new();
-    for root in &roots.roots {
+    for root in &roots {
         by_path.entry(&root.path).or_default().push(root);
     }
+    let in_both = in_both(&layers, &keepers)?;
+    let mut kept = Vec::new();
+    for (here, (keeper, _)) in keepers.iter().enumerate() {
+        let mut add = |root: Root| {
+            let way = way(&keepers, here);
+            kept.push(Kept { root, way });
+        };
+        for root in by_path.get(keeper).into_iter().flatten() {
+            add((*root).clone());
+        }
+        if in_both.contains(&here) {
+            add(Root {
+                path: keeper.clone(),
+                kind: RootKind::BothLayers,
+            });
+        }
+    }
+    Ok(Why::Kept(kept))
+}
+
+/// What an object is kept by, if a root keeps it.
+enum Keepers {
+    Unknown,
+    Below,
+    /// It and all that keeps it, each with the place of the one that it keeps: the nearest first.
+    Found(Vec<Keeper>),
+}
+
+type Keeper = (StorePath, Option<usize>);
+
+fn keepers(
+    store: &Store,
+    layers: &Layers,
+    keep: Keep,
+    path: &StorePath,
+) -> Result<Keepers, CollectError> {
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let database = store.database();
     lower::retry(
         || Ok(Box::new(UpperRows::open(&database, directory.clone())?)),
         |rows| {
-            let found = search(rows, &layers, keep, &by_path, path)?;
+            let found = search(rows, layers, keep, path)?;
             rows.confirm()?;
             Ok(found)
         },
@@ -73,59 +122,74 @@ fn search(
     rows: &mut UpperRows,
     layers: &Layers,
     keep: Keep,
-    roots: &HashMap<&StorePath, Vec<&Root>>,
     path: &StorePath,
-) -> Result<Why, CollectError> {
+) -> Result<Keepers, CollectError> {
     let Some(start) = rows.id(path)? else {
         return Ok(match layers.lower.has(path.as_str())? {
-            true => Why::Below,
-            false => Why::Unknown,
+            true => Keepers::Below,
+            false => Keepers::Unknown,
         });
     };
-    let is_above = |path: &StorePath| {
-        let found = layers.upper.look(path.as_str())?;
-        Ok::<_, CollectError>(matches!(found, Some((Kind::Object, _))))
-    };
-    if layers.lower.has(path.as_str())? && !is_above(path)? {
-        return Ok(Why::Below);
+    if layers.lower.has(path.as_str())? && !is_above(layers, path)? {
+        return Ok(Keepers::Below);
     }
     rows.keep_pages(PAGES)?;
-    let mut kept = Vec::new();
-    let mut keepers = Keepers::new(rows, keep)?;
-    // Each object seen, and what of those before it is kept by it.
+    let mut search = Search::new(rows, keep)?;
     let mut seen: HashSet<i64> = HashSet::from([start]);
-    let mut found: Vec<(StorePath, Option<usize>)> = Vec::new();
+    let mut found = Vec::new();
     let mut open = VecDeque::from([(start, None)]);
     while let Some((id, keeps)) = open.pop_front() {
-        let path = keepers.rows.path_of_id(id)?;
+        let path = search.rows.path_of_id(id)?;
         let here = found.len();
-        found.push((path.clone(), keeps));
-        for root in roots.get(&path).into_iter().flatten() {
-            kept.push(Kept {
-                root: (*root).clone(),
-                way: way(&found, here),
-            });
-        }
-        if layers.lower.has(path.as_str())? && is_above(&path)? {
-            kept.push(Kept {
-                root: Root {
-                    path: path.clone(),
-                    kind: RootKind::BothLayers,
-                },
-                way: way(&found, here),
-            });
-        }
-        for keeper in keepers.of(id, &path, seen.len())? {
+        for keeper in search.keepers_of(id, &path, seen.len())? {
             if seen.insert(keeper) {
                 open.push_back((keeper, Some(here)));
             }
         }
+        found.push((path, keeps));
     }
-    Ok(Why::Kept(kept))
+    Ok(Keepers::Found(found))
+}
+
+fn is_above(layers: &Layers, path: &StorePath) -> Result<bool, CollectError> {
+    let found = layers.upper.look(path.as_str())?;
+    Ok(matches!(found, Some((Kind::Object, _))))
+}
+
+/// The places of those that are in both layers, where a collection leaves them.
+fn in_both(layers: &Layers, keepers: &[Keeper]) -> Result<HashSet<usize>, CollectError> {
+    let found = Mutex::new(Ok(HashSet::new()));
+    processors::work_on(
+        keepers.len(),
+        || (),
+        |(), place| {
+            let (path, _) = &keepers[place];
+            let is_in_both = layers
+                .lower
+                .has(path.as_str())
+                .and_then(|is_below| Ok(is_below && is_above(layers, path)?));
+            if let Ok(false) = is_in_both {
+                return true;
+            }
+            let mut found = found.lock().unwrap_or_else(PoisonError::into_inner);
+            match (is_in_both, &mut *found) {
+                (Ok(_), Ok(places)) => {
+                    places.insert(place);
+                    true
+                }
+                (Err(error), _) => {
+                    *found = Err(error);
+                    false
+                }
+                (Ok(_), Err(_)) => false,
+            }
+        },
+    );
+    found.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The way from one of the objects found to the first of them.
-fn way(found: &[(StorePath, Option<usize>)], from: usize) -> Vec<StorePath> {
+fn way(found: &[Keeper], from: usize) -> Vec<StorePath> {
     let mut way = Vec::new();
     let mut at = Some(from);
     while let Some((path, next)) = at.and_then(|at| found.get(at)) {
@@ -136,7 +200,7 @@ fn way(found: &[(StorePath, Option<usize>)], from: usize) -> Vec<StorePath> {
 }
 
 /// What keeps each object, looked up one by one, or read at once.
-struct Keepers<'r> {
+struct Search<'r> {
     rows: &'r mut UpperRows,
     keep: Keep,
     /// So many are looked up one by one.
@@ -144,7 +208,7 @@ struct Keepers<'r> {
     all: Option<Edges>,
 }
 
-impl<'r> Keepers<'r> {
+impl<'r> Search<'r> {
     fn new(rows: &'r mut UpperRows, keep: Keep) -> Result<Self, CollectError> {
         let few = match rows.reads_realisations(keep) {
             true => 0,
@@ -159,7 +223,12 @@ impl<'r> Keepers<'r> {
     }
 
     /// The rows of all that keeps an object, where so many objects are known already.
-    fn of(&mut self, id: i64, path: &StorePath, known: usize) -> Result<Vec<i64>, CollectError> {
+    fn keepers_of(
+        &mut self,
+        id: i64,
+        path: &StorePath,
+        known: usize,
+    ) -> Result<Vec<i64>, CollectError> {
         if self.all.is_none() && known as u64 > self.few {
             self.rows.read_nodes()?;
             self.all = Some(self.rows.graph(self.keep)?.kept_by());

@@ -150,8 +150,7 @@ fn why(
     let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
     let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
     let path = super::warm::resolve(path, &directory)?;
-    let roots = Roots::read(store, system).map_err(Failure::machine)?;
-    let found = collect::why(store, collect::keep(programs), &roots, &path);
+    let found = collect::why(store, system, collect::keep(programs), &path);
     let kept = match found.map_err(Failure::machine)? {
         Why::Kept(kept) => kept,
         Why::Below => {

@@ -1,5 +1,6 @@
 //! Work on many things, by all processors.
 
+use std::panic::resume_unwind;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
@@ -40,6 +41,19 @@ pub(crate) fn work_on<S>(
     next.into_inner().min(count)
 }
 
+/// Does two things at once; one after the other where no thread can be started.
+pub(crate) fn both<A: Send, B>(one: impl Fn() -> A + Sync, other: impl FnOnce() -> B) -> (A, B) {
+    thread::scope(|scope| {
+        let started = thread::Builder::new().spawn_scoped(scope, &one);
+        let other = other();
+        let one = match started {
+            Ok(thread) => thread.join().unwrap_or_else(|panic| resume_unwind(panic)),
+            Err(_) => one(),
+        };
+        (one, other)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -72,5 +86,15 @@ mod tests {
         assert!(done[..begun].iter().all(|&times| times == 2), "{done:?}");
         assert!(done[begun..].iter().all(|&times| times == 1), "{done:?}");
         assert_eq!(work_on(0, || (), |(), _| true), 0);
+    }
+
+    #[test]
+    fn two_things_are_done_at_once() {
+        let meet = std::sync::Barrier::new(2);
+        let each = |number| {
+            meet.wait();
+            number
+        };
+        assert_eq!(both(|| each(1), || each(2)), (1, 2));
     }
 }
