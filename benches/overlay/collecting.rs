@@ -322,16 +322,10 @@ impl Copies {
         self.store.directory.join("upper")
     }
 
-    /// Has all copies above, on a new file system: ext4 searches long for an inode where many were
-    /// deleted in the last minutes, and here that would be by the round before.
+    /// Has all copies above, on a new file system.
     fn anew(&self) -> Result<()> {
-        self.away();
-        let make = "cp --sparse=always \"$2\" \"$0\" && mount -o loop \"$0\" \"$1\"";
-        measure::time(Command::new("sh").args(["-c", make]).args([
-            &self.image,
-            &self.store.directory,
-            &self.empty,
-        ]))?;
+        self.store.down();
+        measure::new_file_system(&self.empty, &self.image, &self.store.directory)?;
         measure::time(&mut self.store.overstore(&["up"]))?;
         measure::time(&mut self.store.overstore(&["warm", "--all"]))?;
         self.store.down();

@@ -1,6 +1,7 @@
 //! Times and memory of commands.
 
-use std::process::{Command, ExitStatus};
+use std::path::Path;
+use std::process::{Command, Output};
 use std::time::Instant;
 
 use nix::sys::resource::{UsageWho, getrusage};
@@ -41,7 +42,7 @@ pub fn time(command: &mut Command) -> Result<f64> {
     let start = Instant::now();
     let output = command.output()?;
     let seconds = start.elapsed().as_secs_f64();
-    succeeded(command, output.status, &output.stderr)?;
+    succeeded(command, &output)?;
     Ok(seconds)
 }
 
@@ -71,7 +72,7 @@ pub fn peak(command: &Command) -> Result<u64> {
         launcher.env(name, value.unwrap_or_default());
     }
     let output = launcher.output()?;
-    succeeded(command, output.status, &output.stderr)?;
+    succeeded(command, &output)?;
     Ok(String::from_utf8(output.stdout)?.trim().parse()?)
 }
 
@@ -81,14 +82,31 @@ pub fn launch(words: &[&str]) -> Result<()> {
     let (program, arguments) = words.split_first().ok_or("no command")?;
     let mut command = Command::new(program);
     let output = command.args(arguments).output()?;
-    succeeded(&command, output.status, &output.stderr)?;
+    succeeded(&command, &output)?;
     println!("{}", getrusage(UsageWho::RUSAGE_CHILDREN)?.max_rss());
     Ok(())
 }
 
-fn succeeded(command: &Command, status: ExitStatus, stderr: &[u8]) -> Result<()> {
-    if status.success() {
+fn succeeded(command: &Command, output: &Output) -> Result<()> {
+    if output.status.success() {
         return Ok(());
     }
-    Err(format!("{command:?}: {status}: {}", String::from_utf8_lossy(stderr)).into())
+    // What overstore finds is on its standard output.
+    let [said, errors] = [&output.stdout, &output.stderr].map(|it| String::from_utf8_lossy(it));
+    Err(format!("{command:?}: {}: {errors}{said}", output.status).into())
+}
+
+/// Mounts a new file system at a directory: `image` becomes a copy of `empty`. ext4 searches long for an
+/// inode where many were deleted in the last minutes, and here that would be by the round before.
+pub fn new_file_system(empty: &Path, image: &Path, directory: &Path) -> Result<()> {
+    // It need not be mounted.
+    let _ = Command::new("umount").arg(directory).output();
+    std::fs::create_dir_all(directory)?;
+    let make = "cp --sparse=always \"$0\" \"$1\" && mount -o loop \"$1\" \"$2\"";
+    time(
+        Command::new("sh")
+            .args(["-c", make])
+            .args([empty, image, directory]),
+    )?;
+    Ok(())
 }

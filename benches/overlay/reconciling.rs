@@ -146,9 +146,8 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
 fn carrying(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
     eprintln!("carrying {CARRIED} objects");
     let old = place.scratch.join("carrying-old");
-    let objects = add_objects(place, &old)?;
     let lower = place.scratch.join("carrying-lower");
-    symlink(&old, &lower)?;
+    let objects = add_objects(place, &lower)?;
     let text = format!("{}?read-only=true", lower.display());
     let store = Store::new(place, "carrying", &text, "")?;
     store.anew()?;
@@ -158,16 +157,18 @@ fn carrying(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
         symlink(object, roots.join(format!("carried-{number}")))?;
     }
     store.down();
-    fs::remove_file(&lower)?;
-    symlink(place.stores.join(of_size(GROWTH[0]).name()), &lower)?;
+    fs::rename(&lower, &old)?;
+    copy(&place.stores.join(of_size(GROWTH[0]).name()), &lower)?;
     let before = place.scratch.join("carrying-before");
     copy(&store.directory, &before)?;
     let copied = place.scratch.join("carrying-copied");
+    let empty = place.scratch.join(crate::EMPTY);
+    let disks = ["ours", "theirs"].map(|name| place.scratch.join(format!("carrying-{name}.ext4")));
     let (mut ours, mut synced, mut plain) = <(Times, Times, Times)>::default();
     for _ in 0..ROUNDS {
         store.down();
-        fs::remove_dir_all(&store.directory)?;
-        copy(&before, &store.directory)?;
+        measure::new_file_system(&empty, &disks[0], &store.directory)?;
+        copy(&before.join("."), &store.directory)?;
         let mut reconcile = store.overstore(&["reconcile", "--old"]);
         // The description comes last.
         let mut words: Vec<_> = reconcile.get_args().map(ToOwned::to_owned).collect();
@@ -178,7 +179,7 @@ fn carrying(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
         if carried < CARRIED as usize {
             return Err(format!("{carried} objects were carried").into());
         }
-        fs::create_dir(&copied)?;
+        measure::new_file_system(&empty, &disks[1], &copied)?;
         let start = Instant::now();
         let copy = "cd \"$0\" && find . -mindepth 1 -maxdepth 1 ! -name .links -print0 \
                     | xargs -0 cp -a -t \"$1\"";
@@ -188,8 +189,11 @@ fn carrying(place: &Place, contests: &mut Vec<Contest>) -> Result<()> {
         plain.push(measure::time(&mut all)?);
         measure::time(Command::new("sync").arg("-f").arg(&copied))?;
         synced.push(start.elapsed().as_secs_f64());
-        fs::remove_dir_all(&copied)?;
-        measure::time(Command::new("sync").arg("-f").arg(&place.scratch))?;
+        measure::time(&mut Command::new("sync"))?;
+    }
+    store.down();
+    for mounted in [&store.directory, &copied] {
+        measure::time(Command::new("umount").arg(mounted))?;
     }
     let size = u64::from(CARRIED) * u64::from(FILES) * u64::from(KIBIBYTES) / 1024;
     for (against, theirs) in [
