@@ -360,7 +360,7 @@ fn play(
         let machine = machines
             .get_mut(&step.machine)
             .context("the scenario has been checked to have this machine")?;
-        take(test, step, guest, machine)?;
+        take(test, step, scenario.patience(), guest, machine)?;
     }
     for machine in machines.values() {
         check_console(machine)?;
@@ -384,14 +384,20 @@ fn has_failed_as_expected(broken: &Broken, result: Result<()>) -> Result<Vec<Str
     }
 }
 
-fn take(test: &str, step: &Step, guest: &ReadyGuest, machine: &mut Machine) -> Result<()> {
+fn take(
+    test: &str,
+    step: &Step,
+    patience: Duration,
+    guest: &ReadyGuest,
+    machine: &mut Machine,
+) -> Result<()> {
     if step.virtiofs && !machine.plug_lower_store(&guest.disk)? {
         return skip("virtiofs", test, "this machine has no virtiofsd");
     }
     match &step.action {
         Action::Run { script, arguments } => {
             let command = script_command(script, arguments, machine, guest)?;
-            let outcome = machine.execute(&command, HANG)?;
+            let outcome = machine.execute(&command, patience)?;
             ensure!(
                 outcome.code == 0,
                 "{} on {}: exit code {}\n{}",

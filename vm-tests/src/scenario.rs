@@ -3,9 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
+
+use crate::HANG;
 
 /// The file, as written.
 #[derive(Deserialize)]
@@ -213,6 +216,11 @@ impl Scenario {
                 .as_ref()
                 .is_none_or(|guests| guests.iter().any(|name| name == guest))
         })
+    }
+
+    /// How long one of its steps may take. What measures is let take longer than what tests.
+    pub fn patience(&self) -> Duration {
+        if self.by_hand { 4 * HANG } else { HANG }
     }
 
     /// How long it is, roughly: a boot takes as long as several scripts.
