@@ -7,7 +7,7 @@ use std::process::ExitCode;
 
 use super::{Failure, LongWork, OnInterrupt, Unit, load, private};
 use crate::apply::{self, End, SetUp};
-use crate::check::{self, Severity};
+use crate::check::{self, Part, Severity};
 use crate::cli::{self, RootArgument};
 use crate::collect::{Programs, Roots};
 use crate::config::{self, Store, WhenReplaced};
@@ -61,8 +61,13 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
         roots: &roots,
     };
     let manager = ServiceManager::from_environment();
+    let mut lower_is_wrong = false;
     let (done, mounted) = match arguments.dry_run {
-        true => (planned(&reconciler, &store)?, None),
+        true => {
+            let done;
+            (done, lower_is_wrong) = planned(&reconciler)?;
+            (done, None)
+        }
         false => {
             let whole = Whole {
                 store: &store,
@@ -79,7 +84,7 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
     };
     let mut report = report(&store, arguments.dry_run, &old_directories, &done);
     report.mounted = mounted;
-    if mounted == Some(false) && report.outcome != Outcome::NotAsDescribed {
+    if mounted == Some(false) || lower_is_wrong {
         report.outcome = Outcome::NotAsDescribed;
     }
     report.print(json)?;
@@ -89,16 +94,19 @@ pub(super) fn run(arguments: &cli::Reconcile, json: bool) -> Result<ExitCode, Fa
     Ok(ExitCode::from(report.outcome.exit_code()))
 }
 
-/// What a run would do now. What would keep it from that is told; where it is also why that cannot be
-/// said, it is the error, as of a run.
-fn planned(reconciler: &Reconciler<'_>, store: &Store) -> Result<Reconciled, Failure> {
+/// What a run would do now, and whether the lower store keeps it from that. Whatever else would is told,
+/// too; where it is also why nothing can be said, it is the error, as of a run.
+fn planned(reconciler: &Reconciler<'_>) -> Result<(Reconciled, bool), Failure> {
+    let store = reconciler.store;
     let observed =
         observe::observe(reconciler.system, store, Depth::Up).map_err(Failure::observing)?;
     let obstacles = obstacles(store, &observed, true);
     match reconciler.plan() {
         Ok(done) => {
             report::warn(&obstacles);
-            Ok(done)
+            // `up` puts others right.
+            let is_wrong = obstacles.iter().any(|it| it.part == Part::LowerStore);
+            Ok((done, is_wrong))
         }
         Err(error) if obstacles.is_empty() => Err(failure(store, error)),
         Err(_) => Err(failure(store, ReconcileError::NotAsDescribed(obstacles))),
