@@ -9,7 +9,7 @@ use crate::apply;
 use crate::cli::{self, RootArgument};
 use crate::collect::{CollectError, Optimised, Optimiser, Step};
 use crate::config::Store;
-use crate::escape::show;
+use crate::escape::{counted, show};
 use crate::linux::namespaces;
 use crate::linux::root::System;
 use crate::nix::store_directory::StoreDirectory;
@@ -99,7 +99,7 @@ fn with_progress(
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
     let mut tell = |step| match step {
         Step::Found(objects) => {
-            let text = format!("{objects} objects are in both layers");
+            let text = format!("comparing {} in both layers", counted(objects, "object"));
             manager.working(&text);
             work.counted(text, Unit::Objects, objects);
         }

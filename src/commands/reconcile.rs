@@ -11,7 +11,7 @@ use crate::check::{self, Part, Severity};
 use crate::cli::{self, RootArgument};
 use crate::collect::{Programs, Roots};
 use crate::config::{self, Store, WhenReplaced};
-use crate::escape::show_path;
+use crate::escape::{counted, show_path};
 use crate::linux::namespaces;
 use crate::linux::root::System;
 use crate::lower::publication::{Publication, path_of};
@@ -336,13 +336,13 @@ fn objects(store: &Store, url: &OsStr) -> Result<PathBuf, String> {
 fn tell(step: Step, manager: &ServiceManager, work: &LongWork) {
     match step {
         Step::Carrying(objects) => {
-            let text = format!("carrying {objects} objects");
+            let text = format!("carrying {}", counted(objects, "object"));
             manager.working(&text);
             work.counted(text, Unit::Objects, objects);
         }
         Step::Carried(objects) => {
             // Each has it wait longer.
-            manager.working(&format!("carried {objects} objects more"));
+            manager.working(&format!("carried {} more", counted(objects, "object")));
             work.counts().add(objects);
         }
         Step::Rows => {
@@ -373,7 +373,7 @@ fn fetch(
     work: &LongWork,
 ) -> Result<(), ReconcileError> {
     let missing: Vec<StorePath> = done.missing.iter().map(|it| it.path.clone()).collect();
-    let text = format!("Nix fetches {} objects", missing.len());
+    let text = format!("Nix fetches {}", counted(missing.len() as u64, "object"));
     manager.working(&text);
     work.step(text);
     done.fetched = fetcher.fetch(&missing)?;
@@ -456,7 +456,7 @@ fn faults(store: &Store, done: &Reconciled) -> Vec<Fault> {
     }
     if !done.missing.is_empty() {
         let what = format!(
-            "{} objects are needed and cannot be found anywhere, and {} depend on them",
+            "needed objects that cannot be found anywhere: {}; objects that depend on them: {}",
             done.missing.len(),
             done.depending.len()
         );

@@ -198,6 +198,10 @@ impl ImageReport {
             ""
         };
         let size = indicatif::BinaryBytes(self.bytes);
-        writeln!(out, "{file}: {kind} of {paths} paths, {size}{again}")
+        writeln!(
+            out,
+            "{file}: {kind} of {}, {size}{again}",
+            counted(paths, "path")
+        )
     }
 }
