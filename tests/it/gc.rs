@@ -858,3 +858,50 @@ fn a_killed_collection_loses_nothing() {
         store.assert_sound();
     }
 }
+
+/// As the unit has it: Nix changes no users in a collection, and needs no other capability either.
+#[test]
+fn the_capabilities_of_the_unit_are_enough() {
+    let unit = include_str!("../systemd-generator/own-daemons/expected/overstore-gc@alice.service");
+    let line = |line: &'static str| line.strip_prefix("CapabilityBoundingSet=");
+    let unit = unit.lines().find_map(line).expect("the unit says");
+    let capabilities = unit.split(' ').fold("-all".to_owned(), |all, name| {
+        let name = name.strip_prefix("CAP_").expect("a name");
+        all + ",+" + &name.to_lowercase()
+    });
+    let confined = [
+        "setpriv",
+        "--no-new-privs",
+        "--inh-caps=-all",
+        &format!("--bounding-set={capabilities}"),
+    ];
+    for world in World::each() {
+        let store = Store::up(&world);
+        let [kept, old] = ["kept", "old"].map(|name| store.add(name));
+        let registered = store.register(&[("garbage", &[]), ("both", &[])]);
+        let (garbage, both) = (&registered[0], &registered[1]);
+        // What Nix has to make writable, with bits that stay.
+        world.ok(["chmod", "2555", &store.real(garbage)]);
+        let profiles = format!("{}/profiles", Example::STATE);
+        let script = "cd \"$0\"; ln -s \"$1\" p-1-link; ln -s \"$2\" p-2-link; ln -s p-2-link p";
+        world.ok(["sh", "-ec", script, &profiles, &old, &kept]);
+        store.root("both", both);
+        store.copy_below(&registered[1..]);
+        let run = |words: &[&str]| world.overstore(words.iter().copied()).under(confined).ok();
+        run(&["optimise", "example"]);
+        run(&[
+            "gc",
+            "--delete-generations",
+            "old",
+            "--leftovers",
+            "example",
+        ]);
+        assert!(store.has(&kept));
+        for path in [&old, garbage] {
+            assert!(!store.has(path), "{path}");
+        }
+        let above = format!("{}/{}", Example::UPPER, name(both));
+        assert!(!world.path(above).exists());
+        run(&["remount", "example"]);
+    }
+}
