@@ -244,7 +244,7 @@ fn a_hostile_database_of_the_new_lower_store() {
         ),
     ];
     let mut wrong = Vec::new();
-    for (damage, code, said) in &sample(table, 4) {
+    for (damage, code, said) in &sample(table, 3) {
         hostile.damage(damage);
         for arguments in [&["--dry-run"][..], &[]] {
             let outcome = hostile.run(damage, arguments);

@@ -105,7 +105,10 @@ fn a_disk_that_is_filled_meanwhile_loses_nothing() {
     assert_eq!(outcome.code(), Some(0), "{outcome}");
     let wanted = left();
     let mine = ["mine", "equal", "other-above", "gone-and-mine"].map(|name| store.path(name));
-    let (mut points, mut stopped) = (sample(trace.kill_points(), 4), 0);
+    let mut points = trace.kill_points();
+    // Locks take no room.
+    points.retain(|(call, _)| !matches!(call.as_str(), "fcntl" | "flock"));
+    let (mut points, mut stopped) = (sample(points, 4), 0);
     // The first write to what is carried is among them.
     points.push(("fchmod".to_owned(), 1));
     for (call, nth) in &points {
@@ -121,7 +124,12 @@ fn a_disk_that_is_filled_meanwhile_loses_nothing() {
         assert!(matches!(outcome.code(), Some(0 | 1 | 3)), "{what}");
         assert_says_why(&outcome, &what);
         let said = outcome.stderr();
-        let met = ["No space left on device", "database or disk is full"];
+        // The last one is SQLite's where the index of its log cannot grow.
+        let met = [
+            "No space left on device",
+            "database or disk is full",
+            "disk I/O error",
+        ];
         let met = met.iter().any(|error| said.contains(error));
         if outcome.code() == Some(3) {
             // Or it saw before it copied anything.
