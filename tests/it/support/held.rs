@@ -32,26 +32,36 @@ impl<'w> Run<'w> {
     ///
     /// The calls of each thread are counted by themselves. Nothing else in the World may be held meanwhile.
     pub fn held_at(self, call: &str, nth: usize) -> Result<Held<'w>, Outcome> {
+        self.held(call, nth, &["--follow-forks"])
+    }
+
+    /// The same of its first thread only.
+    pub fn held_in_first_thread_at(self, call: &str, nth: usize) -> Result<Held<'w>, Outcome> {
+        self.held(call, nth, &[])
+    }
+
+    fn held(self, call: &str, nth: usize, whom: &[&str]) -> Result<Held<'w>, Outcome> {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let number = NUMBERS.iter().find(|(name, _)| *name == call);
         let (_, number) = number.unwrap_or_else(|| panic!("which number has {call}?"));
         let directory = format!("/tmp/held-{}", COUNT.fetch_add(1, Ordering::Relaxed));
         let world = self.world();
         world.ok(["mkdir", "--mode=1777", &directory]);
-        let mut child = self
-            .under([
-                "strace",
-                // The command stays the child, and strace is beside it.
-                "--daemonize",
-                "--follow-forks",
-                "--output-separately",
-                &format!("--output={directory}/thread"),
-                "--signal=none",
-                "--quiet=all",
-                &format!("--trace={call}"),
-                &format!("--inject={call}:delay_enter=86400s:when={nth}"),
-            ])
-            .spawn();
+        let output = format!("--output={directory}/thread");
+        let inject = format!("--inject={call}:delay_enter=86400s:when={nth}");
+        let trace = format!("--trace={call}");
+        let strace = [
+            "strace",
+            // The command stays the child, and strace is beside it.
+            "--daemonize",
+            "--output-separately",
+            &output,
+            "--signal=none",
+            "--quiet=all",
+            &trace,
+            &inject,
+        ];
+        let mut child = self.under([&strace[..], whom].concat()).spawn();
         let mut tracer = None;
         let mut ended = false;
         wait_until(&format!("the command calls {call}"), || {
