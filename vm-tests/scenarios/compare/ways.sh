@@ -41,10 +41,12 @@ set_up_nothing() {
     enter "$1" "$CONSUMERS/$1/nix"
 }
 
-# One store, written by all. SQLite's write-ahead log needs memory that is shared, which NFS has not.
+# One store, written by all. SQLite's write-ahead log needs memory that is shared, which NFS has not. Nix
+# locks the database with a directory then, which does not tell NFS to look at the file again: without
+# `noac`, sixteen builds at once leave it malformed.
 set_up_everything() {
     mkdir -p "$CONSUMERS/$1/nix"
-    mount -t nfs -o vers=4.2,nosharecache 127.0.0.1:"$SHARED" "$CONSUMERS/$1/nix"
+    mount -t nfs -o vers=4.2,nosharecache,noac 127.0.0.1:"$SHARED" "$CONSUMERS/$1/nix"
     enter "$1" "$CONSUMERS/$1/nix"
 }
 
@@ -90,6 +92,9 @@ prepare() {
         rm -rf "$SHARED"
         cp -a "$OWNER/nix" "$SHARED"
         sqlite3 "$SHARED/var/nix/db/db.sqlite" 'pragma journal_mode = truncate' >/dev/null
+        # Here all consumers are one client to the server, which would let it keep what another of them
+        # changes: machines are several. Without leases there are no delegations.
+        sysctl -q fs.leases-enable=0
         echo "$SHARED *(rw,sync,no_root_squash,no_subtree_check,fsid=1)" >/etc/exports
         systemctl start nfs-server.service
         exportfs -r
