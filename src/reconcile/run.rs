@@ -27,7 +27,7 @@ use crate::lower::sqlite::SqliteSource;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::nix::{layout, nar};
-use crate::observe::{self, Depth, Observed, Rows, Usage};
+use crate::observe::{self, Depth, Observed, Rows};
 use crate::overlayfs::markers::{Marks, is_opaque, make_opaque};
 use crate::records::Memory;
 use crate::warm::{self, Warm, WarmError};
@@ -315,14 +315,10 @@ impl Reconciler<'_> {
         };
         let observed =
             observed.map_err(|error| ReconcileError::Locked(apply::Error::Observe(error)))?;
-        let who = match (&observed.mount.overlay, &observed.upper_layer.usage) {
-            (Some(_), _) => Some(show_path(&self.store.real).into_owned()),
-            (None, Usage::Mounted(other)) => Some(other.clone()),
-            _ => None,
-        };
-        if let Some(who) = who {
+        // One that is not this store's, or of another mount namespace, is a finding.
+        if observed.mount.overlay.is_some() {
             return Err(ReconcileError::Mounted {
-                who,
+                who: show_path(&self.store.real).into_owned(),
                 down: self.store.command(["down"]),
             });
         }

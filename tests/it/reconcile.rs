@@ -7,7 +7,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use proptest::{collection::vec, prelude::any};
 use serde_json::{Value, json};
 
-use crate::support::{Example, Outcome, Snapshot, World, base_name, sample, soaks};
+use crate::support::{Example, Outcome, Snapshot, World, base_name, sample, soaks, wait_until};
 use crate::sweeps::Sweep;
 
 /// Where the lower store of before is kept.
@@ -556,6 +556,18 @@ fn a_store_in_use_is_refused() {
     // A dry run only looks.
     store.reconcile(&["--dry-run", "--old", OLD], 0);
     store.example.command("down").ok();
+    // It is mounted where `down` does not reach.
+    let mut other = world
+        .command(["unshare", "--mount", "--propagation=private", "sh", "-c"])
+        .args(["overstore up example; touch /run/mounted; exec sleep infinity"])
+        .spawn();
+    wait_until("it is mounted", || world.path("/run/mounted").exists());
+    let refused = store.run(&["--old", OLD]);
+    assert_eq!(refused.code(), Some(1), "{refused}");
+    assert!(refused.stderr().contains("see who has it"), "{refused}");
+    assert!(!refused.stderr().contains("overstore down"), "{refused}");
+    other.kill().expect("a child of this test");
+    other.wait().expect("a child of this test");
     // A Nix that does not look at the mount has it open.
     let lock = format!("{}/db/big-lock", Example::STATE);
     let held = [
