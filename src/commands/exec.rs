@@ -21,7 +21,7 @@ use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
 use crate::records::atomic_file;
-use crate::remedy::{Fault, Remedy};
+use crate::remedy::{self, Fault, Remedy};
 
 /// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
 pub(super) const SET_UP_FAILED: u8 = 125;
@@ -139,7 +139,9 @@ pub(super) fn not_run(error: &io::Error, command: &Command) -> u8 {
         print_error(None, &Fault::new(format!("there is no command {program}")));
         NOT_FOUND
     } else {
-        let remedy = exhaustion::remedy_of_processes(error);
+        let of_processes = exhaustion::remedy_of_processes(error).some();
+        let remedy =
+            of_processes.unwrap_or_else(|| remedy::of_io(error, Path::new(command.get_program())));
         let what = format!("cannot run {program}: {error}");
         print_error(None, &Fault::new(what).remedy(remedy));
         CANNOT_RUN

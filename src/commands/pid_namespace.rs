@@ -16,7 +16,7 @@ use signal_hook::{flag, low_level};
 use super::exec::{self, SET_UP_FAILED};
 use crate::linux::forbidden::{Asked, Forbidden};
 use crate::linux::{processes, users};
-use crate::remedy::Fault;
+use crate::remedy::{Fault, HasRemedy};
 
 /// Signals that are passed on to the command. A terminal sends it those of its keys itself.
 const PASSED_ON: [i32; 4] = [SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];
@@ -32,7 +32,7 @@ const ABANDONED: u8 = 125;
 pub(super) fn run(command: &mut Command) -> Result<ExitCode, Fault> {
     let failed = |error: io::Error| {
         let what = "cannot run the command in a PID namespace of its own";
-        Fault::new(format!("{what}: {error}"))
+        Fault::new(format!("{what}: {error}")).remedy(error.remedy())
     };
     let (alive, still_here) = io::pipe().map_err(failed)?;
     let (result, tells) = io::pipe().map_err(failed)?;

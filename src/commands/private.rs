@@ -25,7 +25,7 @@ use crate::nix::store_directory::StoreDirectory;
 use crate::observe::{self, Member};
 use crate::plan::Allowed;
 use crate::records::LockFile;
-use crate::remedy::{Fault, Remedy, command};
+use crate::remedy::{self, Fault, Remedy, command};
 use crate::report;
 use crate::systemd::notify::ServiceManager;
 
@@ -184,7 +184,7 @@ pub(super) fn make_room(store: &Store, own: &Own, further: &[&Path]) -> Result<C
                 Err(Errno::NOENT) if answers(store) => hold(path),
                 held => held,
             }
-            .map_err(|errno| doing("show", path, errno.into()).remedy(no_lower(errno)))?,
+            .map_err(|errno| doing("show", path, errno.into()).remedy(no_lower(path, errno)))?,
         ),
     };
     let mut points: Vec<&Path> = further.to_vec();
@@ -198,14 +198,14 @@ fn answers(store: &Store) -> bool {
     lower::open(&store.lower.source, &directory).is_ok()
 }
 
-fn no_lower(errno: Errno) -> Remedy {
+fn no_lower(path: &Path, errno: Errno) -> Remedy {
     match errno {
         Errno::NOENT => Remedy::say("have root make the store below")
             .run(command!["nix-store", "--init"])
             .or(Remedy::say(
                 "name another one: `--lower STORE` with `--ephemeral`, `lower-store` in a description",
             )),
-        _ => Remedy::default(),
+        _ => remedy::of_io(&errno.into(), path),
     }
 }
 
@@ -227,7 +227,8 @@ pub(super) fn show_lower(store: &Store, covered: Covered) -> Result<(), Fault> {
 }
 
 pub(super) fn doing(what: &str, path: &Path, error: io::Error) -> Fault {
-    Fault::new(format!("cannot {what} {}: {error}", show_path(path)))
+    let remedy = remedy::of_io(&error, path);
+    Fault::new(format!("cannot {what} {}: {error}", show_path(path))).remedy(remedy)
 }
 
 /// Waits until nobody else is between looking for a set-up of this store and having made one. What is
@@ -270,11 +271,12 @@ fn join(system: &System, store: &Store, member: &Member) -> Result<bool, Fault> 
     }
     let directory = directory.map_err(|error| failed(&error))?;
     std::env::set_current_dir(&directory).map_err(|error| {
-        let directory = show_path(&directory);
+        let shown = show_path(&directory);
         Fault::new(format!(
-            "cannot go to {directory} in the set-up of {}: {error}",
+            "cannot go to {shown} in the set-up of {}: {error}",
             words()
         ))
+        .remedy(remedy::of_io(&error, &directory))
     })?;
     // Without, what runs there has closed all that it was left.
     if let Some(lock) = lock {

@@ -33,7 +33,7 @@ impl HasRemedy for Error {
                 "inside a chroot, make its directory a mount point first (`mount --bind DIR DIR`)",
             )
             .or("enter it with pivot_root"),
-            Error::Mapping(_) => Remedy::default(),
+            Error::Mapping(error) => error.remedy(),
         }
     }
 }
