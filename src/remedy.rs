@@ -47,6 +47,17 @@ struct Setting {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandLine(Vec<OsString>);
 
+/// What somebody does in place of a command who cannot run it as it is.
+#[derive(Debug)]
+pub(crate) enum Instead {
+    /// Runs this.
+    Run(CommandLine),
+    /// Does this, which is said before what is run.
+    Do(&'static str),
+    /// There is nothing to be done in its place: the way is none.
+    Nothing,
+}
+
 /// A [`CommandLine`] of words: texts and paths.
 macro_rules! command {
     ($($word:expr),+ $(,)?) => {
@@ -66,6 +77,11 @@ impl CommandLine {
     /// The words.
     pub(crate) fn words(self) -> Vec<OsString> {
         self.0
+    }
+
+    /// The words, to be looked at.
+    pub(crate) fn as_words(&self) -> &[OsString] {
+        &self.0
     }
 
     /// Adds words.
@@ -116,16 +132,45 @@ impl Remedy {
         self
     }
 
-    /// The same with other commands.
+    /// The same for somebody who has to do something else in place of its commands.
     pub(crate) fn map_commands(
         mut self,
-        mut map: impl FnMut(CommandLine) -> CommandLine,
+        mut instead: impl FnMut(CommandLine) -> Instead,
+    ) -> Remedy {
+        self.ways.retain_mut(|way| {
+            let mut is_possible = true;
+            for command in std::mem::take(&mut way.commands) {
+                match instead(command) {
+                    Instead::Run(command) => way.commands.push(command),
+                    Instead::Do(what) => way.say(what),
+                    Instead::Nothing => is_possible = false,
+                }
+            }
+            is_possible
+        });
+        self
+    }
+
+    /// The same for somebody whose store such keys do nothing for: the words for a key and its value, if
+    /// it is one.
+    pub(crate) fn map_settings(
+        mut self,
+        mut words: impl FnMut(&str, &str) -> Option<String>,
     ) -> Remedy {
         for way in &mut self.ways {
-            let commands = std::mem::take(&mut way.commands);
-            way.commands = commands.into_iter().map(&mut map).collect();
+            for setting in std::mem::take(&mut way.settings) {
+                match words(&setting.key, &setting.value) {
+                    Some(words) => way.say(&words),
+                    None => way.settings.push(setting),
+                }
+            }
         }
         self
+    }
+
+    /// All commands of it.
+    pub(crate) fn commands(&self) -> impl Iterator<Item = &CommandLine> {
+        self.ways.iter().flat_map(|way| &way.commands)
     }
 
     /// Whether there is none.
@@ -357,6 +402,15 @@ impl Remedy {
 }
 
 impl Way {
+    /// Adds to what is to be done, unless that is said already.
+    fn say(&mut self, what: &str) {
+        self.instruction = Some(match self.instruction.take() {
+            Some(said) if said.ends_with(what) => said,
+            Some(said) => format!("{said}; {what}"),
+            None => what.to_owned(),
+        });
+    }
+
     fn words(&self) -> Vec<String> {
         let mut words: Vec<String> = Vec::new();
         let instruction = self.instruction.iter().flat_map(|it| it.split(' '));

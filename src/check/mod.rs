@@ -30,7 +30,7 @@ pub(crate) use publication::{generation, lacking};
 
 use std::path::Path;
 
-use crate::config::Store;
+use crate::config::{SetUpFor, Store};
 use crate::observe::{FileFacts, Identity, Observed};
 use crate::remedy::{CommandLine, Remedy, command};
 
@@ -68,16 +68,23 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
 /// user's own namespaces.
 fn for_this_user(store: &Store, observed: &Observed, finding: &Finding) -> Remedy {
     let remedy = finding.remedy.clone();
+    // What is below is somebody else's.
+    let is_of_others = finding.part == Part::LowerStore
+        && !remedy.commands().all(|command| store.concerns(command));
+    if store.set_up_for != SetUpFor::Everybody {
+        return match is_of_others && observed.machine.uid != 0 {
+            true => store.fit(remedy.by_root()),
+            false => store.fit(remedy),
+        };
+    }
     if observed.machine.can_mount {
         return remedy;
     }
-    let in_own = |command: CommandLine| in_own_set_up(store, command);
     match belongs_to(observed) {
-        // What is below is somebody else's.
-        Owner::User if finding.part != Part::LowerStore => remedy.map_commands(in_own),
+        Owner::User if !is_of_others => store.in_namespaces(remedy),
         Owner::Nobody if remedy == Remedy::from(up(store)) => {
             Remedy::say("use it in a set-up of your own, which needs no root")
-                .run(in_own(up(store)))
+                .run(store.exec_instead(up(store)))
                 .or(remedy.by_root())
         }
         _ => remedy.by_root(),
@@ -108,21 +115,6 @@ fn belongs_to(observed: &Observed) -> Owner {
         false if uid != 0 && owners.iter().all(|owner| *owner == uid) => Owner::User,
         false => Owner::Other,
     }
-}
-
-/// What `up` does for everybody, done in the user's own namespaces; another command as it is.
-fn in_own_set_up(store: &Store, command: CommandLine) -> CommandLine {
-    let up = store.bare_command(["up"]).words();
-    let words = command.words();
-    let Some(rest) = words.strip_prefix(&up[..]) else {
-        return CommandLine::new(words);
-    };
-    let check = store.command(["check"]);
-    store
-        .bare_command(["exec"])
-        .with(rest.iter().cloned())
-        .with(["--".into()])
-        .with(check.words())
 }
 
 /// Whether a finding of this code only follows from a loss that [`check`] tells.

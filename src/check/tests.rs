@@ -2,15 +2,15 @@
 //! it, and (as a snapshot) every word.
 
 use std::io::ErrorKind;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::fixture::{
     self, DESCRIPTION, directory, file, overlay, place, show_options, the_hook, unmounted,
 };
 use super::{Finding, Severity, StopsUp, check};
 use crate::compare::Objects;
-use crate::config::Store;
 use crate::config::parts::{Relation, Role, parts};
+use crate::config::{Own, SetUpFor, Store};
 use crate::linux::safe_path::Danger;
 use crate::lower::publication::PublicationError;
 use crate::lower::sqlite::OfOthers;
@@ -18,7 +18,7 @@ use crate::nix::mount_check::Verdict;
 use crate::nix::worker_protocol::DaemonError;
 use crate::observe::*;
 use crate::overlayfs::defaults::Defaults;
-use crate::remedy::Fault;
+use crate::remedy::{CommandLine, Fault};
 use crate::report::{self, Report};
 
 /// The codes found, and the report as people read it. Each finding is one that its code declares.
@@ -68,8 +68,58 @@ fn case(
     change(&mut store, &mut observed);
     let (found, text) = told(check(&store, &observed));
     assert_eq!(found, codes, "{text}");
+    assert_carried_out_by_a_user(&store, observed);
     if !codes.is_empty() {
         insta::assert_snapshot!(name, text);
+    }
+}
+
+/// A user whose store is set up by `exec` alone is told nothing that such a store refuses, or that would
+/// be about what is at its place outside.
+fn assert_carried_out_by_a_user(store: &Store, mut observed: Observed) {
+    observed.machine.uid = 1000;
+    let own = Own {
+        directory: "/home/alice".into(),
+        covered: None,
+    };
+    for (set_up_for, own) in [
+        (SetUpFor::Processes, None),
+        (SetUpFor::Processes, Some(own)),
+        (SetUpFor::Command, None),
+    ] {
+        let store = Store {
+            set_up_for,
+            own,
+            ..store.clone()
+        };
+        let findings = check(&store, &observed).into_iter();
+        let all = findings.flat_map(|it| [it.consequences.clone(), vec![it]].concat());
+        for finding in all {
+            for command in finding.remedy.commands() {
+                assert!(may_run(&store, command), "{set_up_for:?}: {finding:#?}");
+            }
+            let told = serde_json::to_value(&finding.remedy).unwrap().to_string();
+            let has_settings = told.contains("\"settings\"");
+            assert!(set_up_for != SetUpFor::Command || !has_settings, "{told}");
+        }
+    }
+}
+
+fn may_run(store: &Store, command: &CommandLine) -> bool {
+    let words: Vec<_> = command.as_words().iter().map(|it| it.to_str()).collect();
+    let is_inside = words[1] == Some("exec");
+    let is_for_it = command.as_words().ends_with(&store.arguments);
+    let sees_it = command
+        .as_words()
+        .iter()
+        .any(|word| Path::new(word).starts_with(&store.real.value));
+    match store.set_up_for {
+        SetUpFor::Command => !is_for_it && !sees_it,
+        _ if is_inside => words[0].is_some_and(|it| it.ends_with("overstore")),
+        _ => {
+            let mounts = ["up", "down", "remount"].map(Some).contains(&words[1]);
+            !(sees_it || is_for_it && mounts)
+        }
     }
 }
 

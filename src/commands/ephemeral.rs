@@ -1,22 +1,28 @@
 //! `overstore exec --ephemeral`: a new store for one command, gone with it.
 
+use std::ffi::OsStr;
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use rustix::fs::{FlockOperation, XattrFlags, flock, setxattr};
+use rustix::fs::{
+    AtFlags, Dir, FlockOperation, Mode, OFlags, XattrFlags, flock, fremovexattr, fsetxattr,
+    mkdirat, openat, statat,
+};
+use rustix::io::Errno;
 use rustix::mount::{UnmountFlags, unmount};
 
 use super::exec::{self, SET_UP_FAILED};
 use super::private::{self, Lasts};
 use super::{Failure, LongWork, pid_namespace, print_error, warm};
 use crate::cli;
-use crate::config::{self, Store, WarmAtUp};
+use crate::config::{self, SetUpFor, Store, WarmAtUp};
+use crate::linux::file_identity::FileIdentity;
 use crate::linux::root::System;
-use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{id_map, namespaces, removal};
+use crate::linux::safe_path::{self, Status, Symlinks};
+use crate::linux::{id_map, namespaces, new_directories, removal};
 use crate::observe;
 use crate::remedy::Fault;
 use crate::report::WarmReport;
@@ -83,7 +89,7 @@ fn set_up(
     let memory = in_memory();
     let mut store = describe(arguments, &memory)?;
     if !can_mount {
-        exec::refuse_foreign_lower(&store.lower)?;
+        exec::refuse_foreign_lower(&store, &store.lower)?;
     }
     private::namespaces(can_mount)?;
     let further = match directory {
@@ -95,7 +101,7 @@ fn set_up(
         None => None,
     };
     let place = Place::make(directory, memory)?;
-    if place.files {
+    if place.files.is_some() {
         store = describe(arguments, &place.path)?;
     }
     if let Some(covered) = covered {
@@ -133,14 +139,15 @@ fn describe(arguments: &cli::Exec, below: &Path) -> Result<Store, Failure> {
     environment.own_stores = Some(below.to_owned());
     let mut store = config::parse(NAME, "--lower", &text, &environment)?;
     store.program = observe::program_name();
+    store.set_up_for = SetUpFor::Command;
     Ok(store)
 }
 
 /// Where the layers and the state are.
 struct Place {
     path: PathBuf,
-    /// Whether they are files, to be removed at the end.
-    files: bool,
+    /// The directory that it was made in, if it is of files, to be removed at the end.
+    files: Option<OwnedFd>,
 }
 
 impl Place {
@@ -149,7 +156,7 @@ impl Place {
         if directory.is_none() && takes_marks(&memory) {
             return Ok(Place {
                 path: memory,
-                files: false,
+                files: None,
             });
         }
         let default = || match observe::own_caches() {
@@ -159,85 +166,94 @@ impl Place {
         let directory = directory.map_or_else(default, Path::to_owned);
         let directory = std::path::absolute(&directory)
             .map_err(|error| private::doing("use", &directory, error))?;
-        let path = Place::below(&directory)
-            .map_err(|error| private::doing("make a store below", &directory, error))?;
-        Ok(Place { path, files: true })
+        Place::below(&directory)
+            .map_err(|error| private::doing("make a store below", &directory, error))
     }
 
     /// Makes an empty one below a directory, and removes those there that nobody uses any more.
-    fn below(directory: &Path) -> io::Result<PathBuf> {
-        let mut private = std::fs::DirBuilder::new();
-        private.mode(0o700);
-        private.recursive(true).create(directory)?;
-        let reached = safe_path::directory(directory, Symlinks::Follow)?;
+    fn below(directory: &Path) -> io::Result<Place> {
+        let reached = new_directories::private(directory)?;
         let status = reached.status();
         if status.uid != rustix::process::geteuid().as_raw() || status.mode & 0o022 != 0 {
             return Err(io::Error::other(
                 "it is not yours, or others may write to it",
             ));
         }
-        for entry in std::fs::read_dir(directory)? {
+        let opened = reached.open()?;
+        for entry in Dir::read_from(&opened)? {
             let entry = entry?;
-            if entry.file_name().as_bytes().starts_with(PREFIX.as_bytes())
-                && let Ok(Some(_unused)) = lock(&entry.path())
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name.as_bytes().starts_with(PREFIX.as_bytes())
+                && let Ok(Some(_unused)) = lock(&opened, name)
             {
-                removal::remove_tree(&reached.open()?, &entry.file_name())?;
+                removal::remove_tree(&opened, name)?;
             }
         }
-        private.recursive(false);
         loop {
             let mut random = [0; 8];
             rustix::rand::getrandom(&mut random, rustix::rand::GetRandomFlags::empty())?;
             let name = format!("{PREFIX}{:016x}", u64::from_ne_bytes(random));
-            let path = directory.join(name);
-            match private.create(&path) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
+            match mkdirat(&opened, &name, Mode::from_raw_mode(0o700)) {
+                Err(Errno::EXIST) => continue,
                 made => made?,
             }
             // Somebody who removes what is unused may have been quicker.
-            if let Ok(Some(held)) = lock(&path)
-                && path.exists()
+            if let Ok(Some(held)) = lock(&opened, name.as_ref())
+                && is_named(&opened, &name, &held)
             {
                 // Until the last process of the store has ended.
                 rustix::io::fcntl_setfd(&held, rustix::io::FdFlags::empty())?;
                 std::mem::forget(held);
-                return Ok(path);
+                return Ok(Place {
+                    path: reached.path().join(name),
+                    files: Some(opened),
+                });
             }
         }
     }
-}
 
-impl Place {
     /// Removes the files. The lower store shows there, and is not removed with them.
     fn remove(&self) -> io::Result<()> {
-        let store = self.path.join(NAME);
-        // It shows in this mount namespace, and is not there where the mount covers nothing.
-        let _ = unmount(store.join("lower"), UnmountFlags::DETACH);
-        let (Some(parent), Some(name)) = (self.path.parent(), self.path.file_name()) else {
+        let (Some(parent), Some(name)) = (&self.files, self.path.file_name()) else {
             return Ok(());
         };
-        let parent = safe_path::open_directory(parent, Symlinks::Follow)?;
-        removal::remove_tree(&parent, name)
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let place = openat(parent, name, flags, Mode::empty())?;
+        // Of a store that could not be set up there may be nothing in it.
+        if let Ok(store) = openat(place, NAME, flags, Mode::empty()) {
+            // What takes a path is done from where that is a name. Nothing comes after this for which
+            // the working directory counts.
+            rustix::process::fchdir(store)?;
+            // It shows in this mount namespace, and is not there where the mount covers nothing.
+            let _ = unmount("lower", UnmountFlags::DETACH | UnmountFlags::NOFOLLOW);
+        }
+        removal::remove_tree(parent, name)
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        if self.files {
-            // What cannot be removed is tried again by the next one.
-            let _ = self.remove();
-        }
+        // What cannot be removed is tried again by the next one.
+        let _ = self.remove();
     }
 }
 
-/// Takes the lock on a directory, unless somebody has it.
-fn lock(path: &Path) -> io::Result<Option<std::os::fd::OwnedFd>> {
-    let directory = safe_path::open_directory(path, Symlinks::Follow)?;
+/// Takes the lock on a directory in a directory, unless somebody has it.
+fn lock(parent: impl AsFd, name: &OsStr) -> io::Result<Option<OwnedFd>> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let directory = openat(parent, name, flags, Mode::empty())?;
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(directory)),
-        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether a directory still has its name.
+fn is_named(parent: impl AsFd, name: &str, directory: impl AsFd) -> bool {
+    let named = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
+    let held = Status::of(directory);
+    matches!((named, held), (Ok(named), Ok(held)) if FileIdentity::from(&named) == held.identity)
 }
 
 /// A path at the top where nothing is: inside of such a store there is that one already.
@@ -256,6 +272,9 @@ fn takes_marks(directory: &Path) -> bool {
         true => "trusted.overlay.overstore",
         false => "user.overlay.overstore",
     };
-    setxattr(directory, name, b"y", XattrFlags::empty()).is_ok()
-        && rustix::fs::removexattr(directory, name).is_ok()
+    let Ok(directory) = safe_path::open_directory(directory, Symlinks::Refuse) else {
+        return false;
+    };
+    fsetxattr(&directory, name, b"y", XattrFlags::empty()).is_ok()
+        && fremovexattr(&directory, name).is_ok()
 }

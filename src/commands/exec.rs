@@ -3,7 +3,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
@@ -12,14 +12,14 @@ use super::private::{self, Entered, Lasts};
 use super::{Failure, load, print_error};
 use crate::cli::{self, Exec, RootArgument, StoreArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
-use crate::config::{Lower, MetadataSource, Store};
+use crate::config::{Lower, MetadataSource, SetUpFor, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
-use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{exhaustion, id_map, namespaces, regular_file, users};
+use crate::linux::{exhaustion, id_map, namespaces, new_directories, regular_file, users};
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
+use crate::observe;
 use crate::records::atomic_file;
 use crate::remedy::{self, Fault, Remedy};
 
@@ -35,12 +35,13 @@ const NIX_CONF: &str = "nix.conf";
 const LONGEST_SETTINGS: u64 = 1 << 20;
 
 pub(super) fn run(store: &StoreArgument, arguments: &Exec) -> Result<ExitCode, Failure> {
-    let loaded = load(store, &RootArgument::default())?;
-    let store = &loaded.store;
+    let mut loaded = load(store, &RootArgument::default())?;
     let can_mount = namespaces::can_mount().unwrap_or(false);
     if !can_mount {
-        refuse_foreign_lower(&store.lower)?;
+        loaded.store.set_up_for = SetUpFor::Processes;
+        refuse_foreign_lower(&loaded.store, &loaded.store.lower)?;
     }
+    let store = &loaded.store;
     if let Err(fault) = set_up(&loaded.system, store, can_mount, arguments.allowed) {
         print_error(None, &fault);
         return Ok(ExitCode::from(SET_UP_FAILED));
@@ -75,7 +76,7 @@ fn users_shell() -> OsString {
 
 /// Without root, Nix cannot open the database of somebody else's store for writing, so the lower
 /// store has to be one that it only reads.
-pub(super) fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
+pub(super) fn refuse_foreign_lower(store: &Store, lower: &Lower) -> Result<(), Failure> {
     let (state, read_only) = match &lower.source {
         MetadataSource::Database { state, read_only } => (state, *read_only),
         MetadataSource::Overlay {
@@ -84,7 +85,7 @@ pub(super) fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
             lower,
             ..
         } => {
-            refuse_foreign_lower(lower)?;
+            refuse_foreign_lower(store, lower)?;
             (state, *read_only)
         }
         MetadataSource::Daemon { .. } | MetadataSource::Ssh { .. } => return Ok(()),
@@ -105,11 +106,9 @@ pub(super) fn refuse_foreign_lower(lower: &Lower) -> Result<(), Failure> {
         users::in_words(user)
     ));
     let daemon = Remedy::say("use its daemon").and_set("lower-store", "\"daemon\"");
-    Err(failure.remedy(
-        Remedy::say("if nobody changes that store meanwhile")
-            .and_set("lower.read-only", "true")
-            .or(daemon),
-    ))
+    let read_only = Remedy::say("if nobody changes that store meanwhile");
+    let remedy = read_only.and_set("lower.read-only", "true").or(daemon);
+    Err(failure.remedy(store.fit(remedy)))
 }
 
 /// The command, or the user's shell if there are no words, with all that tells it of the store.
@@ -175,8 +174,19 @@ fn nix_settings(store: &Store, url: &str) -> (&'static str, OsString) {
     if let (Some(own), MetadataSource::Daemon { .. }) = (&store.own, &store.lower.source)
         && !users_settings(&config).any(|text| sets_store(&text))
     {
+        // What is for one command stays with it.
+        let runtime = match store.set_up_for {
+            SetUpFor::Command => None,
+            _ => observe::own_runtime().map(|it| it.join(&store.name)),
+        };
+        let settings = settings(store, url);
+        if let Some(directory) = runtime
+            && write_system_settings(&directory, &settings).is_ok()
+        {
+            return ("NIX_CONF_DIR", directory.into());
+        }
         let directory = own.directory.join("conf");
-        match write_system_settings(&directory, &settings(store, url)) {
+        match write_system_settings(&directory, &settings) {
             Ok(()) => return ("NIX_CONF_DIR", directory.into()),
             Err(error) => super::print_warning(&Fault::new(format!(
                 "cannot write {}, so Nix's daemon may warn of settings: {error}",
@@ -237,15 +247,14 @@ fn sets_store(text: &[u8]) -> bool {
 fn write_system_settings(directory: &Path, settings: &str) -> io::Result<()> {
     let system = std::env::var_os("NIX_CONF_DIR").filter(|value| !value.is_empty());
     let system = system.map_or_else(|| PathBuf::from("/etc/nix"), PathBuf::from);
-    let mut text = Vec::new();
-    if system != directory {
-        text.extend(b"!include ");
-        text.extend(system.join(NIX_CONF).as_os_str().as_bytes());
-        text.push(b'\n');
+    if system == directory {
+        // Of the store that this runs in, which has them.
+        return Ok(());
     }
+    let mut text = b"!include ".to_vec();
+    text.extend(system.join(NIX_CONF).as_os_str().as_bytes());
+    text.push(b'\n');
     text.extend(settings.as_bytes());
-    let mut private = std::fs::DirBuilder::new();
-    private.recursive(true).mode(0o700).create(directory)?;
-    let directory = safe_path::open_directory(directory, Symlinks::Refuse)?;
+    let directory = new_directories::private(directory)?.open()?;
     atomic_file::replace(&directory, NIX_CONF, |file| file.write_all(&text))
 }

@@ -2,19 +2,24 @@
 
 use std::io::{self, PipeReader, PipeWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::OFlags;
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MoveMountFlags, fsconfig_create, fsmount, fsopen,
+    move_mount,
+};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::{flag, low_level};
 
 use super::exec::{self, SET_UP_FAILED};
 use crate::linux::forbidden::{Asked, Forbidden};
+use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::{processes, users};
 use crate::remedy::{Fault, HasRemedy};
 
@@ -102,7 +107,7 @@ fn process_1(command: &mut Command, alive: PipeReader, mut tells: PipeWriter) ->
         Ok(false) | Err(_) => return ABANDONED,
     }
     // Where the namespace shows only parts of /proc, as in containers, that stays as it is.
-    let _ = mount("proc", "/proc", "proc", MountFlags::empty(), None);
+    let _ = show_processes();
     let Ok(mut signals) = Signals::listen() else {
         return SET_UP_FAILED;
     };
@@ -134,6 +139,20 @@ fn process_1(command: &mut Command, alive: PipeReader, mut tells: PipeWriter) ->
             Err(_) => return SET_UP_FAILED,
         }
     }
+}
+
+/// Has `/proc` show the processes of this PID namespace, and no others.
+fn show_processes() -> io::Result<()> {
+    let at = safe_path::directory(Path::new("/proc"), Symlinks::Refuse)?;
+    let proc = fsopen("proc", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    fsconfig_create(proc.as_fd())?;
+    let mount = fsmount(
+        &proc,
+        FsMountFlags::FSMOUNT_CLOEXEC,
+        MountAttrFlags::empty(),
+    )?;
+    let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    Ok(move_mount(&mount, "", &at, "", onto)?)
 }
 
 /// Has the kernel kill this process when the one that started it ends. Tells whether that one is there:

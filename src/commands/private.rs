@@ -1,9 +1,9 @@
 //! Private set-ups: a store in namespaces that only one user's processes are in.
 
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::DirBuilderExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,8 +18,10 @@ use crate::check::{self, Severity};
 use crate::config::{Lower, MetadataSource, Own, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
-use crate::linux::safe_path::{self, Symlinks};
-use crate::linux::{exhaustion, forbidden, locks, mount_points, namespaces, processes};
+use crate::linux::safe_path::{self, Reached, Symlinks};
+use crate::linux::{
+    exhaustion, forbidden, locks, mount_points, namespaces, new_directories, processes,
+};
 use crate::lower;
 use crate::nix::store_directory::StoreDirectory;
 use crate::observe::{self, Member};
@@ -52,37 +54,111 @@ pub(super) enum Entered {
 /// Joins the set-up of the store that another process of this user is in, or makes namespaces for
 /// one.
 pub(super) fn enter(system: &System, store: &Store, can_mount: bool) -> Result<Entered, Fault> {
-    // In it already, it is this process that holds the lock.
-    let is_inside = observe::shows(system, std::process::id(), store);
-    let mut waiting = || {
-        let holder = format!("what used {} to end", store.name);
-        super::tell(&Progress::Waiting(&holder), &ServiceManager::default());
-    };
-    let entered = locks::wait(ENDING, &mut waiting, || {
-        match observe::member(system, store, !can_mount) {
-            Some(member) => {
-                join(system, store, &member).map(|joined| joined.then_some(Entered::Joined))
-            }
-            // Somebody who is ending is no member any more, and still has the lock.
-            None if !is_inside && is_held(system, store) => Ok(None),
-            None => begin(system, store, can_mount).map(Some),
-        }
-    })?;
-    match entered {
+    let mut waiting = || waiting_for_the_last(store);
+    let attempt = |patience| find(system, store, can_mount, patience);
+    match locks::wait(ENDING, &mut waiting, || attempt(Patience::Some))? {
         Some(entered) => Ok(entered),
         // Who has the lock is told when it is to be taken.
-        None => begin(system, store, can_mount),
+        None => match attempt(Patience::None)? {
+            Some(entered) => Ok(entered),
+            // It has ended just now.
+            None => begin(system, store, can_mount),
+        },
     }
 }
 
-/// Whether somebody has the upper layer's lock.
-fn is_held(system: &System, store: &Store) -> bool {
-    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse);
-    upper.is_ok_and(|upper| {
-        matches!(
-            DirectoryLock::upper_layer(&upper, system),
-            Err(apply::Error::UpperLocked { .. })
-        )
+fn waiting_for_the_last(store: &Store) {
+    let holder = format!("what used {} to end", store.name);
+    super::tell(&Progress::Waiting(&holder), &ServiceManager::default());
+}
+
+/// Whether there is time to look again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    Some,
+    None,
+}
+
+/// Joins a set-up, or begins one where there is none; `None` where one is just ending, or beginning.
+fn find(
+    system: &System,
+    store: &Store,
+    can_mount: bool,
+    patience: Patience,
+) -> Result<Option<Entered>, Fault> {
+    let mut without = None;
+    for member in observe::members(system, store, !can_mount) {
+        let lock = match hold(system, store, &member)? {
+            Hold::Shared(lock) => Some(lock),
+            Hold::Refused => None,
+            Hold::Nothing => {
+                without.get_or_insert(member);
+                continue;
+            }
+            Hold::Ending => continue,
+        };
+        if join(system, &member, lock)? {
+            return Ok(Some(Entered::Joined));
+        }
+    }
+    // In it already, it is this process that holds the lock.
+    let is_inside = observe::shows(system, std::process::id(), store);
+    let lock = match upper_lock(system, store) {
+        Some(Ok(lock)) => Some(lock),
+        // Somebody who is on the way in, or who is ending and no member any more.
+        Some(Err(apply::Error::UpperLocked { .. })) if patience == Patience::Some && !is_inside => {
+            return Ok(None);
+        }
+        _ => None,
+    };
+    match without {
+        // Those who are in it have closed the lock, so that this process takes it.
+        Some(member) => {
+            let joined = join(system, &member, lock)?;
+            Ok(joined.then_some(Entered::Joined))
+        }
+        None => {
+            drop(lock);
+            begin(system, store, can_mount).map(Some)
+        }
+    }
+}
+
+/// The upper layer's lock, where it can be taken; `None` where there is no such directory.
+fn upper_lock(system: &System, store: &Store) -> Option<Result<DirectoryLock, apply::Error>> {
+    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse).ok()?;
+    Some(DirectoryLock::upper_layer(&upper, system))
+}
+
+/// What of the upper layer's lock a process in the set-up lets this one have.
+enum Hold {
+    /// It has it, and this process too.
+    Shared(DirectoryLock),
+    /// It has closed all that it was left.
+    Nothing,
+    /// Something forbids this process to have what others have.
+    Refused,
+    /// It is ending, and the set-up perhaps with it.
+    Ending,
+}
+
+fn hold(system: &System, store: &Store, member: &Member) -> Result<Hold, Fault> {
+    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
+        .map_err(|error| cannot_join(system, member, &error))?;
+    let lock =
+        LockFile::find(&upper, system).map_err(|error| cannot_join(system, member, &error))?;
+    let shared = match lock.and_then(|lock| lock.status().ok()) {
+        Some(locked) => member.share_lock(system, locked.identity.ino),
+        None => Ok(None),
+    };
+    Ok(match shared {
+        Ok(Some(lock)) => Hold::Shared(lock.into()),
+        // What it had it has closed since it was looked for.
+        Err(Errno::SRCH | Errno::BADF) => Hold::Ending,
+        // Looked at afterwards: if it is not ending now, that is not why it has no lock.
+        _ if member.is_ending(system) => Hold::Ending,
+        Ok(None) => Hold::Nothing,
+        Err(_) => Hold::Refused,
     })
 }
 
@@ -139,12 +215,26 @@ pub(super) fn refuse_own(store: &Store) -> Result<(), Failure> {
 /// described.
 fn begin(system: &System, store: &Store, can_mount: bool) -> Result<Entered, Fault> {
     namespaces(can_mount)?;
-    if let Some(own) = &store.own
-        && !observe::shows(system, std::process::id(), store)
-    {
+    if observe::shows(system, std::process::id(), store) {
+        return Ok(Entered::Begun);
+    }
+    if let Some(own) = &store.own {
         place(store, own)?;
     }
+    wait_for_the_last(store);
     Ok(Entered::Begun)
+}
+
+/// Waits until the last process of a set-up has not only let go of the lock, but left its namespaces,
+/// with which the overlay goes: the kernel does that in this order. Whoever uses the layer for longer is
+/// told when the store is set up.
+fn wait_for_the_last(store: &Store) {
+    let unused = || match observe::used_by_an_overlay(&store.upper_layer) {
+        Some(true) => Ok::<_, Infallible>(None),
+        Some(false) | None => Ok(Some(())),
+    };
+    // It has no errors.
+    let _ = locks::wait(ENDING, &mut || waiting_for_the_last(store), unused);
 }
 
 /// Moves this process into namespaces of its own.
@@ -215,15 +305,10 @@ pub(super) fn show_lower(store: &Store, covered: Covered) -> Result<(), Fault> {
         return Ok(());
     };
     let at = &store.lower.real;
-    make_private(at)?;
-    move_mount(
-        &covered,
-        "",
-        CWD,
-        at,
-        MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH,
-    )
-    .map_err(|errno| doing("show the lower store at", at, errno.into()))
+    let place = make_private(at)?;
+    let onto = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&covered, "", &place, "", onto)
+        .map_err(|errno| doing("show the lower store at", at, errno.into()))
 }
 
 pub(super) fn doing(what: &str, path: &Path, error: io::Error) -> Fault {
@@ -251,39 +336,36 @@ pub(super) fn turn(system: &System, store: &Store) -> Result<Option<DirectoryLoc
         .map_err(|error| Fault::of(&error))
 }
 
-/// Joins the namespaces of a process, and its hold on the upper layer. The working directory is the
+/// Joins the namespaces of a process, with a hold on the upper layer. The working directory is the
 /// one of that name there. Tells whether the process was still there.
-fn join(system: &System, store: &Store, member: &Member) -> Result<bool, Fault> {
-    let words = || processes::in_words(system, member.process);
-    let failed = |error: &dyn std::fmt::Display| {
-        Fault::new(format!("cannot join the set-up of {}: {error}", words()))
-            .remedy(forbidden::remedy_of_filter())
-    };
+fn join(system: &System, member: &Member, lock: Option<DirectoryLock>) -> Result<bool, Fault> {
     let directory = std::env::current_dir();
-    let upper = safe_path::directory(&store.upper_layer, Symlinks::Refuse)
-        .map_err(|error| failed(&error))?;
-    let lock = LockFile::find(&upper, system).map_err(|error| failed(&error))?;
-    let locked = lock.and_then(|lock| lock.status().ok());
-    let lock = locked.and_then(|locked| member.share_lock(system, locked.identity.ino));
     match namespaces::join(&member.descriptor, member.users) {
         Err(error) if error.raw_os_error() == Some(Errno::SRCH.raw_os_error()) => return Ok(false),
-        joined => joined.map_err(|error| failed(&error))?,
+        joined => joined.map_err(|error| cannot_join(system, member, &error))?,
     }
-    let directory = directory.map_err(|error| failed(&error))?;
+    let directory = directory.map_err(|error| cannot_join(system, member, &error))?;
     std::env::set_current_dir(&directory).map_err(|error| {
         let shown = show_path(&directory);
         Fault::new(format!(
             "cannot go to {shown} in the set-up of {}: {error}",
-            words()
+            processes::in_words(system, member.process)
         ))
         .remedy(remedy::of_io(&error, &directory))
     })?;
-    // Without, what runs there has closed all that it was left.
-    if let Some(lock) = lock {
-        let left = DirectoryLock::from(lock).leave_to_descendants();
-        left.map_err(|error| Fault::of(&error))?;
+    match lock {
+        Some(lock) => {
+            let left = lock.leave_to_descendants();
+            left.map(|()| true).map_err(|error| Fault::of(&error))
+        }
+        None => Ok(true),
     }
-    Ok(true)
+}
+
+fn cannot_join(system: &System, member: &Member, error: &dyn std::fmt::Display) -> Fault {
+    let words = processes::in_words(system, member.process);
+    Fault::new(format!("cannot join the set-up of {words}: {error}"))
+        .remedy(forbidden::remedy_of_filter())
 }
 
 /// Sets the store up in this process's namespaces, where it may be already. The mount is gone with the
@@ -350,18 +432,14 @@ fn make_directory(store: &Store, own: &Own) -> Result<(), Fault> {
     if !parts.iter().any(|part| part.starts_with(&own.directory)) {
         return Ok(());
     }
-    make_private(&own.directory)
+    make_private(&own.directory).map(drop)
 }
 
 /// Makes a directory for this user alone, with those above it.
-fn make_private(at: &Path) -> Result<(), Fault> {
-    let mut private = std::fs::DirBuilder::new();
-    private.recursive(true).mode(0o700);
+fn make_private(at: &Path) -> Result<Reached, Fault> {
     let elsewhere = "put the store where you can write: set `XDG_STATE_HOME`, or the keys of its \
                      description, to a directory on a disk of this machine";
-    private
-        .create(at)
-        .map_err(|error| doing("make", at, error).remedy(elsewhere))
+    new_directories::private(at).map_err(|error| doing("make", at, error).remedy(elsewhere))
 }
 
 fn run(store: &Store, system: &System, allowed: Allowed, lasts: Lasts) -> Ended {

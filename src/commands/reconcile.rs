@@ -24,7 +24,7 @@ use crate::reconcile::{
     obstacles,
 };
 use crate::records::Memory;
-use crate::remedy::{Fault, Remedy};
+use crate::remedy::{Fault, HasRemedy, Remedy};
 use crate::report::{
     self, LeftReport, MissingReport, ObjectReport, Outcome, ReconcileReport, WithoutRowReport,
 };
@@ -424,6 +424,7 @@ fn set_up(
 }
 
 fn failure(store: &Store, error: ReconcileError) -> Failure {
+    let remedy = store.fit(error.remedy());
     match error {
         ReconcileError::NotAsDescribed(findings) => {
             report::warn(&findings);
@@ -438,11 +439,11 @@ fn failure(store: &Store, error: ReconcileError) -> Failure {
         }
         error @ (ReconcileError::Mounted { .. }
         | ReconcileError::Open { .. }
-        | ReconcileError::StoreDirectory { .. }) => Failure::not_as_described(error),
+        | ReconcileError::StoreDirectory { .. }) => Failure::not_as_described(error).remedy(remedy),
         ReconcileError::Locked(error @ apply::Error::UpperLocked { .. }) => {
-            Failure::not_as_described(error)
+            Failure::not_as_described(error).remedy(remedy)
         }
-        error => Failure::machine(error),
+        error => Failure::machine(error).remedy(remedy),
     }
 }
 
@@ -465,12 +466,12 @@ fn faults(store: &Store, done: &Reconciled) -> Vec<Fault> {
                 .run(store.command(["down"]))
                 .run(store.command(["reconcile", flag]))
         };
-        faults.push(Fault::new(what).remedy(
-            Remedy::say("name a store that still has them with `--old STORE`").or(again(
-                "give them up, with all that depends on them",
-                "--drop-missing",
-            )),
-        ));
+        let given_up = again(
+            "give them up, with all that depends on them",
+            "--drop-missing",
+        );
+        let remedy = Remedy::say("name a store that still has them with `--old STORE`");
+        faults.push(Fault::new(what).remedy(store.fit(remedy.or(given_up))));
     }
     faults
 }

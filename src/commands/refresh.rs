@@ -8,7 +8,7 @@ use super::{Failure, LongWork, OnInterrupt, load, optimise, private};
 use crate::apply::{self, Refresh, RefreshError, RemountError};
 use crate::check;
 use crate::cli::{self, RootArgument, StoreArgument};
-use crate::config::Store;
+use crate::config::{SetUpFor, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
@@ -125,7 +125,7 @@ fn not_remounted(store: &Store, error: RemountError) -> Failure {
     };
     match is_down {
         true => Failure::not_as_described(format!("the store {} is not up: {error}", store.name))
-            .remedy(Remedy::from(store.command(["up"]))),
+            .remedy(store.fit(Remedy::from(store.command(["up"])))),
         false => Failure::doing(format!("cannot refresh the store {}", store.name), error),
     }
 }
@@ -140,8 +140,11 @@ fn refuse_image(store: &Store) -> Result<(), Failure> {
         show_path(&store.lower.real)
     ))
     .remedy(format!(
-        "unmount the store (`{}`), mount another image there, and put the store right over it (`{}`)",
-        store.command(["down"]),
+        "{}, mount another image there, and put the store right over it (`{}`)",
+        match store.set_up_for {
+            SetUpFor::Everybody => format!("unmount the store (`{}`)", store.command(["down"])),
+            SetUpFor::Processes | SetUpFor::Command => "end what runs in it".to_owned(),
+        },
         store.command(["reconcile"])
     )))
 }
@@ -156,7 +159,7 @@ fn image(directory: &Path) -> Option<&'static str> {
 
 fn failure(store: &Store, error: RefreshError) -> Failure {
     let refused = error.is_refusal();
-    let remedy = error.remedy();
+    let remedy = store.fit(error.remedy());
     let what = format!("the store {} stays as it is: {error}", store.name);
     let fault = Fault::new(what).remedy(remedy);
     match refused {

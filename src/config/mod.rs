@@ -18,6 +18,7 @@ mod quantity;
 mod raw;
 mod read;
 mod refresh;
+mod remedies;
 mod store;
 mod unknown;
 mod url;
@@ -41,8 +42,8 @@ pub(crate) use publication::publication_schema;
 pub use publication::{PUBLICATION_KEYS, Publication, parse_publication};
 pub(crate) use quantity::{Age, Size};
 pub(crate) use store::{
-    Daemon, Gc, Lower, MEMORY_FILE, Own, RefreshByItself, Setting, WarmAtUp, WhenIncomplete,
-    WhenReplaced,
+    Daemon, Gc, Lower, MEMORY_FILE, Own, RefreshByItself, SetUpFor, Setting, WarmAtUp,
+    WhenIncomplete, WhenReplaced,
 };
 pub use store::{MetadataSource, Store};
 pub(crate) use unknown::nearest;

@@ -73,6 +73,20 @@ pub struct Store {
     pub parameters: Vec<(String, String)>,
     /// What is particular about a store that is an ordinary user's own.
     pub own: Option<Own>,
+    /// For whom it is set up. For everybody unless it is a user's own, or somebody sets it.
+    pub set_up_for: SetUpFor,
+}
+
+/// For whom a store is set up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum SetUpFor {
+    /// For everybody on the machine, until it is taken down.
+    #[default]
+    Everybody,
+    /// For processes of one user, as long as they run.
+    Processes,
+    /// For one command, with which it is gone. It has no description.
+    Command,
 }
 
 /// A store without `root` that is an ordinary user's own. Its merged store directory is where the

@@ -12,7 +12,7 @@ use super::problem::{Problem, Span};
 use super::raw::{RawLower, RawStore};
 use super::read::{At, ProgramOrFalse};
 use super::store::{GENERATION_LINK, memory};
-use super::{Lower, Setting, Store, WhenIncomplete, WhenReplaced};
+use super::{Lower, SetUpFor, Setting, Store, WhenIncomplete, WhenReplaced};
 use crate::nix::layout::{LOG_DIR, STATE_DIR, STORE_DIR};
 
 /// The group that Nix uses unless told otherwise.
@@ -87,6 +87,10 @@ impl Reading<'_> {
         });
         let remount_hook = self.remount_hook(raw, &state);
         let own = own.map(|directory| own::own(directory, &real, &mut lower));
+        let set_up_for = match &own {
+            Some(_) => SetUpFor::Processes,
+            None => SetUpFor::Everybody,
+        };
         let mut store = Store {
             name: name.to_owned(),
             program: PROGRAM.into(),
@@ -123,6 +127,7 @@ impl Reading<'_> {
             refresh,
             parameters,
             own,
+            set_up_for,
         };
         // Otherwise Nix would never open the store; a finding says so.
         if !store.check_mount.given && !store.unmatchable_paths().is_empty() {

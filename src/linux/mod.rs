@@ -15,6 +15,7 @@ pub(crate) mod locks;
 pub(crate) mod mount_log;
 pub(crate) mod mount_points;
 pub(crate) mod namespaces;
+pub(crate) mod new_directories;
 pub(crate) mod processes;
 pub(crate) mod processors;
 pub(crate) mod programs;

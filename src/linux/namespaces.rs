@@ -8,7 +8,7 @@ use rustix::mount::{MountPropagationFlags, mount_change};
 use rustix::thread::{CapabilitySet, ThreadNameSpaceType, move_into_thread_name_spaces};
 
 use super::forbidden::{self, Asked, Forbidden};
-use super::users;
+use super::{safe_path, users};
 use crate::remedy::{HasRemedy, Remedy};
 
 /// Why a namespace could not be made, and what can be done about it.
@@ -61,7 +61,9 @@ pub(crate) fn private_user_and_mounts() -> Result<(), Error> {
     // An unprivileged process may map its group only once it cannot drop groups any more:
     // user_namespaces(7).
     write_once("/proc/self/setgroups", "deny")?;
-    write_once("/proc/self/uid_map", &format!("{uid} {uid} 1\n"))?;
+    let map = format!("{uid} {uid} 1\n");
+    write_once("/proc/self/uid_map", &map)?;
+    safe_path::note_user_namespace(map.as_bytes());
     write_once("/proc/self/gid_map", &format!("{gid} {gid} 1\n"))?;
     keep_capabilities().map_err(io::Error::from)?;
     make_private()

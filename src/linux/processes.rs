@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, statat, statx};
+use rustix::io::Errno;
 use rustix::process::{PidfdGetfdFlags, pidfd_getfd};
 
 use super::root::System;
@@ -61,14 +62,17 @@ pub(crate) fn was_given(system: &System, process: u32, variable: &str, value: &s
     })
 }
 
-/// The open file of a process that holds a lock of flock(2) on what `is_it` tells by its inode, for
-/// this process to hold it too: what a lock belongs to is the open file, whoever has it.
+/// The open file of a process that holds a lock of flock(2) on what has this inode, for this process to
+/// hold it too: what a lock belongs to is the open file, whoever has it. `None` if it has no such file.
+///
+/// # Errors
+/// Those of pidfd_getfd(2): ESRCH and EBADF if the process has let go of the file meanwhile.
 pub(crate) fn share_lock(
     system: &System,
     process: u32,
     descriptor: impl AsFd,
     inode: u64,
-) -> Option<OwnedFd> {
+) -> Result<Option<OwnedFd>, Errno> {
     let inode = format!(":{inode}");
     let number = open_files(system, process).into_iter().find(|number| {
         let info = read(system, process, &format!("fdinfo/{number}")).unwrap_or_default();
@@ -76,9 +80,26 @@ pub(crate) fn share_lock(
             let fields: Vec<&str> = line.split_ascii_whitespace().collect();
             matches!(fields[..], ["lock:", _, "FLOCK", _, "WRITE", _, file, ..] if file.ends_with(&inode))
         })
-    })?;
-    let number = number.parse().ok()?;
-    pidfd_getfd(descriptor, number, PidfdGetfdFlags::empty()).ok()
+    });
+    let Some(number) = number.and_then(|number| number.parse().ok()) else {
+        return Ok(None);
+    };
+    pidfd_getfd(descriptor, number, PidfdGetfdFlags::empty()).map(Some)
+}
+
+/// Whether a process is ending, or has ended. One that is ending has closed its files before it leaves
+/// its namespaces (`do_exit` in the kernel's `exit.c`).
+pub(crate) fn is_ending(system: &System, process: u32) -> bool {
+    // `PF_EXITING` of the kernel's `sched.h`.
+    const EXITING: u64 = 4;
+    let flags = || {
+        let stat = read(system, process, "stat").ok()?;
+        let stat = String::from_utf8_lossy(&stat);
+        // proc_pid_stat(5): the name, in parentheses, may have any. Flags are the ninth field.
+        let (_, after) = stat.rsplit_once(')')?;
+        after.split_ascii_whitespace().nth(6)?.parse::<u64>().ok()
+    };
+    flags().is_none_or(|flags| flags & EXITING != 0)
 }
 
 /// Where a link below a process's directory in `/proc` leads, as text.

@@ -47,6 +47,14 @@ pub(crate) fn own_caches() -> Option<PathBuf> {
     own("XDG_CACHE_HOME", ".cache")
 }
 
+/// Where overstore keeps what is of no use once the user has logged out (`$XDG_RUNTIME_DIR/overstore`),
+/// as for [`own_descriptions`]; `None` where there is no such directory.
+pub(crate) fn own_runtime() -> Option<PathBuf> {
+    let user = rustix::process::geteuid();
+    let base = variable("XDG_RUNTIME_DIR").filter(|path| path.is_absolute() && !user.is_root())?;
+    Some(base.join("overstore"))
+}
+
 /// A directory of overstore's by the XDG Base Directory Specification: a path that is not absolute
 /// counts as not set.
 fn own(base: &str, below_home: &str) -> Option<PathBuf> {

@@ -25,12 +25,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub(crate) use environment::{environment, environment_of_target};
-pub(crate) use environment::{hook, own_caches, own_descriptions, own_stores, program_name};
+pub(crate) use environment::{
+    hook, own_caches, own_descriptions, own_runtime, own_stores, program_name,
+};
 pub(crate) use facts::*;
 pub(crate) use lower::{ask as ask_daemon, observe_for_owner, observe_generation};
 pub(crate) use publication::{look as generation_link, readers};
-pub(crate) use set_up::{Member, member, shows};
+pub(crate) use set_up::{Member, members, shows};
 pub(crate) use upper_database::read_schema;
+pub(crate) use upper_usage::used_by_an_overlay;
 
 use crate::config::Store;
 use crate::linux::exhaustion;

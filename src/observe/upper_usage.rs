@@ -35,7 +35,7 @@ pub(super) fn locked(system: &System, directory: &Reached) -> Option<Vec<u32>> {
 ///
 /// With `index=on` the kernel refuses to mount an overlay over a layer that another overlay writes
 /// to. So one is mounted for a moment, whose lower layer is the upper one.
-pub(super) fn used_by_an_overlay(upper_layer: &Path) -> Option<bool> {
+pub(crate) fn used_by_an_overlay(upper_layer: &Path) -> Option<bool> {
     let index = MountOption {
         name: "index".to_owned(),
         value: Some("on".to_owned()),

@@ -110,7 +110,7 @@ impl HasRemedy for ReconcileError {
             Self::Layers(error) => error.remedy(),
             Self::Rows(error) => error.remedy(),
             Self::Locked(error) => error.remedy(),
-            Self::Mounted { down, .. } => Remedy::say("take it down first").run(down.clone()),
+            Self::Mounted { down, .. } => down.clone().into(),
             Self::Open { .. } => Remedy::say("end that process, or wait until it has ended"),
             Self::NotAsDescribed(_) => Remedy::say("follow what is printed above"),
             Self::StoreDirectory { .. } => {

@@ -7,11 +7,12 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Dir, Mode, OFlags, mkdirat, openat, readlinkat, symlinkat};
+use rustix::fs::{Dir, readlinkat, symlinkat};
 use rustix::io::Errno;
 
 use super::units::{Content, Files, HEAD};
 use crate::escape::show_path;
+use crate::linux::new_directories;
 use crate::linux::regular_file::{self, ReadError};
 use crate::linux::safe_path::Symlinks;
 use crate::records::atomic_file;
@@ -64,12 +65,7 @@ impl Output {
     /// # Errors
     /// When it cannot be made or opened.
     pub(crate) fn open(path: &Path) -> Result<Output, OutputError> {
-        let open = || {
-            std::fs::create_dir_all(path)?;
-            let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
-            Ok(rustix::fs::open(path, flags, Mode::empty())?)
-        };
-        match open() {
+        match new_directories::named(path) {
             Ok(directory) => Ok(Output {
                 path: path.to_owned(),
                 directory,
@@ -123,12 +119,7 @@ impl Output {
                     source,
                 })?,
             Some(parent) => {
-                match mkdirat(&self.directory, parent, Mode::from_raw_mode(0o755)) {
-                    Ok(()) | Err(Errno::EXIST) => {}
-                    Err(errno) => return Err(failed(errno)),
-                }
-                let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-                openat(&self.directory, parent, flags, Mode::empty()).map_err(failed)?
+                new_directories::entry(&self.directory, parent.as_os_str()).map_err(failed)?
             }
         };
         match content {

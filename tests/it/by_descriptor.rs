@@ -27,24 +27,6 @@ const BY_PATH: &[(&str, IsAbout)] = &[
                 .text
                 .starts_with("mount(NULL, \"/\", NULL, MS_REC|MS_PRIVATE")
     }),
-    ("`commands/ephemeral.rs`", |call| {
-        let own = call
-            .by_path()
-            .iter()
-            .all(|path| path.starts_with("/mnt/mine"));
-        own || call.has_own_mounts() && call.text.starts_with("mount(\"proc\", \"/proc\"")
-    }),
-    ("`commands/manual`", |call| {
-        call.by_path()
-            .iter()
-            .all(|path| path.starts_with("/mnt/man"))
-    }),
-    ("`systemd/output.rs`", |call| {
-        call.name == "mkdir"
-            && ["/mnt/units", "/mnt/g/normal"]
-                .iter()
-                .any(|it| call.text.contains(it))
-    }),
     ("`publish/place.rs`", |call| {
         call.text.contains("/generations/") && call.text.contains(".overstore-new>, \"")
     }),

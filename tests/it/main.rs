@@ -46,6 +46,7 @@ mod hostile_upper;
 mod identity;
 mod images;
 mod install;
+mod joining;
 mod kill;
 mod limits;
 mod long_work;

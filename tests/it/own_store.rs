@@ -41,13 +41,13 @@ fn exec<'w>(world: &'w World, script: &str) -> Run<'w> {
     alice(world, ["exec", "mine", "--", "sh", "-c", script])
 }
 
-fn alice<'w, const N: usize>(world: &'w World, words: [&str; N]) -> Run<'w> {
+pub fn alice<'w, const N: usize>(world: &'w World, words: [&str; N]) -> Run<'w> {
     let run = world.overstore(words).by_alice();
     run.env("XDG_STATE_HOME", "/mnt/alice")
         .current_dir("/home/alice")
 }
 
-fn describe(world: &World, text: &str) {
+pub fn describe(world: &World, text: &str) {
     world.mkdir("/home/alice/.config/overstore");
     world.write("/home/alice/.config/overstore/mine.toml", text);
     world.mkdir("/mnt/alice");
@@ -87,6 +87,12 @@ fn an_empty_description_is_a_store_over_the_systems_own() {
         }
         let own = world.list("/mnt/alice/overstore/mine/upper");
         assert_eq!(own, [".links"]);
+        // What is of no use later is in memory where the user has such a place; otherwise it is here.
+        world.ok(["rm", "-r", "/mnt/alice/overstore/mine/conf"]);
+        world.ok(["install", "-d", "-o", "alice", "-m", "700", "/run/alice"]);
+        let told = exec(&world, "echo $NIX_CONF_DIR").env("XDG_RUNTIME_DIR", "/run/alice");
+        assert_eq!(told.ok(), "/run/alice/overstore/mine\n");
+        assert!(!world.path("/mnt/alice/overstore/mine/conf").exists());
         for words in [["up", "mine"], ["down", "mine"]] {
             let refused = alice(&world, words).fails();
             assert_eq!(refused.code(), Some(2), "{refused}");
@@ -166,6 +172,10 @@ fn which_store_is_used_is_not_left_to_settings() {
     )
     .ok();
     assert_eq!(cores, "3\n");
+    // Also in the store that one is in already.
+    let show = "nix --extra-experimental-features nix-command config show cores";
+    let again = format!("overstore exec mine -- {show}; {show}");
+    assert_eq!(exec(&world, &again).ok(), "3\n3\n");
 }
 
 fn ephemeral<'w>(world: &'w World, options: &[&str], script: &str) -> Run<'w> {

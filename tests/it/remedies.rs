@@ -69,6 +69,8 @@ const fn of_a_user(code: &'static str, damage: fn(&World), ways: &'static [Way])
 enum Who {
     Root,
     Alice,
+    /// Alice, of a store that is her own: without `root`, and at `/nix/store`.
+    Own,
     /// Root, of a store over a publication.
     Consumer,
     /// Root, of a live store that is published.
@@ -79,7 +81,7 @@ impl Who {
     /// Her or his command.
     fn run<'w>(self, run: Run<'w>) -> Run<'w> {
         match self {
-            Who::Alice => run.by_alice(),
+            Who::Alice | Who::Own => run.by_alice(),
             _ => run,
         }
     }
@@ -97,7 +99,7 @@ impl Who {
         match self {
             Who::Root | Who::Consumer => world.overstore(["up", DESCRIPTION]).run(),
             Who::Owner => world.overstore(["publish", "main"]).run(),
-            Who::Alice => self
+            Who::Alice | Who::Own => self
                 .run(world.overstore(["exec", DESCRIPTION, "--", "true"]))
                 .run(),
         }
@@ -108,7 +110,7 @@ impl Who {
         match self {
             Who::Root | Who::Consumer => nix(world, words),
             Who::Owner => world.nix(words).args(["--store", URL]).ok(),
-            Who::Alice => self
+            Who::Alice | Who::Own => self
                 .run(world.overstore(["exec", DESCRIPTION, "--"]))
                 .args(words)
                 .ok(),
@@ -158,7 +160,7 @@ const WITHOUT: &[(&str, &str)] = &[
 ];
 
 const CASES: &[&[Case]] = &[
-    MOUNT, LAYERS, LOWER, STATE, ACROSS, NIX, RARE, USERS, CONSUMER, OWNER,
+    MOUNT, LAYERS, LOWER, STATE, ACROSS, NIX, RARE, USERS, OWN, CONSUMER, OWNER,
 ];
 
 /// What the command finds that tells of a case's code.
@@ -244,19 +246,26 @@ fn set_up(world: &World, who: Who) {
     match who {
         Who::Owner => return publish_live_store(world),
         Who::Consumer => describe_consumer(world),
-        Who::Root | Who::Alice => {
+        Who::Root | Who::Alice | Who::Own => {
             world.example("");
         }
     }
-    let text = world.read(Example::CONFIGURATION);
+    let mut text = world.read(Example::CONFIGURATION);
+    if who == Who::Own {
+        let described = String::from_utf8(text).expect("TOML");
+        let root = "root = \"/mnt/example/merged-store\"";
+        assert!(described.contains(root), "{described}");
+        let state = format!("state = {:?}", Example::STATE);
+        text = described.replace(root, &state).into_bytes();
+    }
     world.write(DESCRIPTION, text);
     // Two descriptions of one store would be in each other's way as soon as one of them is changed.
     world.ok(["rm", Example::CONFIGURATION]);
     world.write("/tmp/mine", "the user's\n");
     world.mkdir("/tmp/directory");
     world.write("/tmp/directory/file", "the user's, too\n");
-    if who == Who::Alice {
-        world.ok(["chown", "alice:", "/mnt/example"]);
+    if matches!(who, Who::Alice | Who::Own) {
+        world.ok(["chown", "alice:", "/mnt/example", "/home/alice"]);
     }
     let up = who.bring_up(world);
     assert_eq!(up.code(), Some(0), "{up}");
@@ -1675,6 +1684,44 @@ const USERS: &[Case] = &[
 #[test]
 fn of_a_store_of_an_ordinary_user() {
     run_cases(USERS);
+}
+
+const fn of_an_own(code: &'static str, damage: fn(&World), ways: &'static [Way]) -> Case {
+    Case {
+        who: Who::Own,
+        options: &[],
+        ..case(code, damage, ways)
+    }
+}
+
+/// What was taken away is put back.
+fn put_back(world: &World) {
+    world.ok(["sh", "-c", "mv /mnt/other/* /mnt/example/store-b"]);
+}
+
+/// Of a store that is mounted by `exec` alone, at `/nix/store`.
+const OWN: &[Case] = &[of_an_own(
+    "objects-lost",
+    |world| {
+        world.ok(["mkdir", "/mnt/other"]);
+        world.ok(["sh", "-c", "mv /mnt/example/store-b/*-* /mnt/other"]);
+    },
+    &[
+        Then(put_back),
+        // What it shows is that the lower store was not replaced.
+        Then(put_back),
+        Then(|world| {
+            let found = found(world, Who::Own, "check", &[]);
+            let lost = |it: &Value| it["code"] == "row-without-object";
+            assert!(found.iter().all(lost), "{found:?}");
+            put_back(world);
+        }),
+    ],
+)];
+
+#[test]
+fn of_a_store_of_ones_own() {
+    run_cases(OWN);
 }
 
 /// The link of the store's own to a generation.

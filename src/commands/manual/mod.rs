@@ -4,7 +4,9 @@
 mod description_page;
 mod page;
 
-use std::path::Path;
+use std::ffi::OsStr;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 
 use clap::Command;
@@ -14,6 +16,8 @@ use crate::cli::help::{EXAMPLES, GROUPS};
 use crate::cli::{self, Manual};
 use crate::config::names::{GENERATOR, REMOUNT_HOOK};
 use crate::escape::show_path;
+use crate::linux::new_directories;
+use crate::records::atomic_file;
 
 use page::Page;
 
@@ -24,21 +28,23 @@ pub(super) fn run(arguments: &Manual) -> Result<ExitCode, Failure> {
     let commands = definition.get_subcommands().filter(|it| is_described(it));
     let mut pages = vec![program(&definition), description_page::page(), generator()];
     pages.extend(commands.map(command));
-    for page in pages {
-        write(&arguments.directory, &page).map_err(|error| {
-            let directory = show_path(&arguments.directory);
-            let what = format!("cannot write the manual pages to {directory}");
-            Failure::doing(what, error).remedy("name a directory that you may write to")
-        })?;
-    }
+    let written = new_directories::named(&arguments.directory)
+        .and_then(|directory| pages.iter().try_for_each(|page| write(&directory, page)));
+    written.map_err(|error| {
+        let directory = show_path(&arguments.directory);
+        let what = format!("cannot write the manual pages to {directory}");
+        Failure::doing(what, error).remedy("name a directory that you may write to")
+    })?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn write(directory: &Path, page: &Page) -> std::io::Result<()> {
-    let directory = directory.join(format!("man{}", page.section));
-    std::fs::create_dir_all(&directory)?;
-    let file = directory.join(format!("{}.{}", page.title, page.section));
-    std::fs::write(file, page.text())
+fn write(directory: &OwnedFd, page: &Page) -> io::Result<()> {
+    let section = format!("man{}", page.section);
+    let section = new_directories::entry(directory, OsStr::new(&section))?;
+    let file = format!("{}.{}", page.title, page.section);
+    atomic_file::replace(&section, &file, |file| {
+        file.write_all(page.text().as_bytes())
+    })
 }
 
 /// clap's own `help` has no page.

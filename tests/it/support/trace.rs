@@ -122,7 +122,7 @@ struct Place {
     cwd_is_held: bool,
     /// Whether the mounts are those of a namespace of its own.
     has_own_mounts: bool,
-    /// Whether the root directory is one that was put together in such a namespace.
+    /// Whether the root directory is one that was put together in such a namespace, for one thread.
     has_own_root: bool,
     /// The program that it executed last.
     program: PathBuf,
@@ -326,7 +326,7 @@ impl Names {
                 Some(place(&|place| place.has_own_mounts = true))
             }
             "setns" => Some(place(&|place| place.has_own_mounts = true)),
-            "chroot" | "pivot_root" => Some(place(&|place| {
+            "chroot" => Some(place(&|place| {
                 place.has_own_root |= place.has_own_mounts;
             })),
             _ => None,
