@@ -70,7 +70,7 @@ in
   };
   itself = {
     configuration = one { serve = "system"; } { lower-store = "daemon"; };
-    says = "it would connect to itself endlessly";
+    says = "itself without end";
   };
   lower-in-upper = {
     configuration = one { } { lower-store = "/srv/example/upper/lower?read-only=true"; };
