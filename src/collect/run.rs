@@ -193,21 +193,23 @@ impl Collector<'_> {
         let mut nix = None;
         for round in 1..=ROUNDS {
             let objects = rounds.garbage(leftovers, &choice)?;
-            let rows = [choice.visited, choice.metadata].concat();
-            if objects.is_empty() && rows.is_empty() {
+            if objects.is_empty() && choice.visited.is_empty() {
                 break;
             }
             let nix = match &mut nix {
                 Some(nix) => nix,
                 none => none.insert(Nix::start(self.programs, self.store, self.keep)?),
             };
-            if rounds.delete(nix, objects, &rows, tell)? || round == ROUNDS {
+            if rounds.delete(nix, objects, &choice.visited, tell)? || round == ROUNDS {
                 break;
             }
             rounds.roots.add(nix.find_roots()?);
             (leftovers, choice) = rounds.look()?;
         }
         drop(nix);
+        if self.options.limits.metadata {
+            rounds.delete_metadata(tell)?;
+        }
         rounds.finish().map(Ok)
     }
 
@@ -405,6 +407,8 @@ struct Rounds<'a> {
     roots: Roots,
     /// What Nix found alive.
     stays: Vec<StorePath>,
+    /// Of which rows went alone.
+    rows: BTreeSet<StorePath>,
     collected: Collected,
 }
 
@@ -425,6 +429,7 @@ impl<'a> Rounds<'a> {
             power,
             roots: collector.roots.clone(),
             stays: Vec::new(),
+            rows: BTreeSet::new(),
             collected: Collected {
                 roots: collector.roots.roots.len() as u64,
                 unseen_processes: collector.roots.unseen_processes,
@@ -507,7 +512,7 @@ impl<'a> Rounds<'a> {
             }
         }
         let Some((path, said)) = stopped else {
-            self.collected.rows += rows.len() as u64;
+            self.rows.extend(rows.iter().cloned());
             return Ok(true);
         };
         self.collected.left.push((path.clone(), said));
@@ -515,10 +520,44 @@ impl<'a> Rounds<'a> {
         Ok(false)
     }
 
+    /// Has rows go of lower objects that nothing above needs, also those that Nix has copied for what it
+    /// just deleted.
+    fn delete_metadata(&mut self, tell: &mut dyn FnMut(Progress)) -> Result<(), CollectError> {
+        let collector = self.collector;
+        // With either setting Nix looks for the outputs or the derivers of what it deletes, and copies
+        // the rows of those that are valid below: the ones that went before would come back.
+        let keep = Keep {
+            derivations: false,
+            outputs: false,
+            ..collector.keep
+        };
+        let mut nix = None;
+        for round in 1..=ROUNDS {
+            let (_, choice) = self.look()?;
+            // What limits have left needs what it refers to.
+            let left = choice.objects.into_iter().map(|object| object.path);
+            let stays: Vec<StorePath> = left.chain(self.stays.iter().cloned()).collect();
+            let choice = collector.choose(self.layers, &self.roots, &stays)?;
+            if choice.metadata.is_empty() {
+                break;
+            }
+            let nix = match &mut nix {
+                Some(nix) => nix,
+                none => none.insert(Nix::start(collector.programs, collector.store, keep)?),
+            };
+            if self.delete(nix, Vec::new(), &choice.metadata, tell)? || round == ROUNDS {
+                break;
+            }
+            self.roots.add(nix.find_roots()?);
+        }
+        Ok(())
+    }
+
     /// Removes what interrupted work has left.
     fn finish(mut self) -> Result<Collected, CollectError> {
         let leftovers = self.collector.leftovers(self.layers)?;
         self.collected.with_row = Some(leftovers.with_row);
+        self.collected.rows = self.rows.len() as u64;
         let merged = Merged::open(&self.collector.store.real)?;
         self.collected.removed = merged.remove(&leftovers)?;
         self.collected.free = self.layers.upper.free()?;

@@ -671,6 +671,35 @@ fn metadata_that_nothing_needs_goes_only_when_asked_for() {
     }
 }
 
+/// With either of Nix's `keep-*` settings its collector copies rows back that went before.
+#[test]
+fn one_collection_is_enough_for_metadata_that_nothing_needs() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let lower = |name: &str| store.example.lower.path(name);
+        let [kept, _] = <[String; 2]>::try_from(store.register(&[("kept", &[]), ("garbage", &[])]))
+            .expect("two paths");
+        store.root("kept", &kept);
+        for keep in ["true", "false"] {
+            world.overstore(["warm", "example", "--all"]).ok();
+            world.ok(["rm", "-r", &format!("{}/overstore", Example::STATE)]);
+            assert!(store.rows().contains(&lower("chain-3")));
+            let gc = || -> Value {
+                let config = format!("keep-outputs = {keep}\nkeep-derivations = true");
+                let run = store.gc(&["--metadata", "--json"]);
+                serde_json::from_str(&run.env("NIX_CONFIG", config).ok()).expect("JSON")
+            };
+            let before = store.rows().len();
+            let report = gc();
+            assert_eq!(store.rows(), BTreeSet::from([kept.clone()]), "{report}");
+            let garbage = objects(&report).len();
+            assert_eq!(report["rows"], before - 1 - garbage, "{report}");
+            assert_eq!(gc()["rows"], 0);
+        }
+        store.assert_sound();
+    }
+}
+
 /// A derivation in one layer whose output is in the other, neither of which Nix deletes alone.
 struct Split<'w> {
     store: Store<'w>,
