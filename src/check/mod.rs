@@ -54,11 +54,19 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
         loss.explains(consequences);
     }
     findings.extend(losses);
-    findings = causes::only(store, observed, findings);
+    for_this_user(store, observed, causes::only(store, observed, findings))
+}
+
+/// Findings whose remedies the user who is told them can carry out. [`check`] gives no others.
+pub(crate) fn for_this_user(
+    store: &Store,
+    observed: &Observed,
+    mut findings: Vec<Finding>,
+) -> Vec<Finding> {
     for finding in &mut findings {
-        finding.remedy = for_this_user(store, observed, finding);
+        finding.remedy = remedy_for_this_user(store, observed, finding);
         for consequence in &mut finding.consequences {
-            consequence.remedy = for_this_user(store, observed, consequence);
+            consequence.remedy = remedy_for_this_user(store, observed, consequence);
         }
     }
     findings
@@ -66,7 +74,7 @@ pub fn check(store: &Store, observed: &Observed) -> Vec<Finding> {
 
 /// A remedy as it has to be carried out by the user who is told it: mounting takes root, or the
 /// user's own namespaces.
-fn for_this_user(store: &Store, observed: &Observed, finding: &Finding) -> Remedy {
+fn remedy_for_this_user(store: &Store, observed: &Observed, finding: &Finding) -> Remedy {
     let remedy = finding.remedy.clone();
     // What is below is somebody else's.
     let is_of_others = finding.part == Part::LowerStore

@@ -66,7 +66,8 @@ fn look(
     report.add_findings(across);
     if arguments.lower {
         work.step("reading every row of the lower store");
-        report.add_findings(layers::wrong_rows(store));
+        let wrong = layers::wrong_rows(store);
+        report.add_findings(check::for_this_user(store, &observed, wrong));
     }
     Ok(observed)
 }
@@ -81,23 +82,31 @@ fn look_closer(
 ) -> Result<(), Failure> {
     let set_up = !report.findings.iter().any(|it| it.code == Code::NotSetUp);
     if arguments.contents && set_up {
-        contents(store, arguments.lower, report, json)?;
+        contents(store, observed, arguments.lower, report, json)?;
     }
     let well = matches!(report.outcome, Outcome::Done | Outcome::Unchanged);
     // Nix would make what is missing, in places that nobody meant, while the overlay is not there.
     if arguments.nix && well {
-        report.add_findings(nix::open(store, observed)?.into_iter().collect());
-        report.add_findings(check::nix::collector_fails(store).into_iter().collect());
+        let found = nix::open(store, observed)?;
+        let found = found.into_iter().chain(check::nix::collector_fails(store));
+        report.add_findings(check::for_this_user(store, observed, found.collect()));
     }
     Ok(())
 }
 
 /// Hashes the objects, with a progress bar; an interrupt ends it early, and the report tells how far
 /// it got.
-fn contents(store: &Store, lower: bool, report: &mut Report, json: bool) -> Result<(), Failure> {
+fn contents(
+    store: &Store,
+    observed: &Observed,
+    lower: bool,
+    report: &mut Report,
+    json: bool,
+) -> Result<(), Failure> {
     let found = super::with_hashing(json, |counts| compare::contents(store, lower, counts))?;
     let found = found.map_err(|error| Failure::doing("cannot hash the objects", error))?;
-    report.add_findings(check::compare::damaged(store, &found));
+    let damaged = check::compare::damaged(store, &found);
+    report.add_findings(check::for_this_user(store, observed, damaged));
     if found.interrupted {
         let why = format!(
             "interrupted: {} of {} objects were hashed",

@@ -148,7 +148,12 @@ impl Looked<'_> {
     /// Everything that is wrong now.
     fn now(&self, compared: &Compared, lower_changed: Option<&Finding>) -> NowReport {
         let mut findings = check::check(self.store, self.observed);
-        findings.extend(compared.findings.iter().chain(lower_changed).cloned());
+        let others = compared.findings.iter().chain(lower_changed).cloned();
+        findings.extend(check::for_this_user(
+            self.store,
+            self.observed,
+            others.collect(),
+        ));
         NowReport::of(&findings)
     }
 

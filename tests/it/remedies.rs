@@ -1700,24 +1700,37 @@ fn put_back(world: &World) {
 }
 
 /// Of a store that is mounted by `exec` alone, at `/nix/store`.
-const OWN: &[Case] = &[of_an_own(
-    "objects-lost",
-    |world| {
-        world.ok(["mkdir", "/mnt/other"]);
-        world.ok(["sh", "-c", "mv /mnt/example/store-b/*-* /mnt/other"]);
+const OWN: &[Case] = &[
+    of_an_own(
+        "objects-lost",
+        |world| {
+            world.ok(["mkdir", "/mnt/other"]);
+            world.ok(["sh", "-c", "mv /mnt/example/store-b/*-* /mnt/other"]);
+        },
+        &[
+            Then(put_back),
+            // What it shows is that the lower store was not replaced.
+            Then(put_back),
+            Then(|world| {
+                let found = found(world, Who::Own, "check", &[]);
+                let lost = |it: &Value| it["code"] == "row-without-object";
+                assert!(found.iter().all(lost), "{found:?}");
+                put_back(world);
+            }),
+        ],
+    ),
+    Case {
+        options: &["--lower"],
+        ..of_an_own(
+            "lower-object-hidden",
+            |world| {
+                let above = format!("{}/{}", Example::UPPER, lower_object(world));
+                world.ok(["mknod", &above, "c", "0", "0"]);
+            },
+            &[Fixes],
+        )
     },
-    &[
-        Then(put_back),
-        // What it shows is that the lower store was not replaced.
-        Then(put_back),
-        Then(|world| {
-            let found = found(world, Who::Own, "check", &[]);
-            let lost = |it: &Value| it["code"] == "row-without-object";
-            assert!(found.iter().all(lost), "{found:?}");
-            put_back(world);
-        }),
-    ],
-)];
+];
 
 #[test]
 fn of_a_store_of_ones_own() {

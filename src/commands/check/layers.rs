@@ -25,7 +25,8 @@ pub(super) fn compare(store: &Store, observed: &Observed, known: &mut [Finding])
     }
     match compare::across(store, &PathSet::default()) {
         Ok(across) => {
-            let mut findings = check::compare::findings(store, &across);
+            let found = check::compare::findings(store, &across);
+            let mut findings = check::for_this_user(store, observed, found);
             let told = |it: &Finding, finding: &Finding| {
                 (it.code, &it.subject) == (finding.code, &finding.subject)
             };
@@ -36,7 +37,8 @@ pub(super) fn compare(store: &Store, observed: &Observed, known: &mut [Finding])
             if let Some(loss) = known.iter_mut().find(|it| it.code.is_a_loss()) {
                 loss.explains(consequences);
             }
-            findings.extend(lower_changed(store, observed));
+            let changed = lower_changed(store, observed).into_iter().collect();
+            findings.extend(check::for_this_user(store, observed, changed));
             findings
         }
         Err(error) => {
@@ -53,7 +55,7 @@ pub(super) fn compare(store: &Store, observed: &Observed, known: &mut [Finding])
                     cause.explains([finding]);
                     Vec::new()
                 }
-                None => vec![finding],
+                None => check::for_this_user(store, observed, vec![finding]),
             }
         }
     }
