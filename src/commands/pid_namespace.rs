@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 use rustix::mount::{
@@ -25,6 +26,13 @@ use crate::remedy::{Fault, HasRemedy};
 
 /// Signals that are passed on to the command. A terminal sends it those of its keys itself.
 const PASSED_ON: [i32; 4] = [SIGHUP, SIGTERM, SIGUSR1, SIGUSR2];
+
+/// After this long it is looked whether something has arrived of which nothing was told: the handler of a
+/// signal can find no memory for that.
+const UNTOLD: Timespec = Timespec {
+    tv_sec: 1,
+    tv_nsec: 0,
+};
 
 /// The exit code of process 1 if the process ended that started it.
 const ABANDONED: u8 = 125;
@@ -216,11 +224,17 @@ impl Signals {
         }
     }
 
-    /// Waits until something has arrived, and passes on what is to be.
+    /// Waits until something has arrived, or may have, and passes on what is to be.
     fn pass_on(&mut self, to: Option<Pid>) -> io::Result<()> {
-        match self.arrived.read(&mut [0; 64]) {
-            Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
-            _ => {}
+        let mut waiting = [PollFd::new(&self.arrived, PollFlags::IN)];
+        match poll(&mut waiting, Some(&UNTOLD)) {
+            Ok(0) | Err(Errno::INTR) => {}
+            // How many there were does not matter.
+            Ok(_) => match self.arrived.read(&mut [0; 64]) {
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                _ => {}
+            },
+            Err(errno) => return Err(errno.into()),
         }
         for (number, set) in &self.flags {
             if set.swap(false, Ordering::Relaxed)

@@ -274,7 +274,8 @@ fn a_large_lower_store_gives_the_same_as_a_small_one() {
     for rows in [0, 2000] {
         let store = Exchanged::new(&world, each_line());
         let more = format!(
-            "insert into ValidPaths (path, hash, registrationTime, narSize)
+            "update ValidPaths set registrationTime = 9;
+             insert into ValidPaths (path, hash, registrationTime, narSize)
              with recursive n (n) as (select 1 union all select n + 1 from n where n < {rows})
              select '/nix/store/' || printf('%032d', 70000 + n) || '-more',
                  'sha256:' || printf('%064d', n), 1, 120 from n where {rows} > 0;

@@ -412,7 +412,14 @@ impl<'w> Run<'w> {
         // The child is nsenter, which waits outside of the PID namespace: the command has to end
         // with it.
         let mut child = command
-            .args(["--pdeathsig=KILL", "--", "env", "--chdir"])
+            // Also where whoever runs the tests ignores interrupts, as in the background.
+            .args([
+                "--pdeathsig=KILL",
+                "--",
+                "env",
+                "--default-signal=HUP,INT,QUIT",
+                "--chdir",
+            ])
             .arg(&self.directory)
             .args(&self.words)
             .env_clear()
