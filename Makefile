@@ -1,4 +1,4 @@
-.PHONY: help demo test soak bench lint spelling fuzz install uninstall deb static crate dist fresh fresh-packages fresh-test vm-program vm-test compare site
+.PHONY: help demo test soak bench lint spelling fuzz install uninstall deb static crate dist fresh fresh-packages fresh-test vm-program vm-test vm-soak compare site
 
 PREFIX ?= /usr/local
 PROGRAM ?= target/release/overstore
@@ -119,6 +119,10 @@ vm-test: vm-program ## Runs the scenarios in virtual machines (SCENARIO: only th
 	else \
 	    vm-tests/skip "QEMU and what makes its images cannot be installed here"; \
 	fi
+
+vm-soak: vm-program ## Cuts the power during reconcile in a virtual machine, again and again (as root; some minutes)
+	vm-tests/setup
+	cargo run -q -p vm-tests -- --program target/vm-program --ignored --exact trixie/reconcile-cut
 
 compare: vm-program ## Measures four ways to share a store in a virtual machine, and writes docs/comparison.md (most of an hour)
 	vm-tests/setup
