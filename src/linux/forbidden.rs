@@ -310,8 +310,8 @@ fn refused(facts: &Facts) -> (String, Remedy) {
                 format!("the AppArmor profile {profile} of this process does not allow it"),
                 Remedy::say(
                     "as root, have that profile allow `userns`, `mount`, `umount`, `pivot_root` and \
-                     `capability sys_admin`; a container's with its settings (Docker, Podman: \
-                     `--security-opt apparmor=unconfined`)",
+                     `capability sys_admin`, with `flags=(attach_disconnected)`; a container's with its \
+                     settings (Docker, Podman: `--security-opt apparmor=unconfined`)",
                 )
                 .or("run it outside of what that profile is for"),
             );
