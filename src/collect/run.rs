@@ -533,11 +533,13 @@ impl<'a> Rounds<'a> {
         };
         let mut nix = None;
         for round in 1..=ROUNDS {
-            let (_, choice) = self.look()?;
-            // What limits have left needs what it refers to.
-            let left = choice.objects.into_iter().map(|object| object.path);
-            let stays: Vec<StorePath> = left.chain(self.stays.iter().cloned()).collect();
-            let choice = collector.choose(self.layers, &self.roots, &stays)?;
+            let mut choice = collector.choose(self.layers, &self.roots, &self.stays)?;
+            if !choice.objects.is_empty() {
+                // What limits have left needs what it refers to.
+                let left = choice.objects.into_iter().map(|object| object.path);
+                let stays: Vec<StorePath> = left.chain(self.stays.iter().cloned()).collect();
+                choice = collector.choose(self.layers, &self.roots, &stays)?;
+            }
             if choice.metadata.is_empty() {
                 break;
             }
