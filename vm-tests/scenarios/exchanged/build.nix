@@ -4,7 +4,15 @@ derivation {
   inherit name;
   system = builtins.currentSystem;
   builder = "/bin/sh";
-  args = [ "-euc" "PATH=/usr/bin:/bin; mkdir $out; cat $gone/words $changed/words >$out/words; echo $gone $changed >$out/needs" ];
+  args = [
+    "-euc"
+    ''
+      PATH=/usr/bin:/bin
+      mkdir $out
+      cat $gone/words $changed/words >$out/words
+      echo $gone $changed >$out/needs
+    ''
+  ];
   gone = builtins.storePath gone;
   changed = builtins.storePath changed;
 }
