@@ -1,38 +1,29 @@
 //! `overstore exec`: a command in a private set-up of the store.
 
-use std::ffi::{OsStr, OsString};
-use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt;
+use std::ffi::OsString;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use super::private::{self, Entered, Lasts};
-use super::{Failure, load, print_error};
+use super::{Failure, load, nix_settings, print_error};
 use crate::cli::{self, Exec, RootArgument, StoreArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, SetUpFor, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
-use crate::linux::{exhaustion, id_map, namespaces, new_directories, regular_file, users};
+use crate::linux::{exhaustion, namespaces, users};
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
-use crate::observe;
-use crate::records::atomic_file;
 use crate::remedy::{self, Fault, Remedy};
 
 /// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
 pub(super) const SET_UP_FAILED: u8 = 125;
 const CANNOT_RUN: u8 = 126;
 const NOT_FOUND: u8 = 127;
-
-/// The file with Nix's settings in a directory of its configuration.
-const NIX_CONF: &str = "nix.conf";
-
-/// The size in bytes above which such a file is something else.
-const LONGEST_SETTINGS: u64 = 1 << 20;
 
 pub(super) fn run(store: &StoreArgument, arguments: &Exec) -> Result<ExitCode, Failure> {
     let mut loaded = load(store, &RootArgument::default())?;
@@ -118,11 +109,10 @@ pub(super) fn command(words: &[OsString], store: &Store) -> Command {
         [] => (users_shell(), words),
     };
     let url = url(store);
-    let (variable, value) = nix_settings(store, &url);
     let mut command = Command::new(program);
     command
         .args(arguments)
-        .env(variable, value)
+        .envs(nix_settings::variables(store, &url))
         .env(STORE_VARIABLE, &store.name)
         .env(URL_VARIABLE, &url)
         .env("OVERSTORE_REAL", store.real.as_os_str())
@@ -160,101 +150,4 @@ fn url(store: &Store) -> String {
             _ => texts.since_2_34,
         }
     })
-}
-
-/// How Nix is told of the store: by which variable, and its value.
-///
-/// `NIX_CONFIG` has what it has already, then the settings of this store. Of two settings of one name
-/// the last wins, and `NIX_CONFIG` beats `nix.conf`, as `NIX_REMOTE` does not. But such settings are
-/// passed on to a daemon below, which warns of each that is not for this user to set. Those of the
-/// system's configuration are not passed on, so that a store of one's own has them in a copy of that,
-/// unless the user's settings say which store it is.
-fn nix_settings(store: &Store, url: &str) -> (&'static str, OsString) {
-    let config = std::env::var_os("NIX_CONFIG").unwrap_or_default();
-    if let (Some(own), MetadataSource::Daemon { .. }) = (&store.own, &store.lower.source)
-        && !users_settings(&config).any(|text| sets_store(&text))
-    {
-        // What is for one command stays with it.
-        let runtime = match store.set_up_for {
-            SetUpFor::Command => None,
-            _ => observe::own_runtime().map(|it| it.join(&store.name)),
-        };
-        let settings = settings(store, url);
-        if let Some(directory) = runtime
-            && write_system_settings(&directory, &settings).is_ok()
-        {
-            return ("NIX_CONF_DIR", directory.into());
-        }
-        let directory = own.directory.join("conf");
-        match write_system_settings(&directory, &settings) {
-            Ok(()) => return ("NIX_CONF_DIR", directory.into()),
-            Err(error) => super::print_warning(&Fault::new(format!(
-                "cannot write {}, so Nix's daemon may warn of settings: {error}",
-                show_path(&directory.join(NIX_CONF))
-            ))),
-        }
-    }
-    let mut config = config;
-    if !config.is_empty() {
-        config.push("\n");
-    }
-    config.push(settings(store, url));
-    ("NIX_CONFIG", config)
-}
-
-/// The settings that have Nix open the store.
-fn settings(store: &Store, url: &str) -> String {
-    let features = store.experimental_features().join(" ");
-    let mut settings = format!("store = {url}\nextra-experimental-features = {features}\n");
-    if !store.use_sqlite_wal {
-        settings.push_str("use-sqlite-wal = false\n");
-    }
-    // Root of a container without capabilities is alone in its user namespace, and Nix, run by root,
-    // would give the store to a group that has no number there, and change its own groups.
-    if rustix::process::geteuid().is_root() && !id_map::maps_others() {
-        settings.push_str("build-users-group =\nrequire-drop-supplementary-groups = false\n");
-    }
-    settings
-}
-
-/// The texts of a user's own settings, as Nix finds them (`getUserConfigFiles` in its `settings.cc`).
-fn users_settings(config: &OsStr) -> impl Iterator<Item = Vec<u8>> {
-    let path = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-    let files: Vec<PathBuf> = match path("NIX_USER_CONF_FILES") {
-        Some(files) => std::env::split_paths(&files).collect(),
-        None => {
-            let own = path("XDG_CONFIG_HOME").map(PathBuf::from);
-            let home = path("HOME").map(|home| Path::new(&home).join(".config"));
-            let others = path("XDG_CONFIG_DIRS").unwrap_or_else(|| "/etc/xdg".into());
-            let others: Vec<_> = std::env::split_paths(&others).collect();
-            let directories = own.or(home).into_iter().chain(others);
-            directories.map(|path| path.join("nix/nix.conf")).collect()
-        }
-    };
-    let read = |file: PathBuf| regular_file::read(&file, LONGEST_SETTINGS).ok();
-    std::iter::once(config.as_bytes().to_vec()).chain(files.into_iter().filter_map(read))
-}
-
-/// Whether settings of Nix say which store it is to use.
-fn sets_store(text: &[u8]) -> bool {
-    String::from_utf8_lossy(text).lines().any(|line| {
-        let mut words = line.split_ascii_whitespace();
-        words.next() == Some("store") && words.next() == Some("=")
-    })
-}
-
-/// Writes the system's configuration of Nix with these settings added.
-fn write_system_settings(directory: &Path, settings: &str) -> io::Result<()> {
-    let system = std::env::var_os("NIX_CONF_DIR").filter(|value| !value.is_empty());
-    let system = system.map_or_else(|| PathBuf::from("/etc/nix"), PathBuf::from);
-    if system == directory {
-        // Of the store that this runs in, which has them.
-        return Ok(());
-    }
-    let mut text = b"!include ".to_vec();
-    text.extend(system.join(NIX_CONF).as_os_str().as_bytes());
-    text.push(b'\n');
-    text.extend(settings.as_bytes());
-    let directory = new_directories::private(directory)?.open()?;
-    atomic_file::replace(&directory, NIX_CONF, |file| file.write_all(&text))
 }

@@ -13,6 +13,7 @@ mod hashing;
 mod long_work;
 mod manual;
 mod new;
+mod nix_settings;
 mod optimise;
 mod pid_namespace;
 mod plan;
