@@ -224,7 +224,7 @@ codes! {
     RowOfAnotherStore("row-of-another-store", [Error], [UpperDatabase], Never);
     /// An object in the upper layer that no database knows.
     ObjectWithoutRow("object-without-row", [Warning], [UpperLayer], Never);
-    /// A whiteout or an opaque directory in the upper layer hides a valid object of the lower store.
+    /// A whiteout, an opaque directory or what is no object in the upper layer hides a valid object of the lower store.
     LowerObjectHidden("lower-object-hidden", [Error], [UpperLayer], Never);
     /// An object is in both layers.
     ObjectInBothLayers("object-in-both-layers", [Note], [UpperLayer], Never);

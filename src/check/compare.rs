@@ -6,7 +6,7 @@ use super::move_away;
 use crate::check::{Code, Finding, Part, up};
 use crate::compare::Difference;
 use crate::compare::Identity;
-use crate::compare::{Across, Contents, Damaged, Missing, Several};
+use crate::compare::{Across, Contents, Damaged, Missing, Odd, Several};
 use crate::config::Store;
 use crate::escape::show_path;
 use crate::lower::sqlite::WrongRows;
@@ -22,16 +22,11 @@ pub(super) fn missing(store: &Store, missing: &Several<Missing>) -> Vec<Finding>
         Finding::new(Code::RowWithoutObject, show(&missing.path))
             .expected("an object in the upper layer or in the lower store directory")
             .found(match referrers.len() {
-                0 => "an object in neither layer".to_owned(),
-                _ => format!(
-                    "an object in neither layer; {} depend on it",
-                    referrers.join(", ")
-                ),
+                0 => instead(missing),
+                _ => format!("{}; {} depend on it", instead(missing), referrers.join(", ")),
             })
             .remedy(
-                Remedy::say(
-                    "bring back the lower store that had it, or the upper layer from a backup",
-                )
+                bring_back(store, missing)
                 .or(Remedy::say(
                     "where the lower store was replaced, see what puts this store right over it; with \
                      the old one at hand, add `--old STORE`, and leave `--dry-run` out to do it",
@@ -46,13 +41,49 @@ pub(super) fn missing(store: &Store, missing: &Several<Missing>) -> Vec<Finding>
     each(missing, finding)
 }
 
+/// What there is in the place of a missing object.
+fn instead(missing: &Missing) -> String {
+    match missing.odd {
+        None => "an object in neither layer".to_owned(),
+        Some(Odd { is_above, kind }) => format!(
+            "an object in neither layer: {kind}, which is no store object, is in its place in the {}",
+            match is_above {
+                true => "upper layer",
+                false => "lower store directory",
+            }
+        ),
+    }
+}
+
+/// How a missing object comes back to where it was.
+fn bring_back(store: &Store, missing: &Missing) -> Remedy {
+    match missing.odd {
+        None => {
+            Remedy::say("bring back the lower store that had it, or the upper layer from a backup")
+        }
+        Some(Odd { is_above: true, .. }) => {
+            let above = store.upper_layer.join(missing.path.as_str());
+            Remedy::say("move away what is in its place, and bring it back from a backup")
+                .run(store.command(["down"]))
+                .run(move_away(store, &above))
+        }
+        // Those who use a store change nothing in what is below.
+        Some(Odd {
+            is_above: false, ..
+        }) => Remedy::say(
+            "have the lower store's owner put the object back, with `nix-store --repair-path` there or \
+             from a backup",
+        ),
+    }
+}
+
 /// Objects of the lower store that something above hides.
 pub(super) fn hidden(store: &Store, hidden: &Several<StorePath>) -> Vec<Finding> {
     let finding = |path: &StorePath| {
         let above = store.upper_layer.join(path.as_str());
         Finding::at(Code::LowerObjectHidden, &above)
             .expected("the object of the lower store, which is valid")
-            .found("a whiteout or an opaque directory that hides it")
+            .found("a whiteout, an opaque directory, a pipe, a socket or a device that hides it")
             .remedy(
                 Remedy::from(store.command(["down"]))
                     .run(move_away(store, &above))

@@ -482,6 +482,7 @@ mod tests {
         let missing = Missing {
             path: StorePath::parse(b"00000000000000000000000000000000-a").unwrap(),
             referrers: Vec::new(),
+            odd: None,
         };
         let objects = |rows, above, missing: &[Missing]| {
             Rows::Known(Objects {

@@ -732,6 +732,7 @@ mod across {
         let missing = Missing {
             path: path("gone"),
             referrers: vec![path("one"), path("two")],
+            odd: None,
         };
         observed.pairing.objects = 1;
         observed.pairing.rows = Rows::Known(Objects {

@@ -284,17 +284,17 @@ impl Work<'_> {
     fn look(&mut self, node: u32) -> Result<(), CollectError> {
         let row = self.rows.row(node)?;
         let layers = self.chooser.layers;
-        let is_below = || layers.lower.has(row.path.as_str());
         let (place, time) = match layers.upper.look(row.path.as_str())? {
             Some((Kind::Object, changed)) => {
-                let place = match is_below()? {
+                // Whatever it is that is below: it would show once Nix had deleted this one.
+                let place = match layers.lower.has(row.path.as_str())? {
                     true => Place::Both,
                     false => Place::Upper,
                 };
                 (place, changed.max(row.registration_time))
             }
             // Metadata has no age of its own.
-            None if is_below()? => (Place::Lower, i64::MIN),
+            None if layers.lower.has_object(row.path.as_str())? => (Place::Lower, i64::MIN),
             Some((Kind::Whiteout, _)) | None => (Place::Nowhere, row.registration_time),
         };
         self.places[node as usize] = place;

@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use super::CollectError;
 use crate::config::Store;
 use crate::linux::safe_path::{self, Symlinks};
+use crate::nix::store_object;
 
 /// The two layers of a store.
 #[derive(Debug)]
@@ -103,6 +104,18 @@ impl Layer {
     /// When it cannot be looked at.
     pub(crate) fn has(&self, name: &str) -> Result<bool, CollectError> {
         Ok(self.look(name)?.is_some())
+    }
+
+    /// Whether there is a store object of this name, and not a pipe, a socket or a device.
+    ///
+    /// # Errors
+    /// When it cannot be looked at.
+    pub(crate) fn has_object(&self, name: &str) -> Result<bool, CollectError> {
+        match rustix::fs::statat(&self.directory, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(stat) => Ok(store_object::can_be(FileType::from_raw_mode(stat.st_mode))),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(CollectError::layer(&self.path.join(name), error)),
+        }
     }
 
     /// Hands every name to `visit`.

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use super::database::Keep;
 use crate::config::Store;
 use crate::escape::show;
+use crate::linux::programs;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::nix::url::UrlRules;
@@ -63,7 +64,7 @@ impl Programs {
             Some(directory) => Command::new(directory.join(name)),
             None => Command::new(name),
         };
-        command.stdin(Stdio::null());
+        command.stdin(programs::no_input());
         command
     }
 }

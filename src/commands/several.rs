@@ -17,6 +17,7 @@ use crate::check::Code;
 use crate::cli::{self, StoreArgument};
 use crate::config::names::PROGRAM;
 use crate::escape::show_path;
+use crate::linux::programs;
 use crate::nix::store_path::StorePath;
 use crate::report::{self, ListReport, ListedReport, OfStore, Outcome, State, StoresReport};
 
@@ -186,7 +187,7 @@ pub(super) fn process(given: &[OsString], store: &OsStr, json: bool) -> Command 
         command.arg("--json");
     }
     command.arg("--").arg(store);
-    command.stdin(Stdio::null()).stderr(Stdio::inherit());
+    command.stdin(programs::no_input()).stderr(Stdio::inherit());
     command.stdout(match json {
         true => Stdio::piped(),
         false => Stdio::inherit(),

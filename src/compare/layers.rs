@@ -21,6 +21,7 @@ use crate::lower::{self, LowerError, Source};
 use crate::nix::path_info::PathInfo;
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_object;
 use crate::nix::store_path::{Entry, StorePath};
 use crate::overlayfs::markers::{self, Marks};
 use crate::remedy::{self, HasRemedy, Remedy};
@@ -45,7 +46,7 @@ pub struct Across {
     pub missing: Several<Missing>,
     /// Objects in the upper layer that neither database knows, and that nobody is making.
     pub unknown: Several<StorePath>,
-    /// Whiteouts and opaque directories over an object that is valid below.
+    /// Whiteouts, opaque directories and what is no store object, over an object that is valid below.
     pub hiding: Several<StorePath>,
     /// Objects in both layers.
     pub both: Several<StorePath>,
@@ -60,6 +61,17 @@ pub struct Missing {
     pub path: StorePath,
     /// Paths that refer to it: the first few.
     pub referrers: Vec<StorePath>,
+    /// What is in its place and is no store object.
+    pub odd: Option<Odd>,
+}
+
+/// What has taken an object's place and is no store object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Odd {
+    /// Whether it is in the upper layer, and not in the lower store directory.
+    pub is_above: bool,
+    /// What it is: `a named pipe`, for one.
+    pub kind: &'static str,
 }
 
 /// The first hundred of many, and how many there are.
@@ -204,10 +216,15 @@ impl Layers {
             let Some(kind) = self.upper.kind(path.as_str())? else {
                 return Ok(());
             };
-            let below = self.lower.kind(path.as_str())?.is_some();
-            if kind == Kind::Whiteout {
+            let below = self.lower.has(&path)?;
+            if matches!(kind, Kind::Whiteout | Kind::Other) {
                 if below && info(&mut *sources.lower, &path)?.is_some() {
                     across.hiding.push(path);
+                } else if kind == Kind::Other
+                    && info(&mut sources.upper, &path)?.is_none()
+                    && !self.being_made(&path)?
+                {
+                    across.unknown.push(path);
                 }
                 return Ok(());
             }
@@ -271,8 +288,8 @@ impl Layers {
             let mut look = || {
                 match self.upper.kind(path.as_str())? {
                     Some(Kind::Object | Kind::Opaque) => across.own_rows += 1,
-                    Some(Kind::Whiteout) => missing.push(path.clone()),
-                    None if self.lower.kind(path.as_str())?.is_some() => across.copied_rows += 1,
+                    Some(Kind::Whiteout | Kind::Other) => missing.push(path.clone()),
+                    None if self.lower.has(&path)? => across.copied_rows += 1,
                     None => missing.push(path.clone()),
                 }
                 Ok(())
@@ -288,7 +305,11 @@ impl Layers {
         across.missing.count = missing.count;
         for path in missing.first {
             let referrers = sources.upper.referrers(&path, MOST_REFERRERS)?;
-            across.missing.first.push(Missing { path, referrers });
+            across.missing.first.push(Missing {
+                path,
+                referrers,
+                odd: None,
+            });
         }
         Ok(())
     }
@@ -330,6 +351,8 @@ enum Kind {
     /// A directory that hides the one below it.
     Opaque,
     Whiteout,
+    /// What is no store object.
+    Other,
 }
 
 impl Layer {
@@ -365,8 +388,15 @@ impl Layer {
         Ok(Some(match FileType::from_raw_mode(stat.st_mode) {
             _ if markers::is_whiteout_stat(&stat) => Kind::Whiteout,
             FileType::Directory if self.is_opaque(name)? => Kind::Opaque,
-            _ => Kind::Object,
+            kind if store_object::can_be(kind) => Kind::Object,
+            _ => Kind::Other,
         }))
+    }
+
+    /// Whether it has an object of this path.
+    fn has(&self, path: &StorePath) -> Result<bool, AcrossError> {
+        let kind = self.kind(path.as_str())?;
+        Ok(matches!(kind, Some(Kind::Object | Kind::Opaque)))
     }
 
     fn is_opaque(&self, name: &str) -> Result<bool, AcrossError> {

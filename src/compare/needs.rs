@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{OptionalExtension, Row};
-use rustix::fs::{AtFlags, statat};
+use rustix::fs::{AtFlags, FileType, statat};
 use rustix::io::Errno;
 
 use super::layers::{AcrossError, MOST_REFERRERS, Several};
@@ -22,8 +22,8 @@ use crate::lower::{self, LowerError};
 use crate::nix::hash::parse_sha256;
 use crate::nix::layout;
 use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_object;
 use crate::nix::store_path::StorePath;
-use crate::overlayfs::markers::is_whiteout_stat;
 use crate::sqlite::held::HeldConnection;
 use crate::sqlite::open;
 
@@ -137,7 +137,7 @@ impl Upper {
     /// Whether an object is in the upper layer.
     fn has(&self, path: &StorePath) -> Result<bool, AcrossError> {
         match statat(&self.layer, path.as_str(), AtFlags::SYMLINK_NOFOLLOW) {
-            Ok(stat) => Ok(!is_whiteout_stat(&stat)),
+            Ok(stat) => Ok(store_object::can_be(FileType::from_raw_mode(stat.st_mode))),
             Err(Errno::NOENT) => Ok(false),
             Err(errno) => Err(AcrossError::Layer {
                 path: self.shown.clone(),

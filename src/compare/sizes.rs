@@ -5,12 +5,13 @@ use std::ffi::CStr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Dir};
+use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::tree;
+use crate::nix::store_object;
 use crate::nix::store_path::Entry;
 
 /// What objects in the upper layer take up, in bytes.
@@ -42,7 +43,8 @@ pub(crate) fn sizes(
         if !matches!(Entry::of(name.to_bytes()), Entry::StorePath(_)) {
             continue;
         }
-        let below = rustix::fs::statat(&lower, name, AtFlags::SYMLINK_NOFOLLOW).is_ok();
+        let below = rustix::fs::statat(&lower, name, AtFlags::SYMLINK_NOFOLLOW)
+            .is_ok_and(|stat| store_object::can_be(FileType::from_raw_mode(stat.st_mode)));
         let bytes = size(upper.as_fd(), name, &mut linked)?;
         sizes.upper_layer += bytes;
         if below {

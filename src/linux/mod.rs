@@ -21,6 +21,7 @@ pub(crate) mod processors;
 pub(crate) mod programs;
 pub(crate) mod regular_file;
 pub(crate) mod removal;
+pub(crate) mod room;
 pub(crate) mod root;
 pub(crate) mod safe_path;
 pub(crate) mod sync;

@@ -23,6 +23,11 @@ pub(crate) struct Said {
     pub status: Option<ExitStatus>,
 }
 
+/// Standard input that is at its end, also where there is no `/dev/null`, as in a bare tree.
+pub(crate) fn no_input() -> Stdio {
+    io::pipe().map_or_else(|_| Stdio::null(), |(reader, _)| reader.into())
+}
+
 /// Runs a program without input.
 ///
 /// What it writes after the first mebibyte of a stream is not read. Once the time is over it is killed,
@@ -32,7 +37,7 @@ pub(crate) struct Said {
 /// When it cannot be started.
 pub(crate) fn run(mut command: Command, time: Duration) -> io::Result<Said> {
     command
-        .stdin(Stdio::null())
+        .stdin(no_input())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
     let end = Instant::now() + time;

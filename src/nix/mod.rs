@@ -12,6 +12,7 @@ pub(crate) mod path_set;
 mod percent;
 pub mod schema;
 pub(crate) mod store_directory;
+pub(crate) mod store_object;
 pub(crate) mod store_path;
 pub(crate) mod tar_writer;
 pub mod url;

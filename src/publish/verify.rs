@@ -10,6 +10,7 @@ use crate::counts::Counts;
 use crate::escape::show;
 use crate::lower::sqlite::{read_row, text};
 use crate::nix::store_directory::StoreDirectory;
+use crate::nix::store_object;
 use crate::nix::store_path::StorePath;
 
 /// How many problems are told one by one.
@@ -194,16 +195,14 @@ impl Verifying<'_> {
                 path.as_str(),
                 AtFlags::SYMLINK_NOFOLLOW,
             ) {
-                Ok(stat) => match FileType::from_raw_mode(stat.st_mode) {
-                    FileType::Directory | FileType::RegularFile | FileType::Symlink => {
-                        queue(Job {
-                            path,
-                            upper: true,
-                            expected: info.nar_hash,
-                        });
-                    }
-                    _ => problems.add(Problem::NoStoreObject(path)),
-                },
+                Ok(stat) if store_object::can_be(FileType::from_raw_mode(stat.st_mode)) => {
+                    queue(Job {
+                        path,
+                        upper: true,
+                        expected: info.nar_hash,
+                    });
+                }
+                Ok(_) => problems.add(Problem::NoStoreObject(path)),
                 Err(Errno::NOENT) => problems.add(Problem::NoObject(path)),
                 Err(errno) => return Err(Failed::Objects(errno)),
             }

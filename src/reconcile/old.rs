@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{AtFlags, FileType, statat};
 
 use crate::linux::safe_path::{self, Symlinks};
+use crate::nix::store_object;
 use crate::nix::store_path::StorePath;
 
 /// Directories with objects of lower stores of before, the best first. Nothing that is in them is
@@ -35,12 +36,7 @@ impl OldStores {
         directories
             .filter(|(_, directory)| {
                 let found = statat(directory, path.as_str(), AtFlags::SYMLINK_NOFOLLOW);
-                found.is_ok_and(|stat| {
-                    matches!(
-                        FileType::from_raw_mode(stat.st_mode),
-                        FileType::Directory | FileType::RegularFile | FileType::Symlink
-                    )
-                })
+                found.is_ok_and(|stat| store_object::can_be(FileType::from_raw_mode(stat.st_mode)))
             })
             .map(|(path, directory)| (path.as_path(), directory.as_fd()))
     }

@@ -31,6 +31,8 @@ pub(crate) enum Below {
     Impossible,
     /// It is valid, and there is no object.
     NoObject,
+    /// It is valid, and what is in the object's place is no store object: a pipe, a socket or a device.
+    NoStoreObject,
 }
 
 /// A row.
@@ -88,6 +90,11 @@ pub(crate) enum Refused {
     /// The lower store has no object of a path that is valid there.
     #[error("the lower store says that it is valid, and does not have it")]
     NoObject,
+    /// The lower store has something else in the place of an object that is valid there.
+    #[error(
+        "the lower store says that it is valid, and has a pipe, a socket or a device in its place"
+    )]
+    NoStoreObject,
     /// The lower store has another hash of a content-addressed path.
     #[error(
         "the lower store has another hash of it, although the path is computed from the contents"
@@ -259,6 +266,7 @@ impl Facts {
                 Below::Other => Action::TakeRow,
                 Below::Impossible => Action::Refuse(Refused::Impossible),
                 Below::NoObject => Action::Refuse(Refused::NoObject),
+                Below::NoStoreObject => Action::Refuse(Refused::NoStoreObject),
             },
             Row {
                 above: Above::EqualObject,
@@ -268,7 +276,11 @@ impl Facts {
                 Below::Gone | Below::NoObject => Action::Keep,
                 Below::Other if self.takes_row(node, give_up) => Action::TakeLower,
                 Below::Same | Below::Described if give_up.upper => Action::TakeLower,
-                Below::Same | Below::Described | Below::Other | Below::Impossible => Action::Hide,
+                Below::Same
+                | Below::Described
+                | Below::Other
+                | Below::Impossible
+                | Below::NoStoreObject => Action::Hide,
             },
         }
     }
@@ -365,6 +377,7 @@ mod tests {
             (Below::Other, Action::TakeRow),
             (Below::Impossible, refuse(Refused::Impossible)),
             (Below::NoObject, refuse(Refused::NoObject)),
+            (Below::NoStoreObject, refuse(Refused::NoStoreObject)),
             (Below::Gone, Action::Missing),
         ] {
             assert_eq!(alone(Above::Row, below, none), expected, "{below:?}");
@@ -386,6 +399,12 @@ mod tests {
             (Below::Other, Action::Hide, Action::Hide, Action::TakeLower),
             (Below::Impossible, Action::Hide, Action::Hide, Action::Hide),
             (Below::NoObject, Action::Keep, Action::Keep, Action::Keep),
+            (
+                Below::NoStoreObject,
+                Action::Hide,
+                Action::Hide,
+                Action::Hide,
+            ),
             (Below::Gone, Action::Keep, Action::Keep, Action::Keep),
         ] {
             assert_eq!(alone(Above::EqualObject, below, none), equal, "{below:?}");
@@ -487,7 +506,8 @@ mod tests {
             Just(Below::Described),
             Just(Below::Other),
             Just(Below::Impossible),
-            Just(Below::NoObject)
+            Just(Below::NoObject),
+            Just(Below::NoStoreObject)
         ];
         (above, below).prop_map(|(above, below)| Row { above, below })
     }

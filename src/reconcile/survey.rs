@@ -15,7 +15,7 @@ use std::thread;
 use super::ReconcileError;
 use super::plan::{Above, Below, Facts, NewReferences, Row};
 use crate::collect::{Edges, Keep, Nodes, Roots, UpperRows};
-use crate::compare::{Comparer, Held, LowerObjects, Missing, Objects, Several, held};
+use crate::compare::{Comparer, Held, HeldKind, LowerObjects, Missing, Objects, Several, held};
 use crate::config::Store;
 use crate::escape::show_path;
 use crate::linux::safe_path::{self, Symlinks};
@@ -56,6 +56,7 @@ impl Survey {
             missing.push(Missing {
                 path: self.rows.row(node)?.path,
                 referrers: Vec::new(),
+                odd: None,
             });
         }
         Ok(Objects {
@@ -282,6 +283,9 @@ impl Reading<'_> {
     /// Notes which rows have their objects above: of what is held, those without a row are left.
     fn objects_above(&mut self) {
         let (names, rows) = (self.names, &mut self.facts.rows);
+        // What is no store object is the user's as well: only the lower store is judged here.
+        let others = std::mem::take(&mut self.held.others);
+        self.held.objects.extend(others);
         self.held.objects.retain(|path| match names.node(path) {
             Some(node) => {
                 rows[node as usize].above = Above::Object;
@@ -298,14 +302,12 @@ impl Reading<'_> {
         for (node, &prefix) in (0..).zip(&names.prefixes) {
             if same.contains(node) {
                 let path = || Ok::<_, ReconcileError>(rows.row(node)?.path);
-                let has = match self.below.looks_up() {
-                    true => self.below.has(&path()?),
-                    false => self.below.has_prefix(prefix),
+                let kind = match self.below.looks_up() {
+                    true => self.below.look(&path()?),
+                    false => self.below.look_for_prefix(prefix),
                 };
-                let below = match has.map_err(ReconcileError::read(&self.store.lower.real))? {
-                    true => Below::Same,
-                    false => Below::NoObject,
-                };
+                let kind = kind.map_err(ReconcileError::read(&self.store.lower.real))?;
+                let below = without_object(kind).unwrap_or(Below::Same);
                 self.found(node, below, path)?;
                 continue;
             }
@@ -349,7 +351,7 @@ impl Reading<'_> {
                     let has = self.below.has(&path()?);
                     has.map_err(ReconcileError::read(&self.store.lower.real))?
                 }
-                below => below != Below::NoObject,
+                below => !matches!(below, Below::NoObject | Below::NoStoreObject),
             };
             if !is_there {
                 self.absent.push(node);
@@ -362,6 +364,10 @@ impl Reading<'_> {
                 let why = "the lower store says something else of it".to_owned();
                 self.differing.insert(node, why);
             }
+            Below::NoStoreObject => {
+                let why = "the lower store has a pipe, a socket or a device there".to_owned();
+                self.differing.insert(node, why);
+            }
             Below::Gone | Below::NoObject => {}
         }
         Ok(())
@@ -369,9 +375,10 @@ impl Reading<'_> {
 
     fn compare(&mut self, asked: &Asked, below: &PathInfo) -> Result<Below, ReconcileError> {
         let Asked { node, path, info } = asked;
-        let has = self.below.has(path);
-        if !has.map_err(ReconcileError::read(&self.store.lower.real))? {
-            return Ok(Below::NoObject);
+        let kind = self.below.look(path);
+        let kind = kind.map_err(ReconcileError::read(&self.store.lower.real))?;
+        if let Some(without) = without_object(kind) {
+            return Ok(without);
         }
         let mut nodes: Vec<u32> = Vec::with_capacity(below.references.len());
         let mut new = Vec::new();
@@ -412,7 +419,11 @@ impl Reading<'_> {
         for Other { node, above, new } in std::mem::take(&mut self.others) {
             let is_nowhere = |node: &u32| {
                 let row = self.facts.rows[*node as usize];
-                row.above == Above::Row && matches!(row.below, Below::Gone | Below::NoObject)
+                row.above == Above::Row
+                    && matches!(
+                        row.below,
+                        Below::Gone | Below::NoObject | Below::NoStoreObject
+                    )
             };
             let mut incomplete = above.iter().any(is_nowhere);
             for (path, info) in new.iter().zip(lower::answers(self.source, &new)?) {
@@ -446,7 +457,9 @@ impl Reading<'_> {
         &mut self,
         layers: &Layers,
     ) -> Result<(Vec<StorePath>, Vec<Unknown>), ReconcileError> {
-        let Held { objects, whiteouts } = std::mem::take(&mut self.held);
+        let Held {
+            objects, whiteouts, ..
+        } = std::mem::take(&mut self.held);
         let mut hidden: Vec<_> = whiteouts.into_iter().collect();
         hidden.sort();
         let are_below = self.are_below(&hidden)?;
@@ -475,6 +488,15 @@ impl Reading<'_> {
             are_below.push(info.is_some() && has);
         }
         Ok(are_below)
+    }
+}
+
+/// What the lower store has of a path that is valid there, where that is no object.
+fn without_object(kind: Option<HeldKind>) -> Option<Below> {
+    match kind {
+        Some(HeldKind::Object) => None,
+        Some(HeldKind::Other) => Some(Below::NoStoreObject),
+        Some(HeldKind::Whiteout) | None => Some(Below::NoObject),
     }
 }
 

@@ -14,6 +14,7 @@ use super::hardening::{distrust, expect_files};
 use super::held::HeldConnection;
 use super::{header, pending};
 use crate::linux::regular_file;
+use crate::linux::room;
 use crate::linux::safe_path::Symlinks;
 use crate::remedy::{self, Remedy, command};
 
@@ -46,6 +47,12 @@ pub(crate) fn remedy_of(error: &rusqlite::Error, path: &Path) -> Remedy {
         Some(ErrorCode::DiskFull) => of_io(Errno::NOSPC),
         Some(ErrorCode::ReadOnly) => of_io(Errno::ROFS),
         Some(ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked) => of_io(Errno::BUSY),
+        // So it says, too, where a log or its index cannot be made, or cannot grow.
+        Some(ErrorCode::CannotOpen | ErrorCode::SystemIoFailure)
+            if path.parent().is_some_and(room::is_used_up) =>
+        {
+            of_io(Errno::NOSPC)
+        }
         Some(ErrorCode::CannotOpen | ErrorCode::PermissionDenied) => of_io(Errno::ACCESS),
         Some(ErrorCode::OutOfMemory) => of_io(Errno::NOMEM),
         Some(ErrorCode::SystemIoFailure) => of_io(Errno::IO),

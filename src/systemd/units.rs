@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use super::text::{argument, environment_value, path, prose, unit_name};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
-use crate::config::{Environment, Gc, MetadataSource, Store};
+use crate::config::{Environment, Gc, MetadataSource, Store, WhenReplaced};
 use crate::escape::{show_path, unit_value};
 use crate::nix::url::UrlRules;
 
@@ -190,6 +190,11 @@ impl Unit<'_> {
         for needed in self.lower_units() {
             line(&mut text, "Requires", &needed);
             line(&mut text, "After", &needed);
+        }
+        if store.when_replaced == WhenReplaced::Reconcile {
+            // Where the lower store of before is only the store's memory knows, which the state
+            // directory has: perhaps on another machine. It is waited for, and not needed.
+            line(&mut text, "After", "remote-fs.target");
         }
         // People come after the store, so when the machine stops they go before it.
         let mut before = vec!["systemd-user-sessions.service".to_owned()];

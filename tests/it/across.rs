@@ -341,6 +341,85 @@ fn an_object_that_is_gone_below() {
     });
 }
 
+/// What no store has is no object: a store that needs it says whose fault it is, and is collected no
+/// more until the owner has put it right.
+#[test]
+fn what_is_no_store_object_below() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::new(&world, Over::ReadOnly);
+    let before = store.codes();
+    let object = format!("/mnt/lower/nix/store/{}", name(&store.lower[0]));
+    let kept = "/mnt/kept";
+    world.ok(["cp", "-a", &object, kept]);
+    let socket = format!(
+        "perl -MSocket -e 'socket(S, AF_UNIX, SOCK_STREAM, 0); bind(S, sockaddr_un(\"{object}\")) or die'"
+    );
+    for (make, kind) in [
+        (format!("mkfifo {object}"), "a named pipe"),
+        (format!("mknod {object} c 1 3"), "a character device"),
+        (format!("mknod {object} b 7 99"), "a block device"),
+        (socket, "a socket"),
+    ] {
+        world.ok(["sh", "-c", &format!("rm -rf {object}; {make}")]);
+        world.overstore(["remount", "example"]).ok();
+        let mut expected = before.clone();
+        expected.push("row-without-object".to_owned());
+        let mut found = store.codes();
+        expected.sort();
+        found.sort();
+        assert_eq!(found, expected, "{kind}");
+        let said = world.overstore(["check", "example"]).run().stdout();
+        let place = format!("{kind}, which is no store object, is in its place in the lower store");
+        assert!(said.contains(&place), "{said}");
+        assert!(said.contains("have the lower store's owner"), "{said}");
+        let added = format!("/mnt/upper/{}", store.added);
+        for arguments in [&["--dry-run"][..], &[], &["--metadata"]] {
+            let gc = world.overstore(["gc", "example"]).args(arguments).fails();
+            assert_eq!(gc.code(), Some(1), "{kind}: {gc}");
+            assert!(gc.stderr().contains(&place), "{gc}");
+            assert!(world.path(&added).exists(), "{kind}");
+        }
+    }
+    // The owner puts it back.
+    world.ok(["sh", "-c", &format!("rm {object}; cp -a {kept} {object}")]);
+    world.overstore(["remount", "example"]).ok();
+    assert_eq!(store.codes(), before);
+}
+
+/// The same above: there it hides an object of the lower store, or is in the place of one of the
+/// store's own.
+#[test]
+fn what_is_no_store_object_above() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::new(&world, Over::ReadOnly);
+    let before = store.codes();
+    // Without any of its own a store is not as it was.
+    let url = world.overstore(["url", "example"]).ok();
+    add(&world, url.trim_end(), "another");
+    let own = format!("/mnt/upper/{}", store.added);
+    let over = format!("/mnt/upper/{}", name(&store.lower[0]));
+    world.overstore(["down", "example"]).ok();
+    world.ok(["mv", &own, "/mnt/kept"]);
+    world.ok(["mkfifo", &own, &over]);
+    world.overstore(["up", "example"]).run();
+    let mut expected = before.clone();
+    expected.extend(["row-without-object", "lower-object-hidden"].map(str::to_owned));
+    let mut found = store.codes();
+    expected.sort();
+    found.sort();
+    assert_eq!(found, expected);
+    let said = world.overstore(["check", "example"]).run().stdout();
+    let place = "a named pipe, which is no store object, is in its place in the upper layer";
+    assert!(said.contains(place), "{said}");
+    // As the remedies say.
+    world.overstore(["down", "example"]).ok();
+    world.ok(["mkdir", "/mnt/away"]);
+    world.ok(["mv", &own, &over, "/mnt/away"]);
+    world.ok(["mv", "/mnt/kept", &own]);
+    world.overstore(["up", "example"]).ok();
+    assert_eq!(store.codes(), before);
+}
+
 #[test]
 fn an_object_that_is_gone_above() {
     expect(&["row-without-object"], |world, store| {

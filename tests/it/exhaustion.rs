@@ -78,7 +78,8 @@ fn a_file_system_that_runs_out_at_any_point() {
                 let said = String::from_utf8_lossy(&outcome.err);
                 // `gc` passes on what Nix says.
                 let ours = words[0] != "gc" && outcome.code() == Some(3);
-                if ours && said.contains("No space left on device") {
+                let no_room = ["No space left on device", "disk I/O error"];
+                if ours && no_room.iter().any(|it| said.contains(it)) {
                     assert!(
                         said.contains("make room on its file system"),
                         "{option}: {outcome}"
@@ -100,4 +101,41 @@ fn a_file_system_that_runs_out_at_any_point() {
         }
     }
     assert!(told > 0, "no command ran out of room");
+}
+
+/// Where the index of a log cannot grow, SQLite speaks of the disk, and not of room.
+#[test]
+fn a_log_without_room_is_a_full_disk() {
+    let Some(world) = World::trixie() else { return };
+    world.mkdir("/mnt/example");
+    let options = "size=64M";
+    world.ok([
+        "mount",
+        "-t",
+        "tmpfs",
+        "-o",
+        options,
+        "store",
+        "/mnt/example",
+    ]);
+    let example = world.example("");
+    example.up();
+    let mut spoke_of_the_disk = false;
+    for free in (0..=32).step_by(8) {
+        let fill = format!(
+            "cd /mnt/example; rm -f zeros merged-store/nix/var/nix/db/db.sqlite-*
+             cat /dev/zero >zeros 2>/dev/null; truncate -s -{free}K zeros"
+        );
+        world.ok(["sh", "-c", &fill]);
+        let outcome = example.command("warm").args(["--all"]).fails();
+        assert_eq!(outcome.code(), Some(3), "{free}: {outcome}");
+        let said = outcome.stderr();
+        assert!(
+            said.contains("make room on its file system"),
+            "{free}: {outcome}"
+        );
+        assert!(!said.contains("dmesg"), "{free}: {outcome}");
+        spoke_of_the_disk |= said.contains("disk I/O error");
+    }
+    assert!(spoke_of_the_disk, "SQLite has learnt to say it");
 }

@@ -700,6 +700,64 @@ fn one_collection_is_enough_for_metadata_that_nothing_needs() {
     }
 }
 
+/// What limits leave goes on needing the rows that it refers to, although no root leads there.
+#[test]
+fn rows_stay_that_garbage_needs_which_limits_leave() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let lower = |name: &str| store.example.lower.path(name);
+        let paths = store.register(&[("old", &[]), ("left", &["leans-on"]), ("leans-on", &[])]);
+        let [old, left, leans_on] = <[String; 3]>::try_from(paths).expect("three paths");
+        // More than the databases' files change the room by.
+        let large = format!("{}/large", store.real(&old));
+        world.ok(["truncate", "--size", "4M", &large]);
+        world.ok(["fallocate", "--length", "4M", &large]);
+        let database = format!("{}/db/db.sqlite", Example::STATE);
+        let sql = format!(
+            "update ValidPaths set registrationTime = 4000000000 where path = '{left}';
+             insert into Refs select a.id, b.id from ValidPaths a, ValidPaths b
+                 where a.path = '{leans_on}' and b.path = '{}'",
+            lower("chain-3")
+        );
+        let mut expected: BTreeSet<String> = ["chain-1", "chain-2", "chain-3"].map(lower).into();
+        expected.extend([left.clone(), leans_on]);
+        let mut has_row = false;
+        for limit in ["--max-free", "--older-than"] {
+            world.overstore(["warm", "example", "--all"]).ok();
+            world.ok(["rm", "-r", &format!("{}/overstore", Example::STATE)]);
+            if !has_row {
+                world.ok(["sqlite3", &database, &sql]);
+                has_row = true;
+            }
+            let before = store.rows();
+            assert!(before.contains(&lower("mksh-static")));
+            let value = match limit {
+                "--max-free" => {
+                    let free = store.gc_json(&["--dry-run", "--min-free", "0"])["free"].as_u64();
+                    (free.expect("a number") + (1 << 20)).to_string()
+                }
+                _ => "14d".to_owned(),
+            };
+            // Otherwise rows of derivations stay, too.
+            let run = store.gc(&["--metadata", limit, &value, "--json"]);
+            let said = run.env("NIX_CONFIG", "keep-derivations = false").ok();
+            let report: Value = serde_json::from_str(&said).expect("JSON");
+            let gone: BTreeSet<String> = match limit {
+                "--max-free" => [old.clone()].into(),
+                _ => BTreeSet::new(),
+            };
+            assert_eq!(objects(&report), gone, "{report}");
+            assert_eq!(report["left"], serde_json::json!([]), "{report}");
+            assert_eq!(report["kept-by-limits"], 2, "{report}");
+            assert_eq!(store.rows(), expected, "{report}");
+            let rows = before.len() - expected.len() - gone.len();
+            assert_eq!(report["rows"], rows, "{report}");
+        }
+        assert!(store.has(&left));
+        store.assert_sound();
+    }
+}
+
 /// A derivation in one layer whose output is in the other, neither of which Nix deletes alone.
 struct Split<'w> {
     store: Store<'w>,

@@ -24,7 +24,6 @@ mod circles;
 mod cli;
 mod completions;
 mod config;
-mod containers;
 mod contents;
 mod demo;
 mod down;

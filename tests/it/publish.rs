@@ -205,6 +205,20 @@ fn what_is_not_whole_is_refused() {
     assert_eq!(refused.code(), Some(1), "{refused}");
     assert!(refused.stdout().contains("[object-damaged]"), "{refused}");
     world.ok(["rm", &format!("{LIVE}{lost}")]);
+    // What no store has is no object.
+    for make in ["mkfifo $0", "mknod $0 b 7 99", "mknod $0 c 1 3"] {
+        let make = format!("rm -f $0; {make}");
+        world.ok(["sh", "-c", &make, &format!("{LIVE}{lost}")]);
+        let refused = owner.publish(&[]);
+        assert_eq!(refused.code(), Some(1), "{refused}");
+        for part in [
+            "[lower-row-without-object]",
+            "a symbolic link, which is what a store holds",
+        ] {
+            assert!(refused.stdout().contains(part), "{part}: {refused}");
+        }
+    }
+    world.ok(["rm", &format!("{LIVE}{lost}")]);
     let database = "/mnt/live/nix/var/nix/db/db.sqlite";
     let broken = format!(
         "pragma foreign_keys = off; \

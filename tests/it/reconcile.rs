@@ -495,12 +495,22 @@ fn what_is_given_up_has_a_flag() {
     }
 }
 
+/// Puts what no store has in an object's place.
+fn odd(store: &Exchanged<'_>, make: &[&str]) {
+    let same = format!("{}/{}", Example::LOWER, base_name(&store.path("same")));
+    store.world.ok(["rm", "-rf", &same]);
+    let (program, arguments) = make.split_first().expect("a program");
+    let (mode, numbers) = arguments.split_at(arguments.len().min(2));
+    let words = [&[*program], mode, &[&same], numbers].concat();
+    store.world.ok(words);
+}
+
 /// What the lower store's owner has to put right.
 #[test]
 fn a_damaged_lower_store_is_refused() {
     let Some(world) = World::trixie() else { return };
     type Damage = (&'static str, fn(&Exchanged<'_>), &'static str);
-    let damage: [Damage; 2] = [
+    let damage: [Damage; 4] = [
         (
             "an object is missing",
             |store| {
@@ -508,6 +518,16 @@ fn a_damaged_lower_store_is_refused() {
                 store.world.ok(["rm", "-rf", &same]);
             },
             "the lower store says that it is valid, and does not have it",
+        ),
+        (
+            "a pipe is in an object's place",
+            |store| odd(store, &["mkfifo"]),
+            "the lower store says that it is valid, and has a pipe, a socket or a device in its place",
+        ),
+        (
+            "a device is in an object's place",
+            |store| odd(store, &["mknod", "-m", "644", "b", "7", "99"]),
+            "the lower store says that it is valid, and has a pipe, a socket or a device in its place",
         ),
         (
             "another hash of a content-addressed path",

@@ -211,3 +211,32 @@ fn findings_fit_the_terminal() {
         assert_eq!(joined, whole);
     }
 }
+
+/// A bare tree has no devices.
+#[test]
+fn nothing_of_it_needs_a_device() {
+    let Some(world) = World::trixie() else { return };
+    three(&world).up();
+    let bare = |words: &[&str]| {
+        let script = "mount -t tmpfs none /dev && exec overstore \"$@\"";
+        let all = ["unshare", "--mount", "sh", "-c", script, "sh"];
+        world.run(all.iter().chain(words).copied())
+    };
+    for (words, code) in [
+        (&["list"][..], 0),
+        (&["status", "example", "other"], 0),
+        (&["status", "--all", "--json"], 2),
+    ] {
+        let (with, without) = (world.overstore(words.iter().copied()).run(), bare(words));
+        assert_eq!(without.code(), Some(code), "{without}");
+        assert_eq!(without.code(), with.code(), "{words:?}: {with}");
+        // The others tell of times.
+        if words == ["list"] {
+            assert_eq!(without.stdout(), with.stdout());
+        }
+        assert!(
+            !without.stderr().contains("cannot run this program"),
+            "{without}"
+        );
+    }
+}

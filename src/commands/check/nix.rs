@@ -2,12 +2,13 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
-use std::process::{Command, Stdio};
+use std::process::Command;
 
 use crate::check::{self, Finding};
 use crate::commands::Failure;
 use crate::config::Store;
 use crate::escape::show_lines;
+use crate::linux::programs;
 use crate::observe::Observed;
 
 /// Has the `nix` on `PATH` open the store.
@@ -23,7 +24,7 @@ pub(super) fn open(store: &Store, observed: &Observed) -> Result<Option<Finding>
         .arg(OsStr::from_bytes(url.as_bytes()))
         .arg("--extra-experimental-features")
         .arg(format!("nix-command {features}"))
-        .stdin(Stdio::null());
+        .stdin(programs::no_input());
     let output = command.output().map_err(|error| {
         Failure::doing("cannot run nix", error).remedy("put Nix on PATH, or leave --nix out")
     })?;
