@@ -169,6 +169,9 @@ impl Facts {
     }
 }
 
+/// A path that leads nowhere.
+const NOWHERE: &str = "/proc/self/no-such-file";
+
 /// What the filter of system calls says to a call that does nothing.
 fn filter(asked: Asked) -> Filter {
     if !is_filtered() {
@@ -178,8 +181,7 @@ fn filter(asked: Asked) -> Filter {
         Asked::Users | Asked::Mounts => users::unshare_nothing().is_err(),
         Asked::Mounting => {
             // Whoever is let through is told that there is no such place.
-            let nowhere = "/proc/self/no-such-file";
-            rustix::mount::mount("none", nowhere, "none", MountFlags::empty(), None)
+            rustix::mount::mount("none", NOWHERE, "none", MountFlags::empty(), None)
                 != Err(Errno::NOENT)
         }
         Asked::Processes => false,
@@ -221,6 +223,28 @@ pub(crate) fn remedy_of_filter() -> Remedy {
         true => without_filter(),
         false => Remedy::default(),
     }
+}
+
+/// That this process's filter of system calls, if it has one, lets it change its root directory, which is
+/// needed for mounting by descriptor. Containers have filters that allow it with a capability only.
+///
+/// # Errors
+/// When it does not.
+pub(crate) fn expect_to_change_root() -> Result<(), Forbidden> {
+    // Whoever is let through is told that there is no such place.
+    if !is_filtered() || rustix::process::chroot(NOWHERE) == Err(Errno::NOENT) {
+        return Ok(());
+    }
+    Err(Forbidden {
+        asked: Asked::Mounting,
+        reason: "a filter of system calls (seccomp) does not allow `chroot`".to_owned(),
+        remedy: Remedy::say(
+            "have the filter allow it: a container's with its settings (Docker, Podman: \
+             `--cap-add=sys_chroot`, or `--security-opt seccomp=unconfined`), a service's with \
+             `SystemCallFilter=`",
+        )
+        .or("run it outside of that sandbox"),
+    })
 }
 
 fn without_filter() -> Remedy {

@@ -20,6 +20,12 @@ pub(crate) enum Error {
     /// The mounts of the new namespace could not be kept from spreading.
     #[error("cannot make the mounts private: {0}")]
     Private(Errno),
+    /// Root of this user namespace may be root of no further one. Linux requires that since 5.12
+    /// (`verify_root_map`).
+    #[error(
+        "root of this container lacks CAP_SETFCAP, without which it cannot use a user namespace"
+    )]
+    Root,
     /// The new user namespace could not be given its user and capabilities.
     #[error("cannot set up the user namespace: {0}")]
     Mapping(#[from] io::Error),
@@ -33,6 +39,11 @@ impl HasRemedy for Error {
                 "inside a chroot, make its directory a mount point first (`mount --bind DIR DIR`)",
             )
             .or("enter it with pivot_root"),
+            Error::Root => Remedy::say(
+                "run it as another user of the container (Docker, Podman: `--user`; Podman: \
+                 `--userns=keep-id`)",
+            )
+            .or("give the container that capability (Docker, Podman: `--cap-add=setfcap`)"),
             Error::Mapping(error) => error.remedy(),
         }
     }
@@ -57,12 +68,16 @@ pub(crate) fn private_mounts() -> Result<(), Error> {
 pub(crate) fn private_user_and_mounts() -> Result<(), Error> {
     let uid = rustix::process::geteuid().as_raw();
     let gid = rustix::process::getegid().as_raw();
+    let may_be_root = uid != 0 || has(CapabilitySet::SETFCAP)?;
     users::unshare_user_and_mounts().map_err(|errno| Forbidden::because(Asked::Users, errno))?;
     // An unprivileged process may map its group only once it cannot drop groups any more:
     // user_namespaces(7).
     write_once("/proc/self/setgroups", "deny")?;
     let map = format!("{uid} {uid} 1\n");
-    write_once("/proc/self/uid_map", &map)?;
+    write_once("/proc/self/uid_map", &map).map_err(|error| match error.kind() {
+        io::ErrorKind::PermissionDenied if !may_be_root => Error::Root,
+        _ => Error::Mapping(error),
+    })?;
     safe_path::note_user_namespace(map.as_bytes());
     write_once("/proc/self/gid_map", &format!("{gid} {gid} 1\n"))?;
     keep_capabilities().map_err(io::Error::from)?;
@@ -120,7 +135,8 @@ fn make_private() -> Result<(), Error> {
             Forbidden::because(Asked::Mounting, errno).into()
         }
         errno => Error::Private(errno),
-    })
+    })?;
+    Ok(forbidden::expect_to_change_root()?)
 }
 
 /// A program that is executed by anybody but root loses its capabilities, except for those that
@@ -148,7 +164,11 @@ fn write_once(path: &str, content: &str) -> io::Result<()> {
 /// # Errors
 /// Those of capget(2).
 pub(crate) fn can_mount() -> io::Result<bool> {
-    Ok(rustix::thread::capabilities(None)?
-        .effective
-        .contains(CapabilitySet::SYS_ADMIN))
+    has(CapabilitySet::SYS_ADMIN)
+}
+
+/// Whether a capability is in effect.
+fn has(capability: CapabilitySet) -> io::Result<bool> {
+    let sets = rustix::thread::capabilities(None)?;
+    Ok(sets.effective.contains(capability))
 }

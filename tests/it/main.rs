@@ -24,6 +24,7 @@ mod circles;
 mod cli;
 mod completions;
 mod config;
+mod containers;
 mod contents;
 mod demo;
 mod down;

@@ -300,9 +300,14 @@ pub fn try_out(world: &World, name: &str) {
 }
 
 /// The same by whoever `run` runs a script as.
-pub fn try_out_by<'w>(name: &str, mut run: impl FnMut(&str) -> Run<'w>) {
+pub fn try_out_by<'w>(name: &str, run: impl FnMut(&str) -> Run<'w>) {
+    try_out_blocks("console", name, run);
+}
+
+/// The same of the blocks in a language of their own, which not everybody has what they need for.
+pub fn try_out_blocks<'w>(language: &str, name: &str, mut run: impl FnMut(&str) -> Run<'w>) {
     let page = page(name);
-    let blocks = blocks("console", &page);
+    let blocks = blocks(language, &page);
     assert!(!blocks.is_empty());
     for block in blocks {
         let block = block.replace("\\\n", "");

@@ -111,6 +111,8 @@ fn a_filter_of_system_calls_is_named() {
         (libc::SYS_unshare, Then::Kills),
         (libc::SYS_mount, Then::Fails(libc::EPERM)),
         (libc::SYS_mount, Then::Kills),
+        (libc::SYS_chroot, Then::Fails(libc::EPERM)),
+        (libc::SYS_chroot, Then::Kills),
     ] {
         world.write("/tmp/filter", filter(call, None, then));
         for run in both(&world) {
@@ -329,6 +331,27 @@ fn root_without_its_capabilities_builds_in_a_store_of_its_own() {
             .run();
         assert_eq!(built.code(), Some(0), "{built}");
         assert!(built.stdout().ends_with("-built\n"), "{built}");
+    }
+}
+
+/// Which it needs for that, since it is root.
+#[test]
+fn a_capability_of_root_that_is_missing_is_named() {
+    let Some(world) = World::trixie() else { return };
+    world.lower_store("/mnt/lower");
+    let lower = "/mnt/lower?read-only=true";
+    let told = world
+        .overstore(["exec", "--ephemeral", "--lower", lower, "--", "true"])
+        .under(["setpriv", "--bounding-set=-all", "--inh-caps=-all"])
+        .run();
+    assert_eq!(told.code(), Some(125), "{told}");
+    for words in [
+        "CAP_SETFCAP",
+        "remedy: ",
+        "--userns=keep-id",
+        "--cap-add=setfcap",
+    ] {
+        assert!(told.stderr().contains(words), "{words}: {told}");
     }
 }
 

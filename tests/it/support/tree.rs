@@ -12,7 +12,7 @@ use super::skip;
 /// to be read.
 #[derive(Clone, Copy, Debug)]
 pub struct Tree {
-    /// The name of the Debian suite.
+    /// Its name to `tests/trees`.
     pub name: &'static str,
     /// Where the tree is on this machine.
     pub path: &'static Path,
@@ -30,6 +30,13 @@ impl Tree {
     pub fn sid() -> Option<Self> {
         static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
         Self::named("sid", &FOUND)
+    }
+
+    /// Debian 13 with Podman, which is a large package: for `make soak`. `None` where it is not to be had,
+    /// which is reported with [`skip`].
+    pub fn podman() -> Option<Self> {
+        static FOUND: OnceLock<Result<PathBuf, String>> = OnceLock::new();
+        Self::named("podman", &FOUND)
     }
 
     /// The trees there are: to be looped over by tests that hold for every Nix. The missing ones
