@@ -7,6 +7,7 @@ pub(crate) mod help;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::config::{Age, Size};
@@ -50,12 +51,28 @@ impl Cli {
     /// When it is none, or asks for help or for the version.
     pub fn read() -> Result<Cli, clap::Error> {
         let mut definition = command();
-        let matches = definition.try_get_matches_from_mut(std::env::args_os())?;
+        let matches = definition
+            .try_get_matches_from_mut(std::env::args_os())
+            .map_err(for_commands_of_exec)?;
         let mut cli =
             Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut definition))?;
         cli.given = given::without_stores(&definition, &matches);
         Ok(cli)
     }
+}
+
+/// The same error, with a hint for whoever left out what begins the command of `exec`.
+fn for_commands_of_exec(mut error: clap::Error) -> clap::Error {
+    let is_word =
+        |value: &ContextValue| matches!(value, ContextValue::String(it) if !it.starts_with('-'));
+    if error.kind() == ErrorKind::UnknownArgument
+        && error.get(ContextKind::InvalidArg).is_some_and(is_word)
+        && std::env::args_os().any(|argument| argument == "exec")
+    {
+        let hint = ContextValue::StyledStrs(vec!["write `--` before the command".into()]);
+        error.insert(ContextKind::Suggested, hint);
+    }
+    error
 }
 
 /// The definition of the command line.
@@ -707,13 +724,28 @@ pub struct Exec {
     pub ephemeral: bool,
     /// With --ephemeral: keep layers and state below DIR, not in memory. The next run removes what a
     /// killed one has left there.
-    #[arg(long, value_name = "DIR", requires = "ephemeral")]
+    #[arg(
+        long,
+        value_name = "DIR",
+        requires = "ephemeral",
+        conflicts_with = "store"
+    )]
     pub dir: Option<PathBuf>,
     /// With --ephemeral: another lower store, written as in the key lower-store of a description.
-    #[arg(long, value_name = "STORE-URL", requires = "ephemeral")]
+    #[arg(
+        long,
+        value_name = "STORE-URL",
+        requires = "ephemeral",
+        conflicts_with = "store"
+    )]
     pub lower: Option<String>,
     /// With --ephemeral: first copy the metadata of PATH's closure from the lower store.
-    #[arg(long, value_name = "PATH", requires = "ephemeral")]
+    #[arg(
+        long,
+        value_name = "PATH",
+        requires = "ephemeral",
+        conflicts_with = "store"
+    )]
     pub warm: Vec<PathBuf>,
     #[command(flatten)]
     pub allowed: Allowed,

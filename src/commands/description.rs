@@ -246,19 +246,7 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
     };
     let unreadable = format!("{shown} cannot be read");
     match error.kind() {
-        io::ErrorKind::NotFound => {
-            let Others { similar, names } = others(file);
-            Failure::refused(format!("there is no file {shown}")).remedy(match similar {
-                Some(similar) => format!("did you mean `{similar}`?"),
-                None if names.is_empty() => format!(
-                    "write one: `{starter} > {shown}`, then edit it; or give the path of a file"
-                ),
-                None => format!(
-                    "give one of these names: {}; or the path of a file",
-                    names.join(", ")
-                ),
-            })
-        }
+        io::ErrorKind::NotFound => missing(file, starter),
         io::ErrorKind::PermissionDenied => Failure::doing(unreadable, error)
             .refusing()
             .remedy("run this as root, or make the file readable"),
@@ -266,6 +254,38 @@ fn unreadable(file: &Path, starter: &str, error: ReadError) -> Failure {
             .refusing()
             .remedy("give the path of a readable TOML file"),
     }
+}
+
+/// There is no such file: whoever may have one of their own by this name is told how.
+fn missing(file: &Path, starter: &str) -> Failure {
+    let Others { similar, names } = others(file);
+    let shown = show_path(file);
+    let is_named = file.parent() == Some(Path::new(DIRECTORY));
+    let own = observe::own_descriptions().filter(|_| is_named);
+    let own = own.map(|directory| {
+        let file = directory.join(file.file_name().unwrap_or_default());
+        let remedy = Remedy::say("for a store of your own, an empty description will do")
+            .run(command!["mkdir", "-p", directory])
+            .run(command!["touch", file]);
+        (file, remedy)
+    });
+    let failure = Failure::refused(match &own {
+        Some((own, _)) => format!("there is no file {}, and no {shown}", show_path(own)),
+        None => format!("there is no file {shown}"),
+    });
+    let own = own.map(|(_, remedy)| remedy).unwrap_or_default();
+    failure.remedy(match similar {
+        Some(similar) => Remedy::say(format!("did you mean `{similar}`?")).or(own),
+        None if !names.is_empty() => Remedy::say(format!(
+            "give one of these names: {}; or the path of a file",
+            names.join(", ")
+        ))
+        .or(own),
+        None if own.is_empty() => Remedy::say(format!(
+            "write one: `{starter} > {shown}`, then edit it; or give the path of a file"
+        )),
+        None => own.or("give the path of a file"),
+    })
 }
 
 /// The stores that have a name, and the files that describe them.

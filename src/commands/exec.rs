@@ -1,29 +1,25 @@
 //! `overstore exec`: a command in a private set-up of the store.
 
 use std::ffi::OsString;
-use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use super::private::{self, Entered, Lasts};
-use super::{Failure, load, nix_settings, print_error};
+use super::{Failure, load, nix_settings, not_started, print_error};
 use crate::cli::{self, Exec, RootArgument, StoreArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, SetUpFor, Store};
 use crate::escape::show_path;
 use crate::linux::root::System;
-use crate::linux::{exhaustion, namespaces, users};
+use crate::linux::{namespaces, users};
 use crate::nix::layout;
 use crate::nix::url::UrlRules;
 use crate::nix::version::NixVersion;
-use crate::remedy::{self, Fault, Remedy};
+use crate::remedy::{Fault, Remedy};
 
 /// overstore's own failures, told apart from the command's exit codes as `env` and `nice` do it.
 pub(super) const SET_UP_FAILED: u8 = 125;
-const CANNOT_RUN: u8 = 126;
-const NOT_FOUND: u8 = 127;
 
 pub(super) fn run(store: &StoreArgument, arguments: &Exec) -> Result<ExitCode, Failure> {
     let mut loaded = load(store, &RootArgument::default())?;
@@ -38,7 +34,7 @@ pub(super) fn run(store: &StoreArgument, arguments: &Exec) -> Result<ExitCode, F
         return Ok(ExitCode::from(SET_UP_FAILED));
     }
     let mut command = command(&arguments.command, store);
-    Ok(ExitCode::from(not_run(&command.exec(), &command)))
+    Ok(ExitCode::from(not_started::tell(&command.exec(), &command)))
 }
 
 fn set_up(
@@ -119,22 +115,6 @@ pub(super) fn command(words: &[OsString], store: &Store) -> Command {
         .env("OVERSTORE_STATE", store.state.as_os_str())
         .env("OVERSTORE_UPPER_LAYER", &store.upper_layer);
     command
-}
-
-/// Says why a command was not run, and gives the exit code for that.
-pub(super) fn not_run(error: &io::Error, command: &Command) -> u8 {
-    let program = show_path(command.get_program().as_ref());
-    if error.kind() == io::ErrorKind::NotFound {
-        print_error(None, &Fault::new(format!("there is no command {program}")));
-        NOT_FOUND
-    } else {
-        let of_processes = exhaustion::remedy_of_processes(error).some();
-        let remedy =
-            of_processes.unwrap_or_else(|| remedy::of_io(error, Path::new(command.get_program())));
-        let what = format!("cannot run {program}: {error}");
-        print_error(None, &Fault::new(what).remedy(remedy));
-        CANNOT_RUN
-    }
 }
 
 /// The store URL, written for the Nix on `PATH` where that matters.

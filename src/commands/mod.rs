@@ -14,6 +14,7 @@ mod long_work;
 mod manual;
 mod new;
 mod nix_settings;
+mod not_started;
 mod optimise;
 mod pid_namespace;
 mod plan;

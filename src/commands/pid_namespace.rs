@@ -18,7 +18,8 @@ use rustix::process::{Pid, Signal, WaitOptions, kill_process, wait, waitpid};
 use signal_hook::consts::{SIGCHLD, SIGHUP, SIGINT, SIGQUIT, SIGTERM, SIGUSR1, SIGUSR2};
 use signal_hook::{flag, low_level};
 
-use super::exec::{self, SET_UP_FAILED};
+use super::exec::SET_UP_FAILED;
+use super::not_started;
 use crate::linux::forbidden::{Asked, Forbidden};
 use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::{processes, users};
@@ -122,7 +123,7 @@ fn process_1(command: &mut Command, alive: PipeReader, mut tells: PipeWriter) ->
     let child = match command.spawn() {
         Ok(child) => child,
         Err(error) => {
-            let code = exec::not_run(&error, command);
+            let code = not_started::tell(&error, command);
             tell(&mut tells, 0, code.into());
             return code;
         }

@@ -19,6 +19,7 @@ use crate::config::names::PROGRAM;
 use crate::escape::show_path;
 use crate::linux::programs;
 use crate::nix::store_path::StorePath;
+use crate::observe;
 use crate::report::{self, ListReport, ListedReport, OfStore, Outcome, State, StoresReport};
 
 /// The program that runs, even if another one has taken its place meanwhile.
@@ -126,7 +127,14 @@ fn all() -> Vec<OsString> {
 }
 
 fn none() {
-    super::print_note("no store is described here: begin with `overstore new`");
+    let begin = match observe::own_descriptions() {
+        Some(own) => format!(
+            "for one of your own, an empty file will do: {}",
+            show_path(&own.join("NAME.toml"))
+        ),
+        None => "begin with `overstore new`".to_owned(),
+    };
+    super::print_note(&format!("no store is described here: {begin}"));
 }
 
 /// What names a store on a command line: not every name can.

@@ -72,6 +72,7 @@ mod nixos_whole;
 mod odd_files;
 mod optimise;
 mod outputs;
+mod own_first;
 mod own_shells;
 mod own_store;
 mod package;
