@@ -1,9 +1,9 @@
 # What the test scripts of vm-tests/nixos/ use of NixOS's driver, with its types. The tests with the
 # whole nixpkgs compare it with the driver itself.
-from typing import Protocol
+import typing
 
 
-class DriversMachine(Protocol):
+class DriversMachine(typing.Protocol):
     name: str
 
     def start(self, allow_reboot: bool = False) -> None: ...
