@@ -120,9 +120,9 @@ vm-test: vm-program ## Runs the scenarios in virtual machines (SCENARIO: only th
 	    vm-tests/skip "QEMU and what makes its images cannot be installed here"; \
 	fi
 
-vm-soak: vm-program ## Cuts the power during reconcile in a virtual machine, again and again (as root; some minutes)
+vm-soak: vm-program ## Cuts the power during reconcile, and runs a fleet, in virtual machines (as root; some minutes)
 	vm-tests/setup
-	cargo run -q -p vm-tests -- --program target/vm-program --ignored --exact trixie/reconcile-cut
+	cargo run -q -p vm-tests -- --program target/vm-program --ignored --exact trixie/reconcile-cut trixie/fleet-of-three
 
 compare: vm-program ## Measures four ways to share a store in a virtual machine, and writes docs/comparison.md (most of an hour)
 	vm-tests/setup

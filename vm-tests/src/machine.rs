@@ -49,13 +49,14 @@ pub struct Disk {
     pub image: PathBuf,
 }
 
-/// A cable between two machines.
-pub struct Cable {
-    /// The socket that both ends know.
-    pub socket: PathBuf,
-    /// Whether this end listens; the other one has to come later.
+/// What joins a machine to the others.
+pub struct Network {
+    /// The sockets of its cables, each of which two machines know: one machine has a cable to every
+    /// other, and they have no more than that.
+    pub cables: Vec<PathBuf>,
+    /// Whether it listens there; the others have to come later.
     pub listens: bool,
-    /// This end's hardware address.
+    /// The hardware address of its only card.
     pub address: String,
 }
 
@@ -79,7 +80,7 @@ pub struct Machine<'a> {
     boot: Boot,
     directory: PathBuf,
     disks: Vec<Disk>,
-    cable: Option<Cable>,
+    network: Option<Network>,
     qemu: Option<Qemu>,
     virtiofs: Option<virtiofs::Server>,
 }
@@ -91,7 +92,7 @@ impl<'a> Machine<'a> {
         origin: &'a Origin,
         directory: PathBuf,
         disks: Vec<Disk>,
-        cable: Option<Cable>,
+        network: Option<Network>,
     ) -> Self {
         Self {
             name: name.to_owned(),
@@ -101,7 +102,7 @@ impl<'a> Machine<'a> {
             boot: origin.boot.clone(),
             directory,
             disks,
-            cable,
+            network,
             qemu: None,
             virtiofs: None,
         }
@@ -161,8 +162,8 @@ impl<'a> Machine<'a> {
         for disk in &self.disks {
             qemu.plug_disk(&disk.name, &disk.image)?;
         }
-        if let Some(cable) = &self.cable {
-            qemu.plug_cable(&cable.socket, cable.listens, &cable.address)?;
+        if let Some(network) = &self.network {
+            qemu.plug_cables(&network.cables, network.listens, &network.address)?;
         }
         qemu.resume()?;
         qemu.agent.synchronise()?;

@@ -126,8 +126,8 @@ fn trials(scenarios: &[Arc<Scenario>], runner: &Arc<Runner>) -> Vec<Trial> {
 }
 
 /// Long scenarios before short ones, so that both places are taken until the end; before all others
-/// the longest of each guest, so that the guests are made ready side by side; and last those with two
-/// machines, which take both places.
+/// the longest of each guest, so that the guests are made ready side by side; and last those with
+/// several machines, which take both places.
 fn in_order(scenarios: &[Arc<Scenario>]) -> Vec<(&str, &Arc<Scenario>)> {
     let mut all: Vec<(&str, &Arc<Scenario>)> = scenarios
         .iter()

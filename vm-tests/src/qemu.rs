@@ -283,18 +283,37 @@ impl Qemu {
             .map(drop)
     }
 
-    /// Joins a cable to another machine. One end, the first to come, listens.
-    pub fn plug_cable(&mut self, socket: &Path, listens: bool, address: &str) -> Result<()> {
-        self.monitor.execute(
-            "netdev_add",
-            json!({ "type": "stream", "id": "cable", "server": listens,
-                    "addr": { "type": "unix", "path": socket } }),
-        )?;
+    /// Plugs in a network card, and cables to other machines: where there are several, this QEMU is
+    /// the hub. The end of a cable that comes first has to listen.
+    pub fn plug_cables(&mut self, cables: &[PathBuf], listens: bool, address: &str) -> Result<()> {
+        let name = |number: usize| format!("cable-{number}");
+        let mut card = name(0);
+        for (number, socket) in cables.iter().enumerate() {
+            self.monitor.execute(
+                "netdev_add",
+                json!({ "type": "stream", "id": name(number), "server": listens,
+                        "addr": { "type": "unix", "path": socket } }),
+            )?;
+        }
+        if cables.len() > 1 {
+            for number in 0..cables.len() {
+                self.monitor.execute(
+                    "netdev_add",
+                    json!({ "type": "hubport", "id": format!("port-{number}"), "hubid": 0,
+                            "netdev": name(number) }),
+                )?;
+            }
+            card = "port".to_owned();
+            self.monitor.execute(
+                "netdev_add",
+                json!({ "type": "hubport", "id": card, "hubid": 0 }),
+            )?;
+        }
         self.monitor
             .execute(
                 "device_add",
-                json!({ "driver": "virtio-net-pci", "netdev": "cable", "mac": address,
-                        "id": "cable-end" }),
+                json!({ "driver": "virtio-net-pci", "netdev": card, "mac": address,
+                        "id": "card" }),
             )
             .map(drop)
     }

@@ -14,7 +14,7 @@ use crate::HANG;
 use crate::accelerator::Accelerator;
 use crate::cache::{Cache, Key};
 use crate::image::{Boot, Guest, Image};
-use crate::machine::{Cable, Disk, MOUNT_PAYLOAD, Machine, Origin, PAYLOAD};
+use crate::machine::{Disk, MOUNT_PAYLOAD, Machine, Network, Origin, PAYLOAD};
 use crate::payload;
 use crate::qemu;
 use crate::scenario::{Action, Broken, Power, Scenario, Step};
@@ -73,7 +73,7 @@ pub struct Runner {
     /// The disk with scenarios and program.
     payload: OnceLock<Result<PathBuf, String>>,
     accelerator: OnceLock<Result<Accelerator, String>>,
-    /// Held by each scenario; one of two machines, which take both places, has it alone.
+    /// Held by each scenario; one of several machines, which take both places, has it alone.
     places: RwLock<()>,
 }
 
@@ -312,17 +312,8 @@ impl Runner {
                     image,
                 });
             }
-            let cable = (scenario.machines.len() == 2).then(|| Cable {
-                socket: directory.join("cable"),
-                listens: index == 0,
-                address: format!("52:54:00:00:00:{index:02x}"),
-            });
-            ensure!(
-                scenario.machines.len() <= 2,
-                "a cable has two ends; {} has more machines",
-                scenario.name
-            );
-            let mut machine = Machine::new(name, &guest.origin, own.clone(), plugged, cable);
+            let network = network(directory, index, scenario.machines.len());
+            let mut machine = Machine::new(name, &guest.origin, own.clone(), plugged, network);
             if !scenario.initrd.is_empty() {
                 let program = self.program.as_ref();
                 let additions: Vec<_> = scenario
@@ -341,6 +332,20 @@ impl Runner {
         }
         Ok(machines)
     }
+}
+
+/// What joins one of so many machines to the others: the first has a cable to each.
+fn network(directory: &Path, index: usize, machines: usize) -> Option<Network> {
+    let cable = |other: usize| directory.join(format!("cable-{other}"));
+    let cables = match index {
+        0 => (1..machines).map(cable).collect(),
+        other => vec![cable(other)],
+    };
+    (machines > 1).then(|| Network {
+        cables,
+        listens: index == 0,
+        address: format!("52:54:00:00:00:{index:02x}"),
+    })
 }
 
 fn play(

@@ -1,4 +1,4 @@
-# The cable between the two machines.
+# The network between the machines.
 # shellcheck shell=sh
 network() { # ADDRESS
     modprobe virtio_net
