@@ -8,6 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat, openat, statat};
+use rustix::io::Errno;
 use sha2::{Digest, Sha256};
 
 use super::object_writer::ObjectWriter;
@@ -40,6 +41,27 @@ enum Copy<'p> {
     Archive(TarWriter<'p>),
 }
 
+/// Why there is no copy of an object.
+#[derive(Debug)]
+pub(crate) enum CopyError {
+    /// The original cannot be read, changes while it is read, or has something that no NAR can have.
+    Read(io::Error),
+    /// The copy cannot be written.
+    Write(io::Error),
+}
+
+impl From<io::Error> for CopyError {
+    fn from(error: io::Error) -> Self {
+        Self::Read(error)
+    }
+}
+
+impl From<Errno> for CopyError {
+    fn from(errno: Errno) -> Self {
+        Self::Read(errno.into())
+    }
+}
+
 /// Hashes the object `name` in a store directory: its hash, and the size of its NAR.
 ///
 /// # Errors
@@ -64,7 +86,8 @@ pub(crate) fn hash_within(
     progress: &(dyn Fn(u64) -> bool + Sync),
 ) -> io::Result<([u8; 32], u64)> {
     let mut hasher = NarHasher::new(progress, Copy::Nowhere, limit);
-    hasher.whole(directory, name)?;
+    let hashed = hasher.whole(directory, name);
+    hashed.map_err(|(CopyError::Read(error) | CopyError::Write(error))| error)?;
     Ok(hasher.finish())
 }
 
@@ -75,14 +98,14 @@ pub(crate) fn hash_within(
 /// stops. What was made stays then; nothing is synced.
 ///
 /// # Errors
-/// As [`hash`]; and when it cannot be written.
+/// See [`CopyError`].
 pub(crate) fn copy(
     directory: BorrowedFd<'_>,
     name: &str,
     to: BorrowedFd<'_>,
     limit: u64,
     progress: &(dyn Fn(u64) -> bool + Sync),
-) -> io::Result<([u8; 32], u64)> {
+) -> Result<([u8; 32], u64), CopyError> {
     let writer = Copy::Directory(ObjectWriter::to(to));
     let mut hasher = NarHasher::new(progress, writer, limit);
     hasher.whole(directory, name)?;
@@ -109,12 +132,12 @@ impl<'p> Packer<'p> {
     /// Packs the object `name` of a store directory: its hash, if it was asked for.
     ///
     /// # Errors
-    /// As [`hash`]; and when the archive cannot be written.
+    /// See [`CopyError`]; the copy is the archive.
     pub(crate) fn pack(
         &mut self,
         directory: BorrowedFd<'_>,
         name: &str,
-    ) -> io::Result<Option<[u8; 32]>> {
+    ) -> Result<Option<[u8; 32]>, CopyError> {
         self.0.whole(directory, name)?;
         self.0.bytes = 0;
         let hash = self.0.hash.as_mut();
@@ -150,10 +173,10 @@ impl<'p> NarHasher<'p> {
     }
 
     /// An object, from the beginning of its NAR to the end.
-    fn whole(&mut self, directory: BorrowedFd<'_>, name: &str) -> io::Result<()> {
+    fn whole(&mut self, directory: BorrowedFd<'_>, name: &str) -> Result<(), CopyError> {
         self.text(b"nix-archive-1");
         self.object(directory, name.as_bytes())?;
-        self.within_limit(0)
+        Ok(self.within_limit(0)?)
     }
 
     fn finish(self) -> ([u8; 32], u64) {
@@ -200,7 +223,7 @@ impl NarHasher<'_> {
     }
 
     /// An object, whole. Without recursion: a tree may be deeper than the stack.
-    fn object(&mut self, directory: BorrowedFd<'_>, name: &[u8]) -> io::Result<()> {
+    fn object(&mut self, directory: BorrowedFd<'_>, name: &[u8]) -> Result<(), CopyError> {
         let mut descent = Descent::from(directory);
         // The names that are left of each directory on the way, the next one last.
         let mut levels: Vec<Vec<Vec<u8>>> = Vec::new();
@@ -215,7 +238,7 @@ impl NarHasher<'_> {
             descent.leave()?;
             match &mut self.copy {
                 Copy::Nowhere => {}
-                Copy::Directory(copy) => copy.leave()?,
+                Copy::Directory(copy) => copy.leave().map_err(CopyError::Write)?,
                 Copy::Archive(archive) => archive.leave(),
             }
             self.text(b")");
@@ -233,7 +256,7 @@ impl NarHasher<'_> {
         descent: &mut Descent<'_>,
         name: &[u8],
         levels: &mut Vec<Vec<Vec<u8>>>,
-    ) -> io::Result<()> {
+    ) -> Result<(), CopyError> {
         let directory = descent.here();
         let stat = statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)?;
         self.within_limit(0)?;
@@ -250,20 +273,22 @@ impl NarHasher<'_> {
             FileType::Symlink => {
                 let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
                 match &mut self.copy {
-                    Copy::Nowhere => {}
-                    Copy::Directory(copy) => copy.symlink(name, &target)?,
-                    Copy::Archive(archive) => archive.symlink(name, target.to_bytes())?,
+                    Copy::Nowhere => Ok(()),
+                    Copy::Directory(copy) => copy.symlink(name, &target),
+                    Copy::Archive(archive) => archive.symlink(name, target.to_bytes()),
                 }
+                .map_err(CopyError::Write)?;
                 self.texts(&[b"symlink", b"target", target.to_bytes()]);
             }
             FileType::Directory => {
                 self.text(b"directory");
                 descent.enter(name)?;
                 match &mut self.copy {
-                    Copy::Nowhere => {}
-                    Copy::Directory(copy) => copy.enter(name)?,
-                    Copy::Archive(archive) => archive.enter(name)?,
+                    Copy::Nowhere => Ok(()),
+                    Copy::Directory(copy) => copy.enter(name),
+                    Copy::Archive(archive) => archive.enter(name),
                 }
+                .map_err(CopyError::Write)?;
                 let (mut names, mut length) = (Vec::new(), 0);
                 for entry in Dir::read_from(descent.here())? {
                     let name = entry?.file_name().to_bytes().to_owned();
@@ -278,10 +303,10 @@ impl NarHasher<'_> {
                 return Ok(());
             }
             other => {
-                return Err(io::Error::new(
+                return Err(CopyError::Read(io::Error::new(
                     io::ErrorKind::InvalidData,
                     format!("it has a {other:?}, which no store object has"),
-                ));
+                )));
             }
         }
         self.text(b")");
@@ -292,7 +317,12 @@ impl NarHasher<'_> {
     }
 
     /// A regular file: its contents, and a copy of it.
-    fn file(&mut self, directory: BorrowedFd<'_>, name: &[u8], stat: &Stat) -> io::Result<()> {
+    fn file(
+        &mut self,
+        directory: BorrowedFd<'_>,
+        name: &[u8],
+        stat: &Stat,
+    ) -> Result<(), CopyError> {
         let open = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = File::from(openat(directory, name, open, Mode::empty())?);
         let size = u64::try_from(stat.st_size).unwrap_or(0);
@@ -300,28 +330,38 @@ impl NarHasher<'_> {
         let executable = stat.st_mode & 0o100 != 0;
         let made = match &mut self.copy {
             Copy::Nowhere => return self.contents(file, None, size),
-            Copy::Directory(copy) => copy.file(name)?,
+            Copy::Directory(copy) => copy.file(name).map_err(CopyError::Write)?,
             Copy::Archive(archive) => {
-                archive.file(name, executable, size)?;
+                let begun = archive.file(name, executable, size);
+                begun.map_err(CopyError::Write)?;
                 self.contents(file, None, size)?;
                 return match &mut self.copy {
-                    Copy::Archive(archive) => archive.end_of_file(size),
+                    Copy::Archive(archive) => archive.end_of_file(size).map_err(CopyError::Write),
                     Copy::Nowhere | Copy::Directory(_) => Ok(()),
                 };
             }
         };
         // What is in the copy is hashed, whatever becomes of the original.
-        match size > 0 && rustix::fs::ioctl_ficlone(&made, &file).is_ok() {
-            true if made.metadata()?.len() != size => {
-                return Err(io::Error::other("a file changed its length"));
+        if size > 0 && rustix::fs::ioctl_ficlone(&made, &file).is_ok() {
+            if made.metadata().map_err(CopyError::Write)?.len() != size {
+                return Err(CopyError::Read(io::Error::other(
+                    "a file changed its length",
+                )));
             }
-            true => self.contents(made.try_clone()?, None, size)?,
-            false => self.contents(file, Some(&made), size)?,
+            let shared = made.try_clone().map_err(CopyError::Write)?;
+            self.contents(shared, None, size)?;
+        } else {
+            self.contents(file, Some(&made), size)?;
         }
-        super::object_writer::finish(made.as_fd(), executable)
+        super::object_writer::finish(made.as_fd(), executable).map_err(CopyError::Write)
     }
 
-    fn contents(&mut self, mut file: File, copy: Option<&File>, size: u64) -> io::Result<()> {
+    fn contents(
+        &mut self,
+        mut file: File,
+        copy: Option<&File>,
+        size: u64,
+    ) -> Result<(), CopyError> {
         self.raw(&size.to_le_bytes());
         let mut left = size;
         while left > 0 {
@@ -333,23 +373,27 @@ impl NarHasher<'_> {
             if let Ok(count) = count {
                 self.raw(&buffer[..count]);
                 if let Some(mut copy) = copy {
-                    copy.write_all(&buffer[..count])?;
+                    let written = copy.write_all(&buffer[..count]);
+                    written.map_err(CopyError::Write)?;
                 }
                 if let Copy::Archive(archive) = &mut self.copy {
-                    archive.bytes(&buffer[..count])?;
+                    archive.bytes(&buffer[..count]).map_err(CopyError::Write)?;
                 }
                 left -= count as u64;
                 if !(self.progress)(count as u64) {
-                    return Err(io::Error::other("interrupted"));
+                    return Err(CopyError::Read(io::Error::other("interrupted")));
                 }
             }
             self.buffer = buffer;
             match count {
                 Ok(0) => {
                     let kind = io::ErrorKind::UnexpectedEof;
-                    return Err(io::Error::new(kind, "a file became shorter"));
+                    let error = io::Error::new(kind, "a file became shorter");
+                    return Err(CopyError::Read(error));
                 }
-                Err(error) if error.kind() != io::ErrorKind::Interrupted => return Err(error),
+                Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                    return Err(CopyError::Read(error));
+                }
                 _ => {}
             }
         }
@@ -415,11 +459,14 @@ mod tests {
         let link = root.path().join("to/object/sub/link");
         assert_eq!(link.symlink_metadata().unwrap().mtime(), 1);
         // Nothing is copied over something else, and no more than was expected.
-        assert!(copy(from.as_fd(), "object", to.as_fd(), bytes, &|_| true).is_err());
+        let copied = copy(from.as_fd(), "object", to.as_fd(), bytes, &|_| true);
+        assert!(matches!(copied, Err(CopyError::Write(_))), "{copied:?}");
         std::fs::create_dir(root.path().join("other")).unwrap();
         let to = File::open(root.path().join("other")).unwrap();
-        let error = copy(from.as_fd(), "object", to.as_fd(), bytes - 8, &|_| true).unwrap_err();
-        assert!(error.to_string().contains("more than"), "{error}");
+        match copy(from.as_fd(), "object", to.as_fd(), bytes - 8, &|_| true) {
+            Err(CopyError::Read(error)) => assert!(error.to_string().contains("more than")),
+            other => panic!("{other:?}"),
+        }
     }
 
     /// Security case N2.

@@ -17,7 +17,7 @@ use super::old::OldStores;
 use crate::collect::{Aside, Kind, Layers};
 use crate::linux::{removal, sync};
 use crate::nix::hash::render_sha256;
-use crate::nix::nar;
+use crate::nix::nar::{self, CopyError};
 use crate::nix::store_path::StorePath;
 use crate::overlayfs::markers::{Marks, make_opaque};
 
@@ -182,8 +182,11 @@ impl Carrier<'_> {
                     "it has the hash {found}, and its row says {expected}"
                 )));
             }
-            Err(error) if is_of_writing(&error) => return Err(Failed::Write(error)),
-            Err(error) => return Err(Failed::Wrong(error.to_string())),
+            Err(CopyError::Write(error)) => return Err(Failed::Write(error)),
+            Err(CopyError::Read(error)) if is_of_this_machine(&error) => {
+                return Err(Failed::Write(error));
+            }
+            Err(CopyError::Read(error)) => return Err(Failed::Wrong(error.to_string())),
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match openat(drafts, name, flags, Mode::empty()) {
@@ -242,7 +245,7 @@ fn batches(wanted: &[Wanted]) -> impl Iterator<Item = &[Wanted]> {
 enum Failed {
     /// The old store does not have it as it should be.
     Wrong(String),
-    /// It cannot be written.
+    /// It cannot be written, or this machine has no more of what both sides need.
     Write(io::Error),
 }
 
@@ -252,21 +255,10 @@ impl Failed {
     }
 }
 
-/// Whether an error is one that only the copy meets, and no other old store helps with.
-fn is_of_writing(error: &io::Error) -> bool {
+/// Whether an error says nothing of what was read, so that no other old store helps.
+fn is_of_this_machine(error: &io::Error) -> bool {
     let errno = Errno::from_io_error(error);
-    matches!(
-        errno,
-        Some(
-            Errno::NOSPC
-                | Errno::DQUOT
-                | Errno::ROFS
-                | Errno::MFILE
-                | Errno::NFILE
-                | Errno::NOMEM
-                | Errno::EXIST
-        )
-    )
+    matches!(errno, Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM))
 }
 
 #[cfg(test)]

@@ -164,8 +164,16 @@ impl<'w> Exchanged<'w> {
         fill(world, NEW, &objects, &of(|it| it.new));
         example.up();
         let url = world.overstore(["url", "example"]).ok().trim().to_owned();
+        // Nix copies what a build needs from below before it registers what is built.
+        let above = objects.iter().filter_map(|it| Some((it, it.above?)));
+        let needed: BTreeSet<usize> = above
+            .flat_map(|(it, version)| &it.references[usize::from(version)])
+            .copied()
+            .filter(|&place| objects[place].above.is_none())
+            .collect();
         let copied: Vec<String> = (0..objects.len())
-            .filter(|&place| objects[place].is_copied && objects[place].old.is_some())
+            .filter(|place| objects[*place].is_copied || needed.contains(place))
+            .filter(|&place| objects[place].old.is_some())
             .map(|place| path(&objects, place))
             .collect();
         if !copied.is_empty() {

@@ -36,7 +36,7 @@ use crate::counts::Counts;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::linux::sync;
-use crate::nix::nar::Packer;
+use crate::nix::nar::{CopyError, Packer};
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
 use crate::nix::tar_writer::TarWriter;
@@ -413,8 +413,11 @@ impl Image<'_> {
         let mut packer = Packer::into(archive, hashed, &go_on);
         self.each(draft, store, |path, expected| {
             let packed = packer.pack(objects.directory.as_fd(), path.as_str());
-            let actual = packed.map_err(|error| {
-                PublishError::io("pack", &objects.path.join(path.as_str()), error)
+            let actual = packed.map_err(|error| match error {
+                CopyError::Read(error) => {
+                    PublishError::io("pack", &objects.path.join(path.as_str()), error)
+                }
+                CopyError::Write(error) => failed(error),
             })?;
             match actual {
                 Some(actual) if actual != expected => {
