@@ -38,8 +38,12 @@ enum Unit {
     Seconds,
 }
 
-/// What was measured: by way, measure and number of consumers.
-type Figures = BTreeMap<(String, String, u32), f64>;
+/// What was measured: by way, measure and number of consumers; `None` where it could not be, since the
+/// store did not survive it.
+type Figures = BTreeMap<(String, String, u32), Option<f64>>;
+
+/// What stands for such a figure, in the log and on the page.
+const MALFORMED: &str = "malformed";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -68,7 +72,11 @@ fn read(log: &str) -> Result<Figures> {
             bail!("not a figure: {line}");
         };
         let key = (way.to_owned(), measure.to_owned(), consumers.parse()?);
-        figures.insert(key, value.parse().with_context(|| line.to_owned())?);
+        let value = match value {
+            MALFORMED => None,
+            value => Some(value.parse().with_context(|| line.to_owned())?),
+        };
+        figures.insert(key, value);
     }
     ensure!(!figures.is_empty(), "there is no figure in the log");
     Ok(figures)
@@ -100,7 +108,7 @@ fn counts(figures: &Figures, measure: &str) -> Vec<u32> {
 fn tables(figures: &Figures, guest: &str) -> String {
     let store = |what: &str| figures.get(&("store".to_owned(), what.to_owned(), 1));
     let mut text = format!("\n- Guest: {guest}\n");
-    if let (Some(objects), Some(bytes)) = (store("objects"), store("bytes")) {
+    if let (Some(Some(objects)), Some(Some(bytes))) = (store("objects"), store("bytes")) {
         let _ = writeln!(text, "- Store: {objects} objects, {}", mebibytes(*bytes));
     }
     for (measure, name, unit) in MEASURES {
@@ -118,10 +126,12 @@ fn tables(figures: &Figures, guest: &str) -> String {
         for (way, name, _) in WAYS {
             let cell = |count: &u32| {
                 let figure = figures.get(&(way.to_owned(), measure.to_owned(), *count));
-                figure.map_or(" – |".to_owned(), |value| match unit {
-                    Unit::Bytes => format!(" {:.1} |", value / 1_048_576.0),
-                    Unit::Seconds => format!(" {value:.1} |"),
-                })
+                match (figure, unit) {
+                    (None, _) => " – |".to_owned(),
+                    (Some(None), _) => format!(" {MALFORMED} |"),
+                    (Some(Some(value)), Unit::Bytes) => format!(" {:.1} |", value / 1_048_576.0),
+                    (Some(Some(value)), Unit::Seconds) => format!(" {value:.1} |"),
+                }
             };
             let cells: String = counts.iter().map(cell).collect();
             let _ = writeln!(text, "| {name} |{cells}");
@@ -179,7 +189,9 @@ fn plot(figures: &Figures, measure: &str, name: &str, unit: Unit, at: (f64, f64)
         .iter()
         .filter(|((_, it, _), _)| it == measure)
         // What takes nothing has no place on a logarithmic scale: at its lower end.
-        .map(|((way, _, count), value)| (way.as_str(), *count, (value / scale).max(0.01)))
+        .filter_map(|((way, _, count), value)| {
+            Some((way.as_str(), *count, ((*value)? / scale).max(0.01)))
+        })
         .collect();
     let most = values.iter().map(|it| it.2).fold(1.0, f64::max);
     let least = values.iter().map(|it| it.2).fold(most, f64::min);
@@ -255,12 +267,13 @@ mod tests {
                        trixie/compare: figure nothing space 1 1048576\n\
                        trixie/compare: figure nothing space 10 10485760\n\
                        trixie/compare: figure overlay space 1 0\n\
+                       trixie/compare: figure everything build 4 malformed\n\
                        trixie/compare: figure overstore build 4 1.25\n";
 
     #[test]
     fn figures_become_tables_between_the_marks_and_a_picture() {
         let figures = read(LOG).unwrap();
-        assert_eq!(figures.len(), 6);
+        assert_eq!(figures.len(), 7);
         let page = format!("# Head\n\n{BEGIN}old\n{END}\n\nTail\n");
         let page = put(&page, &tables(&figures, guest(LOG))).unwrap();
         assert!(page.starts_with("# Head\n") && page.ends_with("Tail\n"));
@@ -269,6 +282,7 @@ mod tests {
             "- Store: 200 objects, 2 MiB\n",
             "| share nothing | 1.0 | 10.0 |\n",
             "| overlay everything | 0.0 | – |\n",
+            "| share everything | malformed |\n",
             "| local-overlay, by overstore | 1.2 |\n",
         ] {
             assert!(page.contains(part), "{part}: {page}");
