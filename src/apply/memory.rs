@@ -32,17 +32,45 @@ pub(crate) fn remember_warmed(
     });
 }
 
-/// Remembers a collection of garbage, and how many objects of the upper layer then have rows where
-/// that is known, under the store's lock. Warns where that cannot be locked or written.
+/// Remembers, before it is done and so that it survives a power cut, that Nix is given these objects to
+/// be deleted, and that so many have rows if it deletes them all: whoever finds fewer rows than there
+/// were, or an object without one, knows what it was. Under the store's lock.
+///
+/// # Errors
+/// When it cannot be locked or written: also because of a full disk, which is no reason not to delete.
+pub(crate) fn remember_deleting(
+    store: &Store,
+    system: &System,
+    paths: &PathSet,
+    rows: u64,
+) -> Result<(), Error> {
+    let (_turn, mut memory) = lock(store, system, &mut |_| {})?;
+    let directory = make(store)?.open().doing("open", store.memory())?;
+    let remembered = memory.remember_deleting(&directory, paths);
+    remembered.doing("write", store.memory())?;
+    if let Some(layer) = &mut memory.upper_layer {
+        layer.rows = layer.rows.min(rows);
+    }
+    let written = memory.write_durably(&directory);
+    written.doing("write", store.memory().join(MEMORY_FILE))
+}
+
+/// Remembers a collection of garbage, how many objects of the upper layer then have rows where that is
+/// known, and what Nix has left of what it was given, under the store's lock. Warns where that cannot be
+/// locked or written.
 pub(crate) fn remember_collected(
     store: &Store,
     system: &System,
     collected: &Collected,
     rows: Option<u64>,
+    deleting: &PathSet,
     tell: Tell<'_>,
 ) {
     remember(store, system, "of this collection", tell, |memory| {
         memory.collected = Some(*collected);
+        let directory = make(store)?.open().doing("open", store.memory())?;
+        let remembered = memory.remember_deleting(directory, deleting);
+        remembered.doing("write", store.memory())?;
         if let (Some(layer), Some(rows)) = (&mut memory.upper_layer, rows) {
             layer.rows = rows;
         }
@@ -95,12 +123,7 @@ fn remember(
     change: impl FnOnce(&mut Memory) -> Result<(), Error>,
 ) {
     let remember = || {
-        let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
-        let workdir = walked(&store.workdir, workdir)?;
-        let _turn = DirectoryLock::wait(&workdir, system, &mut |holder| {
-            tell(Progress::Waiting(holder));
-        })?;
-        let mut memory = Memory::read(store);
+        let (_turn, mut memory) = lock(store, system, tell)?;
         change(&mut memory)?;
         try_write(&memory, store)
     };
@@ -109,6 +132,20 @@ fn remember(
         let fault = Fault::new(format!("`overstore status` will not know {what}: {why}"));
         tell(Progress::Warning(&fault.remedy(remedy)));
     }
+}
+
+/// Takes the store's lock, and reads the memory.
+fn lock(
+    store: &Store,
+    system: &System,
+    tell: Tell<'_>,
+) -> Result<(DirectoryLock, Memory), Error> {
+    let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
+    let workdir = walked(&store.workdir, workdir)?;
+    let turn = DirectoryLock::wait(&workdir, system, &mut |holder| {
+        tell(Progress::Waiting(holder));
+    })?;
+    Ok((turn, Memory::read(store)))
 }
 
 /// Writes a store's memory, or warns that it cannot be written.

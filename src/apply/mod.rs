@@ -26,7 +26,9 @@ pub(crate) use error::Error;
 pub(crate) use generation::link as link_generation;
 pub(crate) use holders::Holder;
 pub(crate) use lock::DirectoryLock;
-pub(crate) use memory::{remember_collected, remember_lower, remember_optimised, remember_warmed};
+pub(crate) use memory::{
+    remember_collected, remember_deleting, remember_lower, remember_optimised, remember_warmed,
+};
 pub(crate) use progress::{Progress, Tell};
 pub(crate) use refresh::{Refresh, RefreshError};
 pub(crate) use remount::{RemountError, remount, remount_aside};

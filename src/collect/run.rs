@@ -13,6 +13,7 @@ use super::optimise::{Optimiser, remount};
 use super::root::Roots;
 use super::space::Space;
 use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
+use crate::apply;
 use crate::config::Store;
 use crate::counts::Counts;
 use crate::linux::root::System;
@@ -62,6 +63,11 @@ pub(crate) struct Collected {
     pub kept_by_limits: u64,
     /// Objects that neither database knows and that were left.
     pub unknown: Vec<StorePath>,
+    /// What Nix could not delete although nothing needs it, with what it said.
+    pub failed: Option<(StorePath, String)>,
+    /// Of the objects that Nix was given, now or by an earlier collection, those that are still there
+    /// and have no row any more: the next collection goes on with them.
+    pub deleting: PathSet,
     /// Leftovers removed, or to be removed.
     pub removed: Removed,
     /// Leftovers that only root can remove.
@@ -139,6 +145,9 @@ pub(crate) struct Collector<'a> {
     pub warmed: &'a PathSet,
     /// How many objects of the upper layer had rows when that was remembered.
     pub remembered_rows: u64,
+    /// What an earlier collection has given to Nix and did not see deleted. Nix drops the row of an
+    /// object before it deletes the object: without a row, it is still garbage.
+    pub deleting: &'a PathSet,
     /// What to collect.
     pub options: Options,
     /// The roots of the store.
@@ -372,7 +381,9 @@ impl Collector<'_> {
 
     /// Whether a store has lost a part: nothing of it is garbage then that seems to be.
     fn incomplete(&self, leftovers: &Leftovers, choice: &Choice) -> Option<Incomplete> {
-        let objects = leftovers.unknown.len() as u64;
+        let unknown = leftovers.unknown.iter();
+        let objects = unknown.filter(|path| !self.deleting.contains(path.hash_prefix()));
+        let objects = objects.count() as u64;
         if leftovers.with_row > 0 {
             // What Nix deletes itself goes with its row.
             let is_less = leftovers.with_row < self.remembered_rows && objects > 0;
@@ -409,6 +420,10 @@ struct Rounds<'a> {
     stays: Vec<StorePath>,
     /// Of which rows went alone.
     rows: BTreeSet<StorePath>,
+    /// How many objects of the upper layer have a row.
+    with_row: u64,
+    /// What Nix was given, now or by an earlier collection.
+    given: PathSet,
     collected: Collected,
 }
 
@@ -430,6 +445,8 @@ impl<'a> Rounds<'a> {
             roots: collector.roots.clone(),
             stays: Vec::new(),
             rows: BTreeSet::new(),
+            with_row: 0,
+            given: collector.deleting.clone(),
             collected: Collected {
                 roots: collector.roots.roots.len() as u64,
                 unseen_processes: collector.roots.unseen_processes,
@@ -473,14 +490,14 @@ impl<'a> Rounds<'a> {
         let (mut objects, rest) = collector.enough(self.layers, &choice.objects, free)?;
         self.collected.kept_by_limits = choice.young + rest;
         self.collected.both.clone_from(&choice.both);
-        let unknown = collector.unknown(leftovers, &self.roots);
-        if self.power == Power::User || !collector.options.leftovers {
-            self.collected.unknown = unknown;
-            return Ok(objects);
-        }
+        self.with_row = leftovers.with_row;
+        self.collected.unknown.clear();
         let mut space = Space::new(&self.layers.upper);
-        for path in unknown {
-            if !self.stays.contains(&path) {
+        for path in collector.unknown(leftovers, &self.roots) {
+            let was_given = self.given.contains(path.hash_prefix());
+            if self.power == Power::User || !(collector.options.leftovers || was_given) {
+                self.collected.unknown.push(path);
+            } else if !self.stays.contains(&path) {
                 let bytes = space.of(&path)?;
                 objects.push((path, bytes));
             }
@@ -498,6 +515,9 @@ impl<'a> Rounds<'a> {
     ) -> Result<bool, CollectError> {
         let paths: BTreeSet<&StorePath> =
             objects.iter().map(|(path, _)| path).chain(rows).collect();
+        if self.power == Power::Root && !objects.is_empty() {
+            self.remember(&objects);
+        }
         tell(Progress::Deleting(paths.len() as u64));
         let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));
         if self.power == Power::Root {
@@ -515,9 +535,25 @@ impl<'a> Rounds<'a> {
             self.rows.extend(rows.iter().cloned());
             return Ok(true);
         };
+        // Nix's words for what a root needs, in all versions.
+        if !said.contains("alive") {
+            self.collected.failed = Some((path.clone(), said.clone()));
+        }
         self.collected.left.push((path.clone(), said));
         self.stays.push(path);
         Ok(false)
+    }
+
+    /// Remembers what Nix is given, before it is: also where this is killed meanwhile, the next
+    /// collection knows whose rows are gone.
+    fn remember(&mut self, objects: &[(StorePath, u64)]) {
+        let before = self.given.prefixes().iter().copied();
+        let now = objects.iter().map(|(path, _)| path.hash_prefix());
+        self.given = PathSet::new(before.chain(now).collect());
+        let Collector { store, system, .. } = self.collector;
+        let rows = self.with_row.saturating_sub(objects.len() as u64);
+        // On a full disk nothing can be written, and room is what this is about.
+        let _ = apply::remember_deleting(store, system, &self.given, rows);
     }
 
     /// Has rows go of lower objects that nothing above needs, also those that Nix has copied for what it
@@ -559,6 +595,9 @@ impl<'a> Rounds<'a> {
     fn finish(mut self) -> Result<Collected, CollectError> {
         let leftovers = self.collector.leftovers(self.layers)?;
         self.collected.with_row = Some(leftovers.with_row);
+        let prefixes = leftovers.unknown.iter().map(StorePath::hash_prefix);
+        let left = prefixes.filter(|prefix| self.given.contains(*prefix));
+        self.collected.deleting = PathSet::new(left.collect());
         self.collected.rows = self.rows.len() as u64;
         let merged = Merged::open(&self.collector.store.real)?;
         self.collected.removed = merged.remove(&leftovers)?;

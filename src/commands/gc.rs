@@ -67,6 +67,7 @@ pub(super) fn run(
         Some(_) => memory.warmed_paths(&store).unwrap_or_default(),
         None => PathSet::default(),
     };
+    let deleting = memory.deleting_paths(&store);
     let collector = Collector {
         store: &store,
         system: &system,
@@ -74,6 +75,7 @@ pub(super) fn run(
         keep,
         warmed: &warmed,
         remembered_rows: memory.upper_layer.map_or(0, |layer| layer.rows),
+        deleting: &deleting,
         options: options(&store, arguments, daemon.is_some()),
         roots: &roots,
     };
@@ -89,16 +91,26 @@ pub(super) fn run(
         print_not_remounted(&store, why);
     }
     let rows = collected.with_row;
+    let (failed, deleting) = (collected.failed.clone(), collected.deleting.clone());
     let report = report(&store, arguments, keep, collected);
     if !arguments.dry_run && daemon.is_none() {
         let remembered = remembered(&report);
-        apply::remember_collected(&store, &system, &remembered, rows, &mut |progress| {
-            super::tell(&progress, &manager);
-        });
+        let mut tell = |progress: apply::Progress<'_>| super::tell(&progress, &manager);
+        apply::remember_collected(&store, &system, &remembered, rows, &deleting, &mut tell);
     }
     report.print(json)?;
+    if let Some((path, said)) = failed {
+        print_error(Some(&store.name), &not_deleted(&store, &path, &said));
+    }
     super::warn_if_deaf(&manager);
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// What Nix could not delete.
+fn not_deleted(store: &Store, path: &StorePath, said: &str) -> Fault {
+    let what = format!("Nix could not delete {}: {said}", path.as_str());
+    let remedy = Remedy::say("see to what Nix says, and run this again; the rest is done");
+    Fault::new(what).remedy(remedy.run(store.command(["gc"])))
 }
 
 /// The socket of the store's daemon, where the collection goes through that.
@@ -312,13 +324,11 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
     GcReport {
         version: 1,
         store: store.name.clone(),
-        outcome: match (
-            below,
-            collected.objects.is_empty() && collected.optimised.is_empty(),
-        ) {
-            (true, _) => Outcome::NotAsDescribed,
-            (false, true) => Outcome::Unchanged,
-            (false, false) => Outcome::Done,
+        outcome: match collected.objects.is_empty() && collected.optimised.is_empty() {
+            _ if collected.failed.is_some() => Outcome::Failed,
+            _ if below => Outcome::NotAsDescribed,
+            true => Outcome::Unchanged,
+            false => Outcome::Done,
         },
         dry_run: arguments.dry_run,
         keep_derivations: keep.derivations,

@@ -933,7 +933,7 @@ fn a_killed_collection_loses_nothing() {
             assert!(store.has(&paths[0]) && store.has(&paths[1]));
         }
         wait_until("the last Nix has ended", || {
-            store.gc(&["--leftovers"]).ok();
+            store.gc(&[]).ok();
             store.rows().len() == 2
         });
         let links = OsString::from(".links");
@@ -943,6 +943,56 @@ fn a_killed_collection_loses_nothing() {
             [&[links][..], &expected].concat()
         );
         store.assert_sound();
+    }
+}
+
+/// Nix drops an object's row before it deletes the object. Stopped between the two, the next collection
+/// goes on with it, and takes it for no loss.
+#[test]
+fn an_object_whose_row_nix_has_dropped_goes_the_next_time() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let kept = store.add("kept");
+        store.root("kept", &kept);
+        let is_there = |path: &str| world.list(Example::UPPER).contains(&name(path).into());
+        let stopped_between = |stop: &dyn Fn(usize) -> Outcome| {
+            (1..=12)
+                .find_map(|nth| {
+                    let garbage = ["one", "two", "three", "four"].map(|it| store.add(it));
+                    // `up` remembers how many objects have rows.
+                    world.overstore(["down", "example"]).ok();
+                    store.example.up();
+                    let outcome = stop(nth);
+                    let rows = store.rows();
+                    let is_between = |path: &String| is_there(path) && !rows.contains(path);
+                    garbage.into_iter().find(is_between).map(|it| (it, outcome))
+                })
+                .expect("a call at which Nix stops between the two")
+        };
+        let assert_goes = |garbage: &str| {
+            world.overstore(["check", "example"]).ok();
+            let report = store.gc_json(&[]);
+            assert!(objects(&report).contains(garbage), "{report}");
+            assert_eq!(report["unknown"], serde_json::json!([]), "{report}");
+            assert_eq!(store.rows(), [kept.clone()].into());
+            assert!(!is_there(garbage));
+            // Once it is gone, its name means nothing any more.
+            world.mkdir(format!("{}/{}", Example::UPPER, name(garbage)));
+            let report = store.gc_json(&[]);
+            assert_eq!(report["unknown"], serde_json::json!([garbage]), "{report}");
+            world.ok(["rmdir", &format!("{}/{}", Example::REAL, name(garbage))]);
+        };
+        let (garbage, outcome) = stopped_between(&|nth| store.gc(&[]).killed_at("unlinkat", nth));
+        assert_ne!(outcome.code(), Some(0), "{outcome}");
+        assert_goes(&garbage);
+
+        let fails = |nth| store.gc(&[]).failing_at("unlinkat", nth, "EROFS");
+        let (garbage, outcome) = stopped_between(&fails);
+        assert_eq!(outcome.code(), Some(3), "{outcome}");
+        for part in ["could not delete", "Read-only file system", "remedy: "] {
+            assert!(outcome.stderr().contains(part), "{part}: {outcome}");
+        }
+        assert_goes(&garbage);
     }
 }
 
