@@ -135,11 +135,7 @@ fn remember(
 }
 
 /// Takes the store's lock, and reads the memory.
-fn lock(
-    store: &Store,
-    system: &System,
-    tell: Tell<'_>,
-) -> Result<(DirectoryLock, Memory), Error> {
+fn lock(store: &Store, system: &System, tell: Tell<'_>) -> Result<(DirectoryLock, Memory), Error> {
     let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
     let workdir = walked(&store.workdir, workdir)?;
     let turn = DirectoryLock::wait(&workdir, system, &mut |holder| {
