@@ -103,6 +103,7 @@ impl Chooser<'_> {
                     times: vec![i64::MIN; count],
                     alive_below: BTreeSet::new(),
                     visited_below: BTreeMap::new(),
+                    realised: None,
                 };
                 let paths = roots.roots.iter().map(|root| &root.path).chain(stays);
                 work.roots(paths)?;
@@ -135,11 +136,26 @@ impl<'a> Below<'a> {
         if paths.is_empty() {
             return Ok(Vec::new());
         }
-        let source = match &mut self.source {
+        Ok(lower::answers(&mut **self.source()?, paths)?)
+    }
+
+    /// The outputs that it has of these derivations, as far as its realisations say so, each behind its
+    /// derivation.
+    fn realised(
+        &mut self,
+        derivers: &BTreeSet<StorePath>,
+    ) -> Result<Vec<(StorePath, StorePath)>, CollectError> {
+        if derivers.is_empty() {
+            return Ok(Vec::new());
+        }
+        Ok(self.source()?.realised(derivers)?)
+    }
+
+    fn source(&mut self) -> Result<&mut Box<dyn Source>, CollectError> {
+        Ok(match &mut self.source {
             Some(source) => source,
             none => none.insert(lower::open(&self.store.lower.source, self.directory)?),
-        };
-        Ok(lower::answers(&mut **source, paths)?)
+        })
     }
 }
 
@@ -158,6 +174,9 @@ struct Work<'a> {
     /// Objects of the lower store without a row above that Nix visits when it deletes one of these
     /// nodes, and that are not alive.
     visited_below: BTreeMap<StorePath, BTreeSet<u32>>,
+    /// Garbage derivations whose outputs only realisations tell, with those of the lower store that have
+    /// no row above, once these are looked for.
+    realised: Option<Vec<(u32, StorePath, StorePath)>>,
 }
 
 impl Work<'_> {
@@ -234,6 +253,9 @@ impl Work<'_> {
                     }
                 }
             }
+            if stays.is_empty() && self.realised.is_none() {
+                stays = self.realised_below(&dead)?;
+            }
             if stays.is_empty() {
                 stays = self.kept_from_below(&dead)?;
             }
@@ -302,6 +324,46 @@ impl Work<'_> {
         Ok(())
     }
 
+    /// Learns from the lower store which outputs it has of garbage derivations that do not know their own:
+    /// content-addressed ones. With `keep-derivations` these keep them alive, or Nix visits them. Gives
+    /// what is alive for that. There is only less garbage later.
+    fn realised_below(&mut self, dead: &[u32]) -> Result<Vec<u32>, CollectError> {
+        let mut derivations = BTreeMap::new();
+        let keep = self.chooser.keep;
+        for &node in dead {
+            if !(keep.derivations && keep.realisations)
+                || self.places[node as usize] == Place::Lower
+            {
+                continue;
+            }
+            let path = self.rows.row(node)?.path;
+            if path.is_derivation() && self.rows.outputs(node)?.is_empty() {
+                derivations.insert(path, node);
+            }
+        }
+        let (mut without_row, mut pairs, mut stays) = (Vec::new(), Vec::new(), Vec::new());
+        let realised = self
+            .below
+            .realised(&derivations.keys().cloned().collect())?;
+        for (deriver, output) in realised {
+            let Some(&node) = derivations.get(&deriver) else {
+                continue;
+            };
+            match self.rows.node(&output)? {
+                Some(output) => {
+                    if self.alive.contains(output) {
+                        stays.push(node);
+                    }
+                    pairs.push((output, node));
+                }
+                None => without_row.push((node, output, deriver)),
+            }
+        }
+        self.graph.keep_also(pairs);
+        self.realised = Some(without_row);
+        Ok(stays)
+    }
+
     /// What of the garbage lower objects without a row above keep alive: a derivation's outputs, with
     /// `keep-derivations`, and an output's deriver, with `keep-outputs`. Where they are not alive
     /// themselves, Nix visits them, and has to be given them.
@@ -325,6 +387,11 @@ impl Work<'_> {
                 && self.rows.node(&deriver)?.is_none()
             {
                 ask.push((node, deriver, None));
+            }
+        }
+        for (node, output, deriver) in self.realised.iter().flatten() {
+            if !self.alive.contains(*node) {
+                ask.push((*node, output.clone(), Some(deriver.clone())));
             }
         }
         let paths: Vec<StorePath> = ask.iter().map(|(_, path, _)| path.clone()).collect();

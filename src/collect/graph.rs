@@ -111,6 +111,17 @@ impl Graph {
         both.into_iter().flatten().copied()
     }
 
+    /// Adds what else nodes keep alive.
+    pub(crate) fn keep_also(&mut self, mut pairs: Vec<(u32, u32)>) {
+        if pairs.is_empty() {
+            return;
+        }
+        for node in 0..u32::try_from(self.count).unwrap_or(u32::MAX) {
+            pairs.extend(self.kept.of(node).iter().map(|&kept| (node, kept)));
+        }
+        self.kept = Edges::from_pairs(pairs);
+    }
+
     /// The one of them at a place in that order.
     pub(crate) fn keeps_at(&self, node: u32, place: usize) -> Option<u32> {
         let references = self.references.of(node);
@@ -185,6 +196,18 @@ mod tests {
         assert_eq!(edges.of(3), [1, 3]);
         let mut edges = Edges::new();
         assert!(edges.push(2, 0) && !edges.push(1, 0));
+    }
+
+    #[test]
+    fn what_else_is_kept_comes_to_what_was() {
+        let mut graph = Graph {
+            count: 4,
+            kept: Edges::from_pairs(vec![(0, 1), (2, 3)]),
+            ..Graph::default()
+        };
+        graph.keep_also(vec![(2, 3), (0, 2), (3, 0)]);
+        let kept = [0, 1, 2, 3].map(|node| graph.kept.of(node).to_vec());
+        assert_eq!(kept, [vec![1, 2], vec![], vec![3], vec![0]]);
     }
 
     /// As Nix does it (`deleteReferrersClosure`): an object is garbage when nothing in the closure of

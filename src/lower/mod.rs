@@ -17,6 +17,8 @@ pub use error::LowerError;
 pub(crate) use open::{Transient, open, open_whole, retry};
 pub use overlay::OverlaySource;
 
+use std::collections::BTreeSet;
+
 use crate::nix::path_info::PathInfo;
 use crate::nix::store_path::StorePath;
 use summaries::{Key, Summary};
@@ -69,6 +71,18 @@ pub trait Source {
     /// When the source cannot be read, or has something that no store has.
     fn summaries(&mut self, _key: &Key, _most: u64) -> Result<Option<Vec<Summary>>, LowerError> {
         Ok(None)
+    }
+
+    /// The outputs among what is valid that a realisation names and that one of these derivations has
+    /// built, each behind that one, where this can be told at once. No question may be open.
+    ///
+    /// # Errors
+    /// When the source cannot be read.
+    fn realised(
+        &mut self,
+        _derivers: &BTreeSet<StorePath>,
+    ) -> Result<Vec<(StorePath, StorePath)>, LowerError> {
+        Ok(Vec::new())
     }
 
     /// Proves that all that was read so far belongs to one state of the source.

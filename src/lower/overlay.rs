@@ -1,4 +1,4 @@
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use super::sqlite::SqliteSource;
 use super::summaries::{Key, Summary};
@@ -83,6 +83,15 @@ impl Source for OverlaySource {
         }
         all.sort_unstable();
         Ok(Some(all))
+    }
+
+    fn realised(
+        &mut self,
+        derivers: &BTreeSet<StorePath>,
+    ) -> Result<Vec<(StorePath, StorePath)>, LowerError> {
+        let mut realised = self.upper.realised(derivers)?;
+        realised.append(&mut self.lower.realised(derivers)?);
+        Ok(realised)
     }
 
     fn confirm(&mut self) -> Result<(), LowerError> {

@@ -1,5 +1,5 @@
 use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use crate::nix::path_info::PathInfo;
 use crate::nix::path_info::RawPathInfo;
 use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::StorePath;
+use crate::sqlite::hardening::is_ordinary_table;
 
 // Rows come in the order of a tree that is named, each with its place in it: in a tree that is damaged
 // or was tampered with, pages can lead in a circle, and then that order is broken.
@@ -31,6 +32,10 @@ const REFERRERS: &str = "select r.rowid, path, id \
                          cross join lower.ValidPaths on id = referrer \
                          where reference = ? order by r.rowid";
 const ALL: &str = "select id, path, true from lower.ValidPaths order by id";
+
+/// Each output that a realisation names, behind its deriver.
+const REALISED: &str = "select r.rowid, o.deriver, o.path from lower.Realisations r \
+                        cross join lower.ValidPaths o on o.id = r.outputPath order by r.rowid";
 
 const HIGHEST: &str = "select coalesce(max(id), 0) from lower.ValidPaths";
 
@@ -320,6 +325,31 @@ impl Source for SqliteSource {
         }
         let attached = (&self.database, &self.connection, "lower");
         summaries::all(attached, self.store.as_bytes(), key).map(Some)
+    }
+
+    fn realised(
+        &mut self,
+        derivers: &BTreeSet<StorePath>,
+    ) -> Result<Vec<(StorePath, StorePath)>, LowerError> {
+        let sqlite = |error| self.database.error(error);
+        // A store has the table once content-addressed derivations were on.
+        if !is_ordinary_table(&self.connection, "lower", "Realisations").map_err(sqlite)? {
+            return Ok(Vec::new());
+        }
+        let mut statement = self.connection.prepare(REALISED).map_err(sqlite)?;
+        let mut rows = statement.query([]).map_err(sqlite)?;
+        let (mut realised, mut last) = (Vec::new(), None);
+        while let Some(row) = rows.next().map_err(sqlite)? {
+            let place = row.get(0).map_err(sqlite)?;
+            self.database.in_order(&mut last, place, "Realisations")?;
+            let path = |column| text(row, column).and_then(|path| self.store.parse(path));
+            if let (Ok(deriver), Ok(output)) = (path(1), path(2))
+                && derivers.contains(&deriver)
+            {
+                realised.push((deriver, output));
+            }
+        }
+        Ok(realised)
     }
 
     fn confirm(&mut self) -> Result<(), LowerError> {

@@ -193,6 +193,183 @@ fn both_collectors_leave_the_same_realisations() {
     }
 }
 
+/// A derivation of which one layer has the file, and the other one the output.
+struct Split {
+    /// Whether its output is content-addressed.
+    addressed: bool,
+    /// Whether the derivation is above, and the output below; or the other way round.
+    is_above: bool,
+    root: Root,
+}
+
+/// What a root keeps.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Root {
+    Derivation,
+    Output,
+    Neither,
+}
+
+impl Split {
+    fn each() -> impl Iterator<Item = Self> {
+        let roots = [Root::Derivation, Root::Output, Root::Neither];
+        let kinds = [(false, false), (false, true), (true, false), (true, true)];
+        kinds.into_iter().flat_map(move |(addressed, is_above)| {
+            roots.into_iter().map(move |root| Self {
+                addressed,
+                is_above,
+                root,
+            })
+        })
+    }
+
+    fn name(&self) -> String {
+        let kind = if self.addressed { "floating" } else { "plain" };
+        let place = if self.is_above { "above" } else { "below" };
+        format!("{kind}-{place}-{:?}", self.root)
+    }
+
+    /// Whether what is above stays, by the words of Nix's manual.
+    fn stays(&self, derivations: bool, outputs: bool) -> bool {
+        match self.root {
+            Root::Derivation => self.is_above || outputs,
+            Root::Output => !self.is_above || derivations,
+            Root::Neither => false,
+        }
+    }
+}
+
+/// Makes all of them. The rows of what is below are in the upper database where Nix has copied them, or
+/// are not.
+fn split(world: &World, rows_are_copied: bool) -> (Built<'_>, Vec<(Split, String)>) {
+    let example = world.example("[parameters]\npath-info-cache-size = 0");
+    let mut store = Built {
+        world,
+        url: example.lower.root.clone(),
+        shell: example.lower.path("mksh-static"),
+        random: Random::new(1),
+        paths: Vec::new(),
+        expression: String::new(),
+    };
+    let instantiate = |store: &Built<'_>, it: &Split| {
+        let addressed = match it.addressed {
+            true => {
+                "__contentAddressed = true; outputHashMode = \"recursive\"; outputHashAlgo = \"sha256\";"
+            }
+            false => "",
+        };
+        let expression = format!(
+            "derivation {{ name = \"{name}\"; system = \"x86_64-linux\"; {addressed} \
+             builder = builtins.storePath \"{}\" + \"/bin/mksh\"; args = [ \"-c\" \"print {name} >$out\" ]; }}",
+            store.shell,
+            name = it.name()
+        );
+        let drv = store.nix(&["nix-instantiate", "-E", &expression]).ok();
+        drv.trim().to_owned()
+    };
+    let realise = |store: &Built<'_>, drv: &str| {
+        let output = store.nix(&["nix-store", "--realise", drv]).ok();
+        output.trim().to_owned()
+    };
+    let (mut above, mut roots) = (Vec::new(), Vec::new());
+    let mut below = Vec::new();
+    for it in Split::each() {
+        let drv = instantiate(&store, &it);
+        let mut output = None;
+        if it.is_above {
+            output = Some(realise(&store, &drv));
+            store
+                .nix(&["nix-store", "--delete", &drv])
+                .env(
+                    "NIX_CONFIG",
+                    format!("{FEATURES} ca-derivations\nkeep-derivations = false"),
+                )
+                .ok();
+        }
+        below.push((it, output));
+    }
+    let database = "/mnt/example/store-a/nix/var/nix/db/db.sqlite";
+    world.ok(["sqlite3", database, "pragma wal_checkpoint(truncate)"]);
+    example.up();
+    store.url = example.run("url").stdout().trim().to_owned();
+    for (it, output) in below {
+        let drv = instantiate(&store, &it);
+        let output = output.unwrap_or_else(|| realise(&store, &drv));
+        match it.root {
+            Root::Derivation => roots.push(drv.clone()),
+            Root::Output => roots.push(output.clone()),
+            Root::Neither => {}
+        }
+        let mine = if it.is_above { drv } else { output };
+        assert!(
+            world
+                .path(format!("{}/{}", Example::UPPER, base_name(&mine)))
+                .exists()
+        );
+        above.push((it, mine));
+    }
+    for (number, root) in roots.iter().enumerate() {
+        let link = format!("{}/gcroots/r{number}", Example::STATE);
+        world.ok(["ln", "-s", root, &link]);
+    }
+    if !rows_are_copied {
+        let list: Vec<String> = above.iter().map(|(_, path)| format!("'{path}'")).collect();
+        let are_below = "path like '%-plain-%' or path like '%-floating-%'";
+        let sql = format!(
+            "pragma foreign_keys = on;
+             create temp table gone as select id from ValidPaths where ({are_below}) and path not in ({});
+             delete from Refs where referrer in gone; delete from ValidPaths where id in gone;",
+            list.join(", ")
+        );
+        world.ok(["sqlite3", &format!("{}/db/db.sqlite", Example::STATE), &sql]);
+    }
+    example.run("down");
+    for part in [Example::UPPER, Example::STATE] {
+        world.ok(["cp", "-a", part, &format!("{part}.before")]);
+    }
+    (store, above)
+}
+
+#[test]
+fn both_collectors_leave_the_same_where_a_derivation_and_its_output_are_in_two_layers() {
+    for world in World::each() {
+        for rows_are_copied in [true, false] {
+            world.run(["umount", Example::REAL]);
+            world.ok(["rm", "-rf", "/mnt/example"]);
+            let (store, above) = split(&world, rows_are_copied);
+            for (derivations, outputs) in KEEP {
+                let settings = format!(
+                    "{FEATURES} ca-derivations\nkeep-derivations = {derivations}\n\
+                     keep-outputs = {outputs}\n"
+                );
+                store.again();
+                let gc = store.nix(&["nix-store", "--gc"]);
+                gc.env("NIX_CONFIG", &settings).ok();
+                let nix = store.left();
+                store.again();
+                let gc = world.overstore(["gc", "example", "--leftovers", "--json"]);
+                let report = gc.env("NIX_CONFIG", &settings).ok();
+                let ours = store.left();
+                let what =
+                    format!("copied {rows_are_copied}, keep {derivations} {outputs}: {report}");
+                for (it, path) in &above {
+                    let has = |left: &(BTreeSet<String>, _)| left.0.contains(base_name(path));
+                    let what = format!("{}: {what}", it.name());
+                    if it.addressed && outputs {
+                        // What Nix keeps of these depends on the order in which it looks.
+                        assert!(has(&ours) || !has(&nix), "{what}");
+                    } else {
+                        assert_eq!(has(&nix), it.stays(derivations, outputs), "{what}");
+                        assert_eq!(has(&ours), has(&nix), "{what}");
+                    }
+                }
+                let report: Value = serde_json::from_str(&report).expect("JSON");
+                assert_eq!(report["left"], json!([]), "{what}");
+            }
+        }
+    }
+}
+
 #[test]
 #[ignore = "takes minutes"]
 fn soak_both_collectors_leave_the_same_realisations() {
