@@ -6,7 +6,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use super::private::{self, Entered, Lasts};
-use super::{Failure, load, nix_settings, not_started, print_error};
+use super::{Failure, load, nix_settings, not_started, print_error, profiles};
 use crate::cli::{self, Exec, RootArgument, StoreArgument};
 use crate::config::names::{STORE_VARIABLE, URL_VARIABLE};
 use crate::config::{Lower, MetadataSource, SetUpFor, Store};
@@ -114,6 +114,9 @@ pub(super) fn command(words: &[OsString], store: &Store) -> Command {
         .env("OVERSTORE_REAL", store.real.as_os_str())
         .env("OVERSTORE_STATE", store.state.as_os_str())
         .env("OVERSTORE_UPPER_LAYER", &store.upper_layer);
+    if let Some(own) = &store.own {
+        command.envs(profiles::variables(own));
+    }
     command
 }
 

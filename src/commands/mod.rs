@@ -19,6 +19,7 @@ mod optimise;
 mod pid_namespace;
 mod plan;
 mod private;
+mod profiles;
 mod publish;
 mod reconcile;
 mod refresh;

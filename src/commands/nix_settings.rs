@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use super::print_warning;
+use super::{print_warning, profiles};
 use crate::config::{MetadataSource, SetUpFor, Store};
 use crate::escape::show_path;
 use crate::linux::{id_map, new_directories, regular_file};
@@ -94,6 +94,9 @@ fn system_settings(store: &Store, url: &str, config: &OsStr) -> Option<PathBuf> 
 /// The settings that have Nix open the store.
 fn settings(store: &Store, url: &str) -> String {
     let mut settings = format!("store = {url}\n{}", features(store));
+    if store.own.is_some() {
+        settings.push_str(profiles::SETTING);
+    }
     if !store.use_sqlite_wal {
         settings.push_str("use-sqlite-wal = false\n");
     }

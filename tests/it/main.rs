@@ -73,6 +73,7 @@ mod odd_files;
 mod optimise;
 mod outputs;
 mod own_first;
+mod own_profiles;
 mod own_shells;
 mod own_store;
 mod package;
