@@ -1,6 +1,8 @@
 //! The store's memory, written under the store's lock. It may get lost, so it is no reason to fail:
 //! who cannot write it warns.
 
+use std::collections::BTreeSet;
+
 use super::directory;
 use super::durable::Unsynced;
 use super::error::{Doing, Error, walked};
@@ -11,7 +13,8 @@ use crate::config::{MEMORY_FILE, Store};
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Reached, Symlinks};
 use crate::nix::path_set::PathSet;
-use crate::records::{Collected, LowerMemory, Memory};
+use crate::nix::store_path::StorePath;
+use crate::records::{Collected, LowerMemory, Memory, deleted_paths};
 use crate::remedy::Fault;
 
 /// Remembers that the metadata of these paths was copied now, under the store's lock; with
@@ -41,13 +44,13 @@ pub(crate) fn remember_warmed(
 pub(crate) fn remember_deleting(
     store: &Store,
     system: &System,
-    paths: &PathSet,
+    paths: &BTreeSet<StorePath>,
     rows: u64,
 ) -> Result<(), Error> {
     let (_turn, mut memory) = lock(store, system, &mut |_| {})?;
     let directory = make(store)?.open().doing("open", store.memory())?;
-    let remembered = memory.remember_deleting(&directory, paths);
-    remembered.doing("write", store.memory())?;
+    let written = deleted_paths::write(&directory, paths);
+    written.doing("write", store.memory())?;
     if let Some(layer) = &mut memory.upper_layer {
         layer.rows = layer.rows.min(rows);
     }
@@ -63,14 +66,14 @@ pub(crate) fn remember_collected(
     system: &System,
     collected: &Collected,
     rows: Option<u64>,
-    deleting: &PathSet,
+    deleting: &BTreeSet<StorePath>,
     tell: Tell<'_>,
 ) {
     remember(store, system, "of this collection", tell, |memory| {
         memory.collected = Some(*collected);
         let directory = make(store)?.open().doing("open", store.memory())?;
-        let remembered = memory.remember_deleting(directory, deleting);
-        remembered.doing("write", store.memory())?;
+        let written = deleted_paths::write(directory, deleting);
+        written.doing("write", store.memory())?;
         if let (Some(layer), Some(rows)) = (&mut memory.upper_layer, rows) {
             layer.rows = rows;
         }

@@ -67,7 +67,7 @@ pub(crate) struct Collected {
     pub failed: Option<(StorePath, String)>,
     /// Of the objects that Nix was given, now or by an earlier collection, those that are still there
     /// and have no row any more: the next collection goes on with them.
-    pub deleting: PathSet,
+    pub deleting: BTreeSet<StorePath>,
     /// Leftovers removed, or to be removed.
     pub removed: Removed,
     /// Leftovers that only root can remove.
@@ -147,7 +147,7 @@ pub(crate) struct Collector<'a> {
     pub remembered_rows: u64,
     /// What an earlier collection has given to Nix and did not see deleted. Nix drops the row of an
     /// object before it deletes the object: without a row, it is still garbage.
-    pub deleting: &'a PathSet,
+    pub deleting: &'a BTreeSet<StorePath>,
     /// What to collect.
     pub options: Options,
     /// The roots of the store.
@@ -382,7 +382,7 @@ impl Collector<'_> {
     /// Whether a store has lost a part: nothing of it is garbage then that seems to be.
     fn incomplete(&self, leftovers: &Leftovers, choice: &Choice) -> Option<Incomplete> {
         let unknown = leftovers.unknown.iter();
-        let objects = unknown.filter(|path| !self.deleting.contains(path.hash_prefix()));
+        let objects = unknown.filter(|path| !self.deleting.contains(path));
         let objects = objects.count() as u64;
         if leftovers.with_row > 0 {
             // What Nix deletes itself goes with its row.
@@ -423,7 +423,7 @@ struct Rounds<'a> {
     /// How many objects of the upper layer have a row.
     with_row: u64,
     /// What Nix was given, now or by an earlier collection.
-    given: PathSet,
+    given: BTreeSet<StorePath>,
     collected: Collected,
 }
 
@@ -494,7 +494,7 @@ impl<'a> Rounds<'a> {
         self.collected.unknown.clear();
         let mut space = Space::new(&self.layers.upper);
         for path in collector.unknown(leftovers, &self.roots) {
-            let was_given = self.given.contains(path.hash_prefix());
+            let was_given = self.given.contains(&path);
             if self.power == Power::User || !(collector.options.leftovers || was_given) {
                 self.collected.unknown.push(path);
             } else if !self.stays.contains(&path) {
@@ -547,9 +547,8 @@ impl<'a> Rounds<'a> {
     /// Remembers what Nix is given, before it is: also where this is killed meanwhile, the next
     /// collection knows whose rows are gone.
     fn remember(&mut self, objects: &[(StorePath, u64)]) {
-        let before = self.given.prefixes().iter().copied();
-        let now = objects.iter().map(|(path, _)| path.hash_prefix());
-        self.given = PathSet::new(before.chain(now).collect());
+        self.given
+            .extend(objects.iter().map(|(path, _)| path.clone()));
         let Collector { store, system, .. } = self.collector;
         let rows = self.with_row.saturating_sub(objects.len() as u64);
         // On a full disk nothing can be written, and room is what this is about.
@@ -595,9 +594,11 @@ impl<'a> Rounds<'a> {
     fn finish(mut self) -> Result<Collected, CollectError> {
         let leftovers = self.collector.leftovers(self.layers)?;
         self.collected.with_row = Some(leftovers.with_row);
-        let prefixes = leftovers.unknown.iter().map(StorePath::hash_prefix);
-        let left = prefixes.filter(|prefix| self.given.contains(*prefix));
-        self.collected.deleting = PathSet::new(left.collect());
+        let left = leftovers
+            .unknown
+            .iter()
+            .filter(|path| self.given.contains(path));
+        self.collected.deleting = left.cloned().collect();
         self.collected.rows = self.rows.len() as u64;
         let merged = Merged::open(&self.collector.store.real)?;
         self.collected.removed = merged.remove(&leftovers)?;

@@ -67,7 +67,7 @@ pub(super) fn run(
         Some(_) => memory.warmed_paths(&store).unwrap_or_default(),
         None => PathSet::default(),
     };
-    let deleting = memory.deleting_paths(&store);
+    let deleting = records::deleted_paths::read(&store);
     let collector = Collector {
         store: &store,
         system: &system,

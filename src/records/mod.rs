@@ -3,11 +3,12 @@
 
 pub(crate) mod atomic_file;
 pub(crate) mod atomic_link;
+pub(crate) mod deleted_paths;
 pub(crate) mod layer_mark;
 mod lock_file;
 pub(crate) mod mount_record;
-mod path_file;
 mod store_memory;
+mod warmed_paths;
 
 pub(crate) use lock_file::LockFile;
 pub(crate) use store_memory::{Collected, Compared, LayerMemory, LowerMemory, Memory, Mounted};

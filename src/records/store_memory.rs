@@ -7,8 +7,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::atomic_file;
-use super::path_file::{DELETING, WARMED};
+use super::{atomic_file, warmed_paths};
 use crate::compare::Identity;
 use crate::config::{MEMORY_FILE, Store};
 use crate::escape::{show, show_path};
@@ -36,10 +35,6 @@ pub(crate) struct Memory {
     /// What was copied from the lower store last.
     #[serde(default)]
     pub warmed: Option<Warmed>,
-    /// What a collection has given to Nix to be deleted, and of which something may be left: it was
-    /// killed, or Nix failed.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub deleting: Option<Deleting>,
     /// What the last collection of garbage came to.
     #[serde(default)]
     pub collected: Option<Collected>,
@@ -81,16 +76,6 @@ pub(crate) struct Collected {
     pub bytes: u64,
     /// How many objects it left although nothing needs them.
     pub left: u64,
-}
-
-/// Objects that are about to be deleted, remembered.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub(crate) struct Deleting {
-    /// How many.
-    pub paths: u64,
-    /// The hash of the file beside this one that says which.
-    pub hash: String,
 }
 
 /// The upper layer, remembered.
@@ -151,7 +136,6 @@ impl Default for Memory {
             lower: None,
             mounted: None,
             warmed: None,
-            deleting: None,
             collected: None,
             upper_layer: None,
             compared: None,
@@ -176,19 +160,7 @@ impl Memory {
         let warmed = self.warmed.as_ref()?;
         let directory = safe_path::directory(&store.memory(), Symlinks::Refuse).ok()?;
         let hash = warmed.hash.as_deref()?;
-        WARMED.read(&directory, warmed.paths, hash).ok()?
-    }
-
-    /// What a collection has given to Nix and did not see deleted. Nothing, where that is not
-    /// remembered, or damaged.
-    pub(crate) fn deleting_paths(&self, store: &Store) -> PathSet {
-        let read = || {
-            let deleting = self.deleting.as_ref()?;
-            let directory = safe_path::directory(&store.memory(), Symlinks::Refuse).ok()?;
-            let paths = DELETING.read(&directory, deleting.paths, &deleting.hash);
-            paths.ok()?
-        };
-        read().unwrap_or_default()
+        warmed_paths::read(&directory, warmed.paths, hash).ok()?
     }
 
     /// Reads it. What is missing, damaged or of another version is as if nothing were remembered.
@@ -223,29 +195,9 @@ impl Memory {
         self.warmed = Some(Warmed {
             time: clock::now(),
             paths: paths.len(),
-            hash: Some(WARMED.write(directory, paths)?),
+            hash: Some(warmed_paths::write(directory, paths)?),
             after_mount: after_mount.or(before),
         });
-        Ok(())
-    }
-
-    /// Remembers that Nix is given these to be deleted, or has left them: writes which paths these are
-    /// to `directory`, overstore's own in the state directory, but not the memory itself.
-    ///
-    /// # Errors
-    /// When it cannot be written.
-    pub(crate) fn remember_deleting(
-        &mut self,
-        directory: impl AsFd,
-        paths: &PathSet,
-    ) -> io::Result<()> {
-        self.deleting = None;
-        if !paths.is_empty() {
-            self.deleting = Some(Deleting {
-                paths: paths.len(),
-                hash: DELETING.write_durably(directory, paths)?,
-            });
-        }
         Ok(())
     }
 

@@ -123,9 +123,13 @@ impl<'w> StoreUp<'w> {
 
     pub fn rows(&self) -> BTreeSet<String> {
         let database = format!("{}/db/db.sqlite", Example::STATE);
-        let rows = self
-            .world
-            .ok(["sqlite3", &database, "select path from ValidPaths"]);
+        let rows = self.world.ok([
+            "sqlite3",
+            "-cmd",
+            ".timeout 600000",
+            &database,
+            "select path from ValidPaths",
+        ]);
         rows.lines().map(str::to_owned).collect()
     }
 
