@@ -1,6 +1,6 @@
 use std::collections::VecDeque;
 
-use rusqlite::{ErrorCode, OptionalExtension, Row};
+use rusqlite::{ErrorCode, OptionalExtension, Row, Transaction};
 
 use super::upper_writer::{ID_OF, Target, Upper, Writer};
 use crate::lower::sqlite::text as read_text;
@@ -19,6 +19,13 @@ const MOST_PAGES: i64 = 1 << 20;
 /// How often what has vanished from the upper database meanwhile is asked for.
 const TRIES: usize = 5;
 
+/// Most answers that are kept in one transaction, which costs as much as there are changed pages in
+/// memory.
+const MOST_ANSWERS: usize = 64;
+/// After so many bytes of answers there are no more in it, where a path counts as so many.
+const MOST_BYTES: usize = 1 << 20;
+const BYTES_OF_A_PATH: usize = 64;
+
 /// A path that is to be asked for.
 const TO_ASK: i64 = 0;
 /// One whose answer is here.
@@ -36,7 +43,7 @@ const LEFT_OUT: i64 = 5;
 ///
 /// Who is asked may take any time, and may be hostile: so everything is asked for first, into
 /// temporary tables that SQLite moves to a file when they grow, and no lock of the upper database is
-/// held before it is written. Memory: 8 bytes a path of the closure.
+/// held before it is written. Memory: 8 bytes a path of the closure, and what is kept at once.
 pub(super) fn copy(
     target: Target<'_>,
     source: &mut dyn Source,
@@ -115,6 +122,17 @@ fn copy_asked(
     Err(WarmError::Restless)
 }
 
+/// What a source says of a path.
+enum Answer {
+    Valid(PathInfo),
+    NotValid {
+        /// Whether it was wanted itself.
+        root: bool,
+    },
+    /// Its row is wrong: how.
+    Wrong(String),
+}
+
 struct Copy<'u> {
     target: Target<'u>,
     /// What whole paths begin with.
@@ -143,7 +161,8 @@ impl Copy<'_> {
                 .connection
                 .query_row(sql, [], |row| row.get::<_, i64>(0))
         };
-        match full && pages().is_ok_and(|pages| pages >= MOST_PAGES) {
+        // What did not fit may be gone by now, with its transaction.
+        match full && pages().is_ok_and(|pages| pages >= MOST_PAGES / 16 * 15) {
             true => WarmError::TooMuch,
             false => self.upper().error(error),
         }
@@ -219,38 +238,64 @@ impl Copy<'_> {
                 source.ask(&wanted.1)?;
                 asked.push_back(wanted);
             }
-            let Some((number, _, root)) = asked.pop_front() else {
+            if asked.is_empty() {
                 return Ok(());
-            };
-            let answer = match source.answer() {
-                Err(wrong @ LowerError::Row { .. }) => {
-                    let sql = "update temp.Wanted set state = ? where number = ?";
-                    self.execute(sql, (LEFT_OUT, number))?;
-                    self.left_out.count += 1;
-                    if self.left_out.first.len() < MOST_LISTED {
-                        self.left_out.first.push(wrong.to_string());
-                    }
-                    continue;
-                }
-                answer => answer?,
-            };
-            self.target.counts.add(1);
-            match answer {
-                Some(info) => self.keep(number, &info)?,
-                None => {
-                    let sql = "update temp.Wanted set state = ? where number = ?";
-                    self.execute(sql, (NOT_VALID, number))?;
-                    self.missing += usize::from(!root);
-                    self.invalid += usize::from(root);
-                }
             }
+            // Nobody is waited for in the transaction.
+            let (mut answers, mut bytes) = (Vec::new(), 0);
+            while answers.len() < MOST_ANSWERS
+                && bytes < MOST_BYTES
+                && let Some((number, _, root)) = asked.pop_front()
+            {
+                let answer = match source.answer() {
+                    Err(wrong @ LowerError::Row { .. }) => Answer::Wrong(wrong.to_string()),
+                    answer => match answer? {
+                        Some(info) => Answer::Valid(info),
+                        None => Answer::NotValid { root },
+                    },
+                };
+                if let Answer::Valid(info) = &answer {
+                    bytes += BYTES_OF_A_PATH * info.references.len() + info.signatures.len();
+                }
+                answers.push((number, answer));
+            }
+            self.keep_all(answers)?;
             if self.missing > MOST_LISTED {
                 return Ok(());
             }
         }
     }
 
-    /// Keeps an answer.
+    /// Keeps answers, in one transaction.
+    fn keep_all(&mut self, answers: Vec<(i64, Answer)>) -> Result<(), WarmError> {
+        let upper = self.target.upper;
+        let deferred = rusqlite::TransactionBehavior::Deferred;
+        let transaction = Transaction::new_unchecked(&upper.connection, deferred)
+            .map_err(|error| upper.error(error))?;
+        for (number, answer) in answers {
+            let set_state = "update temp.Wanted set state = ? where number = ?";
+            match answer {
+                Answer::Valid(info) => self.keep(number, &info)?,
+                Answer::NotValid { root } => {
+                    self.execute(set_state, (NOT_VALID, number))?;
+                    self.missing += usize::from(!root);
+                    self.invalid += usize::from(root);
+                }
+                Answer::Wrong(why) => {
+                    self.execute(set_state, (LEFT_OUT, number))?;
+                    self.left_out.count += 1;
+                    if self.left_out.first.len() < MOST_LISTED {
+                        self.left_out.first.push(why);
+                    }
+                    continue;
+                }
+            }
+            self.target.counts.add(1);
+        }
+        transaction.commit().map_err(|error| self.error(error))
+    }
+
+    /// Keeps what is said of a valid path.
     fn keep(&mut self, number: i64, info: &PathInfo) -> Result<(), WarmError> {
         let sql = "update temp.Wanted set state = ?, hash = ?, time = ?, deriver = ?, size = ?, \
                    ultimate = ?, signatures = ?, ca = ? where number = ?";
