@@ -33,7 +33,11 @@ impl<'a> Again<'a> {
         let (outcome, trace) = self.command().traced();
         assert_eq!(outcome.code(), Some(0), "{outcome}");
         let wanted = (self.left)();
-        let points = sample(trace.kill_points(), about);
+        let points = match disturbance {
+            Disturbance::Kill => trace.kill_points(),
+            Disturbance::Fail => trace.failing_points(),
+        };
+        let points = sample(points, about);
         let mut disturbed = 0;
         for (number, (call, nth)) in points.iter().enumerate() {
             (self.fresh)();

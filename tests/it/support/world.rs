@@ -398,8 +398,11 @@ impl<'w> Run<'w> {
     }
 
     fn start(self, stdout: Stdio, stderr: Stdio) -> Child {
-        let mut command = Command::new("nsenter");
+        // Also where whoever runs the tests ignores interrupts, as in the background; nsenter hands on the
+        // signal by which the command has ended.
+        let mut command = Command::new("env");
         command
+            .args(["--default-signal=HUP,INT,QUIT", "nsenter"])
             .arg(format!("--target={}", self.world.pid))
             .args(["--mount", "--pid", "setpriv"]);
         if let Some(user) = self.user {
@@ -412,14 +415,7 @@ impl<'w> Run<'w> {
         // The child is nsenter, which waits outside of the PID namespace: the command has to end
         // with it.
         let mut child = command
-            // Also where whoever runs the tests ignores interrupts, as in the background.
-            .args([
-                "--pdeathsig=KILL",
-                "--",
-                "env",
-                "--default-signal=HUP,INT,QUIT",
-                "--chdir",
-            ])
+            .args(["--pdeathsig=KILL", "--", "env", "--chdir"])
             .arg(&self.directory)
             .args(&self.words)
             .env_clear()
