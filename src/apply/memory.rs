@@ -46,8 +46,9 @@ pub(crate) fn remember_deleting(
     system: &System,
     paths: &BTreeSet<StorePath>,
     rows: u64,
+    waiting: &mut dyn FnMut(&str),
 ) -> Result<(), Error> {
-    let (_turn, mut memory) = lock(store, system, &mut |_| {})?;
+    let (_turn, mut memory) = lock(store, system, waiting)?;
     let directory = make(store)?.open().doing("open", store.memory())?;
     let written = deleted_paths::write(&directory, paths);
     written.doing("write", store.memory())?;
@@ -126,7 +127,8 @@ fn remember(
     change: impl FnOnce(&mut Memory) -> Result<(), Error>,
 ) {
     let remember = || {
-        let (_turn, mut memory) = lock(store, system, tell)?;
+        let mut waiting = |holder: &str| tell(Progress::Waiting(holder));
+        let (_turn, mut memory) = lock(store, system, &mut waiting)?;
         change(&mut memory)?;
         try_write(&memory, store)
     };
@@ -138,12 +140,14 @@ fn remember(
 }
 
 /// Takes the store's lock, and reads the memory.
-fn lock(store: &Store, system: &System, tell: Tell<'_>) -> Result<(DirectoryLock, Memory), Error> {
+fn lock(
+    store: &Store,
+    system: &System,
+    waiting: &mut dyn FnMut(&str),
+) -> Result<(DirectoryLock, Memory), Error> {
     let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
     let workdir = walked(&store.workdir, workdir)?;
-    let turn = DirectoryLock::wait(&workdir, system, &mut |holder| {
-        tell(Progress::Waiting(holder));
-    })?;
+    let turn = DirectoryLock::wait(&workdir, system, waiting)?;
     Ok((turn, Memory::read(store)))
 }
 

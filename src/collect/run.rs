@@ -84,7 +84,9 @@ pub(crate) struct Collected {
 
 /// What a collection tells while it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Progress {
+pub(crate) enum Progress<'a> {
+    /// It waits for somebody who works on the store.
+    Waiting(&'a str),
     /// It looks for roots and chooses.
     Choosing,
     /// Nix deletes this many objects.
@@ -181,7 +183,7 @@ impl Collector<'_> {
     /// When something cannot be read, or Nix fails; the inner error when the store is incomplete.
     pub(crate) fn run(
         &self,
-        tell: &mut dyn FnMut(Progress),
+        tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Result<Collected, Incomplete>, CollectError> {
         let layers = Layers::open(self.store)?;
         let mut rounds = Rounds::begin(self, &layers, Power::Root)?;
@@ -230,7 +232,7 @@ impl Collector<'_> {
     pub(crate) fn run_through(
         &self,
         socket: &Path,
-        tell: &mut dyn FnMut(Progress),
+        tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<Result<Collected, Incomplete>, CollectError> {
         let layers = Layers::open(self.store)?;
         let mut rounds = Rounds::begin(self, &layers, Power::User)?;
@@ -511,12 +513,12 @@ impl<'a> Rounds<'a> {
         nix: &mut Nix,
         objects: Vec<(StorePath, u64)>,
         rows: &[StorePath],
-        tell: &mut dyn FnMut(Progress),
+        tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<bool, CollectError> {
         let paths: BTreeSet<&StorePath> =
             objects.iter().map(|(path, _)| path).chain(rows).collect();
         if self.power == Power::Root && !objects.is_empty() {
-            self.remember(&objects);
+            self.remember(&objects, tell);
         }
         tell(Progress::Deleting(paths.len() as u64));
         let deletion = nix.delete(paths.iter().copied(), &mut || tell(Progress::Deleted));
@@ -546,18 +548,19 @@ impl<'a> Rounds<'a> {
 
     /// Remembers what Nix is given, before it is: also where this is killed meanwhile, the next
     /// collection knows whose rows are gone.
-    fn remember(&mut self, objects: &[(StorePath, u64)]) {
+    fn remember(&mut self, objects: &[(StorePath, u64)], tell: &mut dyn FnMut(Progress<'_>)) {
         self.given
             .extend(objects.iter().map(|(path, _)| path.clone()));
         let Collector { store, system, .. } = self.collector;
         let rows = self.with_row.saturating_sub(objects.len() as u64);
         // On a full disk nothing can be written, and room is what this is about.
-        let _ = apply::remember_deleting(store, system, &self.given, rows);
+        let mut waiting = |holder: &str| tell(Progress::Waiting(holder));
+        let _ = apply::remember_deleting(store, system, &self.given, rows, &mut waiting);
     }
 
     /// Has rows go of lower objects that nothing above needs, also those that Nix has copied for what it
     /// just deleted.
-    fn delete_metadata(&mut self, tell: &mut dyn FnMut(Progress)) -> Result<(), CollectError> {
+    fn delete_metadata(&mut self, tell: &mut dyn FnMut(Progress<'_>)) -> Result<(), CollectError> {
         let collector = self.collector;
         // With either setting Nix looks for the outputs or the derivers of what it deletes, and copies
         // the rows of those that are valid below: the ones that went before would come back.

@@ -249,7 +249,8 @@ fn with_progress(
 ) -> Result<Result<Result<Collected, Incomplete>, CollectError>, Failure> {
     let left = "what was deleted is gone; the rest is unchanged";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
-    let mut tell = |progress| match progress {
+    let mut tell = |progress: Progress<'_>| match progress {
+        Progress::Waiting(holder) => super::tell(&apply::Progress::Waiting(holder), manager),
         Progress::Choosing => {
             manager.working("choosing what is garbage");
             work.step("choosing what is garbage");
