@@ -50,18 +50,17 @@ fn draft_and_rename<T>(
     write: impl FnOnce(&mut File) -> io::Result<T>,
 ) -> io::Result<T> {
     let draft = format!("{name}{DRAFT}");
-    match unlinkat(&directory, &draft, AtFlags::empty()) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(errno.into()),
-    }
     // A new file, so that nothing that somebody put at the draft's name is written to.
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let mut file = File::from(openat(
-        &directory,
-        &draft,
-        flags,
-        Mode::from_raw_mode(0o644),
-    )?);
+    let make = || openat(&directory, &draft, flags, Mode::from_raw_mode(0o644));
+    let made = match make() {
+        Err(Errno::EXIST) => {
+            unlinkat(&directory, &draft, AtFlags::empty())?;
+            make()
+        }
+        made => made,
+    };
+    let mut file = File::from(made?);
     let written = write(&mut file).and_then(|written| {
         renameat(&directory, &draft, &directory, name)?;
         Ok(written)

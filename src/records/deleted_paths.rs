@@ -19,7 +19,7 @@ use crate::nix::store_path::StorePath;
 const FILE: &str = "deleted-paths";
 
 /// More bytes than any has: what is longer is none.
-const MAXIMUM_SIZE: u64 = 256 << 20;
+const MAXIMUM_SIZE: u64 = 64 << 20;
 
 /// Writes it to `directory`, overstore's own in the state directory, so that it survives a power cut;
 /// removes it where nothing is to be remembered.

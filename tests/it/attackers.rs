@@ -163,6 +163,7 @@ fn nothing_at_the_name_of_a_draft_is_opened() {
     for name in [
         "overstore/state.json.overstore-new",
         "overstore/warmed-paths.overstore-new",
+        "overstore/deleted-paths.overstore-new",
         "db/reserved",
         "db/big-lock",
         "db/schema.overstore-new",

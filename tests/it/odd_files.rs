@@ -56,6 +56,7 @@ const PLACES: &[&str] = &[
     "/mnt/example/merged-store/nix/var/nix/overstore/state.json",
     "/mnt/example/merged-store/nix/var/nix/overstore/state.json.overstore-new",
     "/mnt/example/merged-store/nix/var/nix/overstore/warmed-paths",
+    "/mnt/example/merged-store/nix/var/nix/overstore/deleted-paths",
     "/mnt/example/store-b/.links",
     "/mnt/example/store-b/stranger",
     "/mnt/example/workdir",
