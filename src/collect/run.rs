@@ -537,8 +537,8 @@ impl<'a> Rounds<'a> {
             self.rows.extend(rows.iter().cloned());
             return Ok(true);
         };
-        // Nix's words for what a root needs, in all versions.
-        if !said.contains("alive") {
+        // Nix's words for what a root needs, in all versions: no name of an object has a space.
+        if !said.contains("still alive") {
             self.collected.failed = Some((path.clone(), said.clone()));
         }
         self.collected.left.push((path.clone(), said));

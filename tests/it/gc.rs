@@ -958,7 +958,8 @@ fn an_object_whose_row_nix_has_dropped_goes_the_next_time() {
         let stopped_between = |stop: &dyn Fn(usize) -> Outcome| {
             (1..=12)
                 .find_map(|nth| {
-                    let garbage = ["one", "two", "three", "four"].map(|it| store.add(it));
+                    let names = ["alive-one", "alive-two", "alive-three", "alive-four"];
+                    let garbage = names.map(|it| store.add(it));
                     // `up` remembers how many objects have rows.
                     world.overstore(["down", "example"]).ok();
                     store.example.up();
