@@ -26,6 +26,33 @@ pub(crate) struct DirectoryLock {
     held: Option<LockFile>,
 }
 
+/// The two locks of whoever sets a store up or changes it as a whole. The turn is given back last: who
+/// waits for it takes the other one at once, and fails if it is held.
+#[derive(Debug)]
+#[must_use]
+pub(crate) struct StoreLocks {
+    /// That on the upper layer.
+    pub upper_layer: DirectoryLock,
+    _turn: DirectoryLock,
+}
+
+impl StoreLocks {
+    /// Takes the lock on the upper layer too, for whoever has the one on the work directory.
+    ///
+    /// # Errors
+    /// As for [`DirectoryLock::upper_layer`].
+    pub(crate) fn with_turn(
+        turn: DirectoryLock,
+        upper_layer: &Reached,
+        system: &System,
+    ) -> Result<StoreLocks, Error> {
+        Ok(StoreLocks {
+            upper_layer: DirectoryLock::upper_layer(upper_layer, system)?,
+            _turn: turn,
+        })
+    }
+}
+
 impl From<OwnedFd> for DirectoryLock {
     /// A lock that another process has taken, and that this one shares.
     fn from(file: OwnedFd) -> DirectoryLock {

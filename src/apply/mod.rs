@@ -25,7 +25,7 @@ mod work;
 pub(crate) use error::Error;
 pub(crate) use generation::link as link_generation;
 pub(crate) use holders::Holder;
-pub(crate) use lock::DirectoryLock;
+pub(crate) use lock::{DirectoryLock, StoreLocks};
 pub(crate) use memory::{
     remember_collected, remember_deleting, remember_lower, remember_optimised, remember_warmed,
 };

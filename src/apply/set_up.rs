@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::directory::NoUmask;
 use super::error::Error;
-use super::lock::DirectoryLock;
+use super::lock::{DirectoryLock, StoreLocks};
 use super::progress::{Progress, Tell};
 use super::work::{SetUp, Work};
 use crate::check::{Code, Finding};
@@ -19,7 +19,8 @@ pub(crate) struct Ended {
     pub steps: Vec<StepReport>,
     /// How it ended.
     pub end: End,
-    /// The lock on the upper layer, if it was taken: dropping it releases it.
+    /// The lock on the upper layer, if it was taken for a mount in this mount namespace alone, which others
+    /// do not see: dropping it releases it.
     pub upper_lock: Option<DirectoryLock>,
 }
 
@@ -90,21 +91,18 @@ impl SetUp<'_> {
             }
             Err(findings) => return Err(Stop::Refused(findings, is_mounted(&observed))),
         };
-        let _turn = self.lock(&first, work, upper_lock)?;
+        let locks = self.lock(&first, work)?;
         let ended = match self.lasts {
             true => {
                 let refused = observed.refused;
-                let observed = self.observe(Depth::UpLocked)?;
-                self.run_locked(
-                    work,
-                    Observed {
-                        refused,
-                        ..observed
-                    },
-                )
+                let again = self.observe(Depth::UpLocked).map_err(Stop::Failed);
+                again.and_then(|again| self.run_locked(work, Observed { refused, ..again }))
             }
             false => self.run_locked(work, observed),
         };
+        if !self.remember {
+            *upper_lock = Some(locks.upper_layer);
+        }
         match ended {
             Err(Stop::Failed(error)) if !self.lasts => {
                 Err(self.why_refused().unwrap_or(error.into()))
@@ -120,21 +118,14 @@ impl SetUp<'_> {
         Some(Stop::Refused(findings, is_mounted(&observed)))
     }
 
-    /// Takes the lock of those who set this store up, which is released when the result is dropped, and
-    /// that of the upper layer. What is locked is made by those of the steps that make it.
-    fn lock(
-        &self,
-        steps: &[Step],
-        work: &mut Work<'_>,
-        upper_lock: &mut Option<DirectoryLock>,
-    ) -> Result<DirectoryLock, Error> {
+    /// Takes the locks on this store's directories, which are made by those of the steps that make them.
+    fn lock(&self, steps: &[Step], work: &mut Work<'_>) -> Result<StoreLocks, Error> {
         let workdir = work.directory(&self.store.workdir, steps)?;
         let turn = DirectoryLock::wait(&workdir, self.system, &mut |holder| {
             (work.tell)(Progress::Waiting(holder));
         })?;
         let upper_layer = work.directory(&self.store.upper_layer, steps)?;
-        *upper_lock = Some(DirectoryLock::upper_layer(&upper_layer, self.system)?);
-        Ok(turn)
+        StoreLocks::with_turn(turn, &upper_layer, self.system)
     }
 
     /// Does what is left to be done, now that nobody else is at it.

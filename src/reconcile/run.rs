@@ -11,7 +11,7 @@ use super::carry::{Carrier, Wanted};
 use super::plan::{Action, Available, Below, GiveUp, Plan, Refused};
 use super::survey::{Survey, Unknown, survey};
 use super::{OldStores, ReconcileError};
-use crate::apply::{self, DirectoryLock};
+use crate::apply::{self, DirectoryLock, StoreLocks};
 use crate::check::{self, Code, Finding, Severity};
 use crate::collect::{Aside, Layers, RootKind, Roots};
 use crate::compare::Identity;
@@ -287,7 +287,7 @@ impl Reconciler<'_> {
     }
 
     /// Nobody else is to use the store meanwhile.
-    fn lock(&self, progress: apply::Tell<'_>) -> Result<[DirectoryLock; 2], ReconcileError> {
+    fn lock(&self, progress: apply::Tell<'_>) -> Result<StoreLocks, ReconcileError> {
         let open = |path| {
             let reached = safe_path::directory(path, Symlinks::Refuse);
             reached.map_err(|obstacle| ReconcileError::read(path)(obstacle.into()))
@@ -298,9 +298,7 @@ impl Reconciler<'_> {
         });
         let turn = turn.map_err(ReconcileError::Locked)?;
         let upper = open(&self.store.upper_layer)?;
-        let upper = DirectoryLock::upper_layer(&upper, self.system);
-        let upper = upper.map_err(ReconcileError::Locked)?;
-        Ok([turn, upper])
+        StoreLocks::with_turn(turn, &upper, self.system).map_err(ReconcileError::Locked)
     }
 
     /// Sees that it is not mounted, also not elsewhere, that no Nix has it open, and that nothing is
