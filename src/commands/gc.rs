@@ -13,7 +13,7 @@ use crate::collect::{
     Progress, Roots, Why,
 };
 use crate::config::Store;
-use crate::escape::{counted, show_path};
+use crate::escape::{counted, show, show_path};
 use crate::linux::namespaces;
 use crate::linux::{clock, root::System};
 use crate::nix::path_set::PathSet;
@@ -108,7 +108,9 @@ pub(super) fn run(
 
 /// What Nix could not delete.
 fn not_deleted(store: &Store, path: &StorePath, said: &str) -> Fault {
-    let what = format!("Nix could not delete {}: {said}", path.as_str());
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let path = directory.print(path);
+    let what = format!("Nix could not delete {}: {said}", show(&path));
     let remedy = Remedy::say("see to what Nix says, and run this again; the rest is done");
     Fault::new(what).remedy(remedy.run(store.command(["gc"])))
 }

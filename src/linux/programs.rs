@@ -1,13 +1,16 @@
 //! Another program, run for what it says: for a time, and no longer than it is of use.
 
-use std::io::{self, Read};
+use std::io;
+use std::os::fd::OwnedFd;
 use std::process::{Command, ExitStatus, Stdio};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::{Errno, ioctl_fionbio};
+
 /// The size in bytes above which nothing more is read.
-const LONGEST: u64 = 1 << 20;
+const LONGEST: usize = 1 << 20;
 
 /// How often a program is looked at that has closed what it writes to, and has not ended.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -42,18 +45,14 @@ pub(crate) fn run(mut command: Command, time: Duration) -> io::Result<Said> {
         .stderr(Stdio::piped());
     let end = Instant::now() + time;
     let mut child = command.spawn()?;
-    let output = child.stdout.take().map(read).transpose();
-    let errors = child.stderr.take().map(read).transpose();
-    let (output, errors) = match (output, errors) {
-        (Ok(output), Ok(errors)) => (output, errors),
-        (Err(error), _) | (_, Err(error)) => {
-            // It is not ours to wait for any more.
-            let _ = child.kill();
-            return Err(error);
-        }
-    };
-    let output = output.map(|it| gathered(&it, end)).unwrap_or_default();
-    let errors = errors.map(|it| gathered(&it, end)).unwrap_or_default();
+    let mut output = Stream::new(child.stdout.take());
+    let mut errors = Stream::new(child.stderr.take());
+    let gathered = gather([&mut output, &mut errors], end);
+    if let Err(error) = gathered {
+        // It is not ours to wait for any more.
+        let _ = child.kill();
+        return Err(error.into());
+    }
     let mut status = child.try_wait()?;
     while status.is_none() && Instant::now() < end {
         thread::sleep(PAUSE);
@@ -65,35 +64,64 @@ pub(crate) fn run(mut command: Command, time: Duration) -> io::Result<Said> {
         let _ = child.try_wait();
     }
     Ok(Said {
-        output,
-        errors,
+        output: output.said,
+        errors: errors.said,
         status,
     })
 }
 
-/// Reads a stream in a thread of its own: whoever the program has started can keep it open.
-fn read(mut stream: impl Read + Send + 'static) -> io::Result<Receiver<Vec<u8>>> {
-    let (sender, receiver) = channel();
-    thread::Builder::new().spawn(move || {
-        let mut left = LONGEST;
-        let mut buffer = [0; 8192];
-        while let Ok(length @ 1..) = (&mut stream).take(left).read(&mut buffer) {
-            left -= length as u64;
-            if sender.send(buffer[..length].to_vec()).is_err() {
-                break;
-            }
-        }
-    })?;
-    Ok(receiver)
+/// What a program writes to, and what was read of it.
+struct Stream {
+    /// `None` at its end.
+    open: Option<OwnedFd>,
+    said: Vec<u8>,
 }
 
-/// What was read until the stream's end, or until the time is over.
-fn gathered(pieces: &Receiver<Vec<u8>>, end: Instant) -> Vec<u8> {
-    let mut gathered = Vec::new();
+impl Stream {
+    fn new(open: Option<impl Into<OwnedFd>>) -> Self {
+        Self {
+            open: open.map(Into::into),
+            said: Vec::new(),
+        }
+    }
+
+    /// Reads once, without waiting. Who writes more than is wanted finds it closed.
+    fn read(&mut self) -> Result<(), Errno> {
+        let Some(open) = &self.open else {
+            return Ok(());
+        };
+        let mut buffer = [0; 8192];
+        let wanted = buffer.len().min(LONGEST - self.said.len());
+        match rustix::io::read(open, &mut buffer[..wanted]) {
+            Ok(0) => self.open = None,
+            Ok(length) => self.said.extend_from_slice(&buffer[..length]),
+            Err(Errno::AGAIN | Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+}
+
+/// Reads streams until their ends, or until the time is over: whoever the program has started can keep
+/// them open. No thread does it, since a process that has or just had another one is not let into a user
+/// namespace.
+fn gather(mut streams: [&mut Stream; 2], end: Instant) -> Result<(), Errno> {
+    for open in streams.iter().filter_map(|stream| stream.open.as_ref()) {
+        ioctl_fionbio(open, true)?;
+    }
     loop {
-        match pieces.recv_timeout(end.saturating_duration_since(Instant::now())) {
-            Ok(piece) => gathered.extend(piece),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => return gathered,
+        let open = streams.iter().filter_map(|stream| stream.open.as_ref());
+        let mut open: Vec<_> = open.map(|it| PollFd::new(it, PollFlags::IN)).collect();
+        let left = end.saturating_duration_since(Instant::now());
+        if open.is_empty() || left.is_zero() {
+            return Ok(());
+        }
+        match poll(&mut open, Timespec::try_from(left).ok().as_ref()) {
+            Ok(_) | Err(Errno::INTR) => {}
+            Err(error) => return Err(error),
+        }
+        for stream in &mut streams {
+            stream.read()?;
         }
     }
 }
@@ -130,7 +158,7 @@ mod tests {
     #[test]
     fn what_writes_without_end_is_cut() {
         let said = shell("exec cat /dev/zero", Duration::from_secs(60));
-        assert_eq!(said.output.len() as u64, LONGEST);
+        assert_eq!(said.output.len(), LONGEST);
         assert!(!said.status.unwrap().success());
     }
 

@@ -990,7 +990,8 @@ fn an_object_whose_row_nix_has_dropped_goes_the_next_time() {
         let fails = |nth| store.gc(&[]).failing_at("unlinkat", nth, "EROFS");
         let (garbage, outcome) = stopped_between(&fails);
         assert_eq!(outcome.code(), Some(3), "{outcome}");
-        for part in ["could not delete", "Read-only file system", "remedy: "] {
+        let what = format!("could not delete {garbage}: ");
+        for part in [&*what, "Read-only file system", "remedy: "] {
             assert!(outcome.stderr().contains(part), "{part}: {outcome}");
         }
         assert_goes(&garbage);
