@@ -186,9 +186,12 @@ pub fn lower_changed(store: &Store, then: Option<&Identity>, now: &Identity) -> 
                 ))
                 .found(format!("paths that begin with {}", now.store_directory))
                 .remedy(
-                    Remedy::say("bring back the earlier lower store, or correct `lower-store`")
-                        .or(Remedy::say("where nothing has been added above yet")
-                            .and_set("store", format!("\"{}\"", now.store_directory))),
+                    Remedy::say(format!(
+                        "bring back the earlier lower store, or correct {}",
+                        store.lower_store_key()
+                    ))
+                    .or(Remedy::say("where nothing has been added above yet")
+                        .and_set("store", format!("\"{}\"", now.store_directory))),
                 ),
         );
     }

@@ -96,7 +96,7 @@ impl Looked<'_> {
 
     /// What to do where the lower store directory is missing.
     fn missing(&self) -> Remedy {
-        let directory = &self.facts.directory;
+        let (directory, key) = (&self.facts.directory, self.store.lower_store_key());
         if let Found::Missing { nearest, .. } = &directory.found
             && let Some(root) = root_of(nearest)
             && directory.path == nearest.join("nix/store")
@@ -105,10 +105,10 @@ impl Looked<'_> {
                 true => "\"local\"".to_owned(),
                 false => format!("\"{}\"", show_path(root)),
             };
-            return Remedy::say("`lower-store` is a store's root, not its store directory")
+            return Remedy::say(format!("{key} is a store's root, not its store directory"))
                 .and_set("lower-store", root);
         }
-        "mount or make the lower store, or correct `lower-store`".into()
+        Remedy::say(format!("mount or make the lower store, or correct {key}"))
     }
 
     fn add_database(

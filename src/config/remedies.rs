@@ -34,6 +34,14 @@ impl Store {
         }
     }
 
+    /// What names the lower store, as whoever uses this store writes it.
+    pub(crate) fn lower_store_key(&self) -> &'static str {
+        match self.set_up_for {
+            SetUpFor::Everybody | SetUpFor::Processes => "`lower-store`",
+            SetUpFor::Command => "`--lower`",
+        }
+    }
+
     /// A remedy as a user carries it out in namespaces of that user's own.
     pub(crate) fn in_namespaces(&self, remedy: Remedy) -> Remedy {
         let remedy = remedy.map_commands(|command| self.for_processes(command));

@@ -105,6 +105,16 @@ fn the_command_s_end_is_its_own() {
     let refused = fails(&["exec", "example", "--", "true"]);
     assert_eq!(refused.code(), Some(125), "{refused}");
     assert!(refused.stderr().contains("lower-missing"), "{refused}");
+    assert!(
+        refused.stderr().contains("correct `lower-store`"),
+        "{refused}"
+    );
+
+    // Advice names what was typed.
+    let lower = ["--lower", "/mnt/nowhere", "--", "true"];
+    let refused = fails(&[&["exec", "--ephemeral"][..], &lower].concat());
+    assert_eq!(refused.code(), Some(125), "{refused}");
+    assert!(refused.stderr().contains("correct `--lower`"), "{refused}");
 }
 
 #[test]
