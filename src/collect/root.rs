@@ -63,6 +63,13 @@ pub(crate) struct Roots {
 }
 
 impl Roots {
+    /// Those that keep this object itself.
+    pub(super) fn of(&self, path: &StorePath) -> impl Iterator<Item = &Root> {
+        let first = self.roots.partition_point(|root| root.path < *path);
+        let rest = self.roots.get(first..).unwrap_or_default();
+        rest.iter().take_while(move |root| root.path == *path)
+    }
+
     /// Adds what Nix found: links, or in braces what else, and what they keep.
     pub(super) fn add(&mut self, found: Vec<(String, StorePath)>) {
         let roots = found.into_iter().map(|(link, path)| Root {

@@ -9,7 +9,9 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, openat, readlinkat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, flock, openat, readlinkat_raw,
+};
 use rustix::io::Errno;
 
 use super::CollectError;
@@ -25,6 +27,8 @@ use crate::nix::store_path::StorePath;
 
 /// How deep a directory of roots is looked into. Nix's own are three deep.
 const DEEPEST: usize = 32;
+/// Linux makes no longer links (`PATH_MAX`).
+const LONGEST_TARGET: usize = 4096;
 /// Most bytes of a file of temporary roots: more than a million of them.
 const LONGEST_TEMPORARY: u64 = 256 << 20;
 
@@ -83,6 +87,7 @@ impl Reader<'_> {
     fn walk(&mut self, directory: &OwnedFd, path: &Path, depth: usize) -> Result<(), CollectError> {
         let entries =
             Dir::read_from(directory).map_err(|error| CollectError::roots(path, error))?;
+        let mut target = [0; LONGEST_TARGET];
         for entry in entries {
             let entry = match entry {
                 // The directory was removed.
@@ -118,8 +123,8 @@ impl Reader<'_> {
                 Some(FileType::Directory) => {
                     return Err(CollectError::Deep { path: here });
                 }
-                Some(FileType::Symlink) => match readlinkat(directory, name, Vec::new()) {
-                    Ok(target) => self.link(path, &here, target.to_bytes()),
+                Some(FileType::Symlink) => match readlinkat_raw(directory, name, &mut target) {
+                    Ok(length) => self.link(path, &here, &target[..length]),
                     Err(Errno::NOENT | Errno::INVAL) => {}
                     Err(error) => return Err(CollectError::roots(&here, error)),
                 },

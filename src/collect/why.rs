@@ -3,7 +3,7 @@
 //! From the object up to what refers to it, row by row: the cost is that of its referrers, whatever
 //! else is in the upper database. Where these are a good part of all rows, all are read at once.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashSet, VecDeque};
 use std::os::unix::ffi::OsStrExt;
 use std::sync::{Mutex, PoisonError};
 
@@ -65,11 +65,7 @@ pub(crate) fn why(
         Keepers::Unknown => return Ok(Why::Unknown),
         Keepers::Below => return Ok(Why::Below),
     };
-    let roots = roots?.roots;
-    let mut by_path: HashMap<&StorePath, Vec<&Root>> = HashMap::new();
-    for root in &roots {
-        by_path.entry(&root.path).or_default().push(root);
-    }
+    let roots = roots?;
     let in_both = in_both(&layers, &keepers)?;
     let mut kept = Vec::new();
     for (here, (keeper, _)) in keepers.iter().enumerate() {
@@ -77,8 +73,8 @@ pub(crate) fn why(
             let way = way(&keepers, here);
             kept.push(Kept { root, way });
         };
-        for root in by_path.get(keeper).into_iter().flatten() {
-            add((*root).clone());
+        for root in roots.of(keeper) {
+            add(root.clone());
         }
         if in_both.contains(&here) {
             add(Root {
