@@ -198,9 +198,7 @@ impl Place {
                 made => made?,
             }
             // Somebody who removes what is unused may have been quicker.
-            if let Ok(Some(held)) = lock(&opened, name.as_ref())
-                && is_named(&opened, &name, &held)
-            {
+            if let Ok(Some(held)) = lock(&opened, name.as_ref()) {
                 // Until the last process of the store has ended.
                 rustix::io::fcntl_setfd(&held, rustix::io::FdFlags::empty())?;
                 std::mem::forget(held);
@@ -238,19 +236,25 @@ impl Drop for Place {
     }
 }
 
-/// Takes the lock on a directory in a directory, unless somebody has it.
+/// Takes the lock on a directory in a directory, unless somebody has it or has removed the directory.
 fn lock(parent: impl AsFd, name: &OsStr) -> io::Result<Option<OwnedFd>> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let directory = openat(parent, name, flags, Mode::empty())?;
+    let directory = openat(&parent, name, flags, Mode::empty())?;
+    lock_opened(parent, name, directory)
+}
+
+/// The same of one that was opened. Who had its lock may have removed it since, and a directory without
+/// a name can be locked, too.
+fn lock_opened(parent: impl AsFd, name: &OsStr, directory: OwnedFd) -> io::Result<Option<OwnedFd>> {
     match flock(&directory, FlockOperation::NonBlockingLockExclusive) {
-        Ok(()) => Ok(Some(directory)),
+        Ok(()) => Ok(is_named(parent, name, &directory).then_some(directory)),
         Err(Errno::WOULDBLOCK) => Ok(None),
         Err(error) => Err(error.into()),
     }
 }
 
 /// Whether a directory still has its name.
-fn is_named(parent: impl AsFd, name: &str, directory: impl AsFd) -> bool {
+fn is_named(parent: impl AsFd, name: &OsStr, directory: impl AsFd) -> bool {
     let named = statat(parent, name, AtFlags::SYMLINK_NOFOLLOW);
     let held = Status::of(directory);
     matches!((named, held), (Ok(named), Ok(held)) if FileIdentity::from(&named) == held.identity)
@@ -277,4 +281,39 @@ fn takes_marks(directory: &Path) -> bool {
     };
     fsetxattr(&directory, name, b"y", XattrFlags::empty()).is_ok()
         && fremovexattr(&directory, name).is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Whoever looks for what is unused may be stopped between opening and locking it, while its user
+    /// removes it and ends.
+    #[test]
+    fn what_is_gone_meanwhile_is_not_locked() {
+        let parent = tempfile::tempdir().unwrap();
+        let name = OsStr::new("ephemeral-1");
+        let place = parent.path().join(name);
+        let directory = |path: &Path| OwnedFd::from(std::fs::File::open(path).unwrap());
+        let opened = directory(parent.path());
+
+        std::fs::create_dir(&place).unwrap();
+        let held = lock_opened(&opened, name, directory(&place)).unwrap();
+        assert!(held.is_some());
+        let second = lock_opened(&opened, name, directory(&place)).unwrap();
+        assert!(second.is_none());
+        drop(held);
+
+        let stale = directory(&place);
+        std::fs::remove_dir(&place).unwrap();
+        let gone = lock_opened(&opened, name, stale).unwrap();
+        assert!(gone.is_none());
+
+        std::fs::create_dir(&place).unwrap();
+        let stale = directory(&place);
+        std::fs::rename(&place, parent.path().join("elsewhere")).unwrap();
+        std::fs::create_dir(&place).unwrap();
+        let replaced = lock_opened(&opened, name, stale).unwrap();
+        assert!(replaced.is_none());
+    }
 }

@@ -102,9 +102,13 @@ fn an_interrupted_run_tells_how_far_it_got() {
             world.ok(["truncate", "--size=1T", &object]);
         }
     }
-    // Interrupted when it has read 20 MB, so it is in the middle of the large one.
-    let script = "(until awk '/^rchar/ { exit $2 < 20000000 }' /proc/$$/io; do sleep 0.05; done
-                   kill -INT $$) & exec overstore check example --json --contents";
+    // Interrupted when it has read 200 MB, so it is in the middle of the large one, and long done with the
+    // small one.
+    let script = "(while [ -e /proc/$$ ] && awk '/^rchar/ { exit $2 >= 200000000 }' /proc/$$/io; do
+              sleep 0.05
+          done
+          kill -INT $$) >/dev/null 2>&1 &
+         exec overstore check example --json --contents";
     let outcome = world.command(["sh", "-c", script]).run();
     let report: Value = serde_json::from_str(&outcome.stdout()).unwrap();
     assert_eq!(report["outcome"], "failed");

@@ -46,7 +46,7 @@ impl<'w> Hostile<'w> {
         let damage =
             format!("rm -r {DIRECTORY}; cp -a /mnt/saved {DIRECTORY}; cd {DIRECTORY}\n{damage}");
         world.ok(["sh", "-ec", &damage]);
-        let limit = ["timeout", "--signal=KILL", "60"];
+        let limit = ["timeout", "--signal=KILL", "600"];
         let outcome = world.overstore(command).under(limit).run();
         assert!(
             matches!(outcome.code(), Some(0 | 1 | 3)),

@@ -190,16 +190,17 @@ fn warm_and_up_with_it_show_a_bar() {
     assert_eq!(code, Some(130), "{shown}");
     assert!(shown.contains("interrupted at: copying"), "{shown}");
     assert!(!shown.contains(&bar), "{shown}");
-    let piped = world
-        .overstore(["warm", "--all", "example"])
-        .under(["timeout", "--signal=INT", "3"])
-        .run();
-    assert_eq!(piped.code(), Some(124), "{piped}");
-    assert_eq!(piped.stdout(), "");
-    let told = piped.stderr();
+    // Interrupted when it has told what it waits for.
+    let script = "(while [ -e /proc/$$ ] && ! grep -q 'waiting for' /run/told; do sleep 0.05; done
+                   kill -INT $$) >/dev/null 2>&1 &
+                  exec overstore warm --all example 2>/run/told";
+    let outcome = world.command(["sh", "-c", script]).run();
+    assert_eq!(outcome.signal(), Some(2), "{outcome}");
+    assert_eq!(outcome.stdout(), "");
+    let told = String::from_utf8(world.read("/run/told")).unwrap();
     assert!(
         told.starts_with("waiting for ") && told.lines().count() == 1,
-        "{piped}"
+        "{told}"
     );
     drop(held);
     let outcome = example.command("warm").args(["--all"]).run();

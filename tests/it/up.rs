@@ -356,7 +356,7 @@ fn an_upper_layer_that_a_process_has_locked_is_refused() {
     holder.kill().expect("a child of this test");
     holder.wait().expect("a child of this test");
     // The lock goes with the holder's own child, a moment later.
-    world.ok(["flock", "--exclusive", "--timeout=20", &lock, "true"]);
+    world.ok(["flock", "--exclusive", "--timeout=600", &lock, "true"]);
     example.up();
 }
 

@@ -24,7 +24,7 @@ impl Accelerator {
     /// Takes KVM only when a real kernel has been seen to run under it: a
     /// `/dev/kvm` can be there, and QEMU can report a running guest, when the
     /// kernel stops at its first instructions. Its first line on the serial
-    /// console within ten seconds is the evidence.
+    /// console within a minute is the evidence.
     pub fn find(boot: &Boot) -> Result<Self> {
         if fs::OpenOptions::new()
             .read(true)
@@ -47,7 +47,7 @@ impl Accelerator {
             .spawn()?;
         let started = Instant::now();
         let mut found = Self::Tcg;
-        while started.elapsed() < Duration::from_secs(10) && child.try_wait()?.is_none() {
+        while started.elapsed() < Duration::from_secs(60) && child.try_wait()?.is_none() {
             if speaks(&console) {
                 found = Self::Kvm;
                 break;
