@@ -53,10 +53,6 @@ pub(super) fn run(
         },
         None => collect::keep(&programs),
     };
-    if let Some(generations) = &arguments.delete_generations {
-        collect::delete_generations(&programs, &store, keep, &generations.0)
-            .map_err(Failure::machine)?;
-    }
     let roots = Roots::read(&store, &system).map_err(Failure::machine)?;
     // What an ordinary user cannot see, the daemon does.
     if daemon.is_none() && !arguments.ignore_absent_roots && !roots.absent.is_empty() {
@@ -68,7 +64,7 @@ pub(super) fn run(
         None => PathSet::default(),
     };
     let deleting = records::deleted_paths::read(&store);
-    let collector = Collector {
+    let mut collector = Collector {
         store: &store,
         system: &system,
         programs: &programs,
@@ -79,6 +75,12 @@ pub(super) fn run(
         options: options(&store, arguments, daemon.is_some()),
         roots: &roots,
     };
+    let without;
+    if let Some(cli::Generations(which)) = &arguments.delete_generations {
+        delete_generations(&collector, which)?;
+        without = Roots::read(&store, &system).map_err(Failure::machine)?;
+        collector.roots = &without;
+    }
     let collected = match arguments.dry_run {
         true => collector.plan(),
         false => with_progress(&collector, daemon, &manager, json)?,
@@ -104,6 +106,19 @@ pub(super) fn run(
     }
     super::warn_if_deaf(&manager);
     Ok(ExitCode::from(report.outcome.exit_code()))
+}
+
+/// Deletes old generations of profiles, unless the collection after it would be refused.
+fn delete_generations(collector: &Collector<'_>, which: &str) -> Result<(), Failure> {
+    let store = collector.store;
+    if let Err(why) = collector.plan().map_err(Failure::machine)? {
+        return Err(incomplete(store, &why));
+    }
+    let left = collect::delete_generations(collector.programs, store, collector.keep, which);
+    for others in left.map_err(Failure::machine)? {
+        super::print_warning(&others.fault(which));
+    }
+    Ok(())
 }
 
 /// What Nix could not delete.

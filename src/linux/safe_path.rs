@@ -595,9 +595,13 @@ impl Status {
     /// owner of everything that is not mapped, root included, looks the same: nothing better can be
     /// told there, and nothing there has more rights than its user.
     pub(crate) fn trusted(&self) -> bool {
-        self.uid == 0
-            || self.uid == rustix::process::geteuid().as_raw()
-            || (self.uid == OVERFLOW_UID && in_namespace_of_a_user())
+        is_trusted(self.uid)
+    }
+
+    /// Whether nobody to be feared can make, change or remove entries of this directory: the sticky bit
+    /// does not help where a name must not be made either.
+    pub(crate) fn is_only_ours_to_change(&self) -> bool {
+        self.trusted() && self.mode & writable_to_others() == 0
     }
 
     /// Why others could replace any entry of this directory, if so.
@@ -621,11 +625,22 @@ impl Status {
                 directory: self.uid,
             });
         }
-        let others = if is_root() { 0o022 } else { 0o002 };
-        (self.mode & others != 0 && self.trusted() && !entry.trusted()
+        (self.mode & writable_to_others() != 0 && self.trusted() && !entry.trusted()
             || self.mode & 0o002 != 0 && !entry.trusted())
         .then_some(Danger::TheirEntry { entry: entry.uid })
     }
+}
+
+/// Whether a user is root or ourselves. See [`Status::trusted`].
+pub(crate) fn is_trusted(uid: u32) -> bool {
+    uid == 0
+        || uid == rustix::process::geteuid().as_raw()
+        || (uid == OVERFLOW_UID && in_namespace_of_a_user())
+}
+
+/// The permission bits of a directory that let in whom root, or anybody else, has to fear.
+fn writable_to_others() -> u32 {
+    if is_root() { 0o022 } else { 0o002 }
 }
 
 /// Whether this process has root's rights over the machine, and not only those of a user in a user

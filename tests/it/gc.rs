@@ -617,6 +617,76 @@ fn old_generations_of_profiles_go_first() {
     }
 }
 
+/// Nix makes the file that a link in the place of a profile's lock leads to, and waits for ever where
+/// that is there and not empty. So root's does not go where somebody else can make such links.
+#[test]
+fn generations_in_directories_of_others_are_left_to_them() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let paths = store.register(&[("one", &[]), ("two", &[])]);
+        let profiles = format!("{}/profiles", Example::STATE);
+        let make = "d=$0/$1; mkdir -p $d; ln -s $2 $d/p-1-link; ln -s $3 $d/p-2-link; \
+                    ln -s p-2-link $d/p";
+        for directory in ["per-user/root", "per-user/alice/d", "shared"] {
+            world.ok([
+                "sh", "-ec", make, &profiles, directory, &paths[0], &paths[1],
+            ]);
+        }
+        let script = "cd $0; ln -s /etc/nologin per-user/alice/d/p.lock; \
+                      ln -s /etc/nologin shared/p.lock; chown -hR alice per-user/alice; \
+                      chgrp alice shared; chmod 775 shared";
+        world.ok(["sh", "-ec", script, &profiles]);
+        let outcome = store.gc(&["--delete-generations", "old"]).run();
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        assert!(!world.path("/etc/nologin").exists(), "{outcome}");
+        let is_there = |name: &str| {
+            let link = world.path(format!("{profiles}/{name}"));
+            link.symlink_metadata().is_ok()
+        };
+        assert!(!is_there("per-user/root/p-1-link"), "{outcome}");
+        for left in ["per-user/alice/d/p-1-link", "shared/p-1-link"] {
+            assert!(is_there(left), "{left}: {outcome}");
+        }
+        assert!(store.has(&paths[0]), "{outcome}");
+        for told in [
+            "have alice delete them",
+            &format!("nix-env --profile {profiles}/per-user/alice/d/p --delete-generations old"),
+            &format!("chmod go-w {profiles}/shared"),
+        ] {
+            assert!(outcome.stderr().contains(told), "{told}: {outcome}");
+        }
+        assert!(outcome.stderr().starts_with("warning: "), "{outcome}");
+    }
+}
+
+#[test]
+fn a_collection_that_is_refused_leaves_the_generations() {
+    let Some(world) = World::trixie() else { return };
+    let store = Store::up(&world);
+    let paths = store.register(&[("one", &[]), ("two", &[])]);
+    let profile = format!("{}/profiles/p", Example::STATE);
+    for (number, path) in (1..).zip(&paths) {
+        world.ok(["ln", "-s", path, &format!("{profile}-{number}-link")]);
+    }
+    world.ok(["ln", "-s", "p-2-link", &profile]);
+    let refused = |words: &[&str], why: &str| {
+        let outcome = store.gc(&["--delete-generations", "old"]).args(words).run();
+        assert_eq!(outcome.code(), Some(1), "{outcome}");
+        assert!(outcome.stderr().contains(why), "{outcome}");
+        let first = world.path(format!("{profile}-1-link"));
+        assert!(first.symlink_metadata().is_ok(), "{outcome}");
+    };
+    world.mkdir("/mnt/empty");
+    world.mkdir(format!("{}/gcroots/auto", Example::STATE));
+    store.root("auto/abc", "/mnt/empty/result");
+    refused(&[], "cannot be seen");
+    world.ok(["rm", &format!("{}/gcroots/auto/abc", Example::STATE)]);
+    // Another database.
+    let database = format!("{}/db/db.sqlite", Example::STATE);
+    world.ok(["sqlite3", &database, "delete from ValidPaths"]);
+    refused(&["--leftovers"], "knows none of them");
+}
+
 /// Nix's collector fills the upper database with the metadata of everything below.
 #[test]
 fn metadata_that_nothing_needs_goes_only_when_asked_for() {
