@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{Mode, OFlags, fstat, openat};
+use rustix::fs::{Mode, OFlags, ResolveFlags, fstat, openat, openat2};
 use rustix::io::Errno;
 
 /// How many directories are kept open: the ways up from deeper ones are opened again.
@@ -57,6 +57,24 @@ impl<'d> Descent<'d> {
     /// Those of openat(2).
     pub(crate) fn enter(&mut self, name: impl rustix::path::Arg) -> Result<(), Errno> {
         let directory = openat(self.here(), name, FLAGS, Mode::empty())?;
+        self.push(directory)
+    }
+
+    /// Goes into a directory, without following a symbolic link, and without leaving the mount: a bind
+    /// mount of the same file system is another one.
+    ///
+    /// # Errors
+    /// Those of openat2(2): `EXDEV` where something is mounted there.
+    pub(crate) fn enter_on_same_mount(
+        &mut self,
+        name: impl rustix::path::Arg,
+    ) -> Result<(), Errno> {
+        let resolve = ResolveFlags::NO_XDEV | ResolveFlags::NO_SYMLINKS | ResolveFlags::BENEATH;
+        let directory = openat2(self.here(), name, FLAGS, Mode::empty(), resolve)?;
+        self.push(directory)
+    }
+
+    fn push(&mut self, directory: OwnedFd) -> Result<(), Errno> {
         let identity = identity(&directory)?;
         if let Some(above) = self.levels.len().checked_sub(HELD) {
             self.levels[above].directory = None;

@@ -204,6 +204,31 @@ fn layers_may_be_on_different_file_systems() {
     assert_eq!(shown(&store, &all[1]), all[1]);
 }
 
+/// Deeper than a process has descriptors. What is once in `removed` has to go, or every later run ends
+/// there.
+#[test]
+fn copies_go_however_deep_they_are() {
+    let Some(world) = World::trixie() else { return };
+    let store = StoreUp::up(&world);
+    let all = store.register(&[("deep", &[])]);
+    let down = "/d".repeat(700);
+    for at in [all[0].as_str(), "/nix/store/tmp-1-0"] {
+        world.mkdir(store.real(at) + &down);
+    }
+    store.copy_below(&all);
+    let few = ["prlimit", "--nofile=200"];
+    let words = ["optimise", "example", "--trust-databases", "--json"];
+    let optimise = world.overstore(words);
+    let report: Value = serde_json::from_str(&optimise.under(few).ok()).expect("JSON");
+    assert_eq!(paths(&report, "objects"), all, "{report}");
+    let removed = format!("{}/overstore/removed", Example::WORKDIR);
+    assert_eq!(world.list(removed), Vec::<OsString>::new());
+    let gc: Value = serde_json::from_str(&store.gc(&["--json"]).under(few).ok()).expect("JSON");
+    assert_eq!(gc["leftovers"]["temporary-directories"], 1, "{gc}");
+    assert_eq!(above(&world), Vec::<String>::new());
+    world.ok(["test", "-d", &(store.real(&all[0]) + &down)]);
+}
+
 /// What runs from an upper copy, has it open, or is in it, goes on, and a later run removes the copy.
 #[test]
 fn programs_go_on_and_their_copies_go_later() {
