@@ -7,6 +7,7 @@
 //! store is mounted. That keeps now and then an object of another store's name, and loses none.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
@@ -86,11 +87,15 @@ struct Process<'a> {
 impl Process<'_> {
     /// Hands each path that it runs from, is in, has open or has mapped to `each`, with the link
     /// below its directory in `/proc` that leads there.
+    ///
+    /// # Errors
+    /// When it may not be looked at, or what it has mapped is more than is read (`FBIG`); the rest was
+    /// handed over then.
     fn uses(&self, each: &mut dyn FnMut(&str, &[u8])) -> Result<(), Errno> {
         let mut refused = None;
         // What has ended meanwhile, or has none, keeps nothing.
         let mut note = |result: Result<(), Errno>| {
-            if let Err(error @ (Errno::ACCESS | Errno::PERM)) = result {
+            if let Err(error @ (Errno::ACCESS | Errno::PERM | Errno::FBIG)) = result {
                 refused = Some(error);
             }
         };
@@ -131,7 +136,7 @@ impl Process<'_> {
         let used = self.uses(&mut |_, path| components(path, paths));
         let environment = match self.read("environ") {
             Ok(text) => text,
-            Err(error @ (Errno::ACCESS | Errno::PERM)) => return Err(error),
+            Err(error @ (Errno::ACCESS | Errno::PERM | Errno::FBIG)) => return Err(error),
             Err(_) => Vec::new(),
         };
         for directory in [&*store.store, &*store.real] {
@@ -143,7 +148,12 @@ impl Process<'_> {
     fn read(&self, file: &str) -> Result<Vec<u8>, Errno> {
         self.system
             .read_proc(&format!("{}/{file}", self.pid))
-            .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))
+            .map_err(|error| match error.kind() {
+                // These may say more than a number.
+                io::ErrorKind::PermissionDenied => Errno::ACCESS,
+                io::ErrorKind::NotFound => Errno::NOENT,
+                _ => Errno::from_io_error(&error).unwrap_or(Errno::IO),
+            })
     }
 
     /// Whether what a link leads to is in the copy that was put aside, at this place in it. It is
@@ -195,7 +205,7 @@ impl Copies<'_> {
             let process = Process { system, pid };
             // What may not be looked into is of nobody who can have the store open: root sees all,
             // and nobody else is in a mount namespace of one's own.
-            let _ = process.uses(&mut |link, path| {
+            let looked = process.uses(&mut |link, path| {
                 for (name, place) in places(path) {
                     if copies.contains(name)
                         && !users.contains_key(name)
@@ -205,6 +215,15 @@ impl Copies<'_> {
                     }
                 }
             });
+            // More than is read: it may use any of them.
+            if looked == Err(Errno::FBIG) {
+                for name in copies {
+                    let name = (*name).to_owned();
+                    users
+                        .entry(name)
+                        .or_insert_with(|| processes::in_words(system, pid));
+                }
+            }
         }
         Ok(users)
     }

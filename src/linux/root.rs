@@ -13,6 +13,16 @@ use super::regular_file::{self, ReadError};
 use super::safe_path::{self, Symlinks};
 use super::users;
 
+/// Most bytes of a file below `/proc`. The longest of honest ones are `maps` and `mountinfo`: the first
+/// has a line of about 100 bytes for each mapping, of which a process can have 65,530, or a million where
+/// that was raised (`vm.max_map_count`); the second one of about 200 for each mount, of which a namespace
+/// can have 100,000 (`fs.mount-max`).
+const LONGEST: u64 = 128 << 20;
+/// Most bytes of a process's `environ`: execve(2) takes 6 MiB of arguments and environment at most
+/// (`bprm_stack_limits` in the kernel's `exec.c`). Any process can make it show gigabytes that take up no
+/// memory (`PR_SET_MM_MAP` of prctl(2)).
+const LONGEST_ENVIRONMENT: u64 = 8 << 20;
+
 /// Handles that a run needs whatever its root directory is.
 ///
 /// With `--root DIR` the process changes its root directory to DIR before it looks at anything:
@@ -90,17 +100,29 @@ impl System {
     /// seen from the root directory in force.
     ///
     /// # Errors
-    /// Those of opening and reading it.
+    /// Those of opening and reading it; [`FileTooLarge`](io::ErrorKind::FileTooLarge) where it is longer
+    /// than any honest one.
     pub fn read_proc(&self, path: &str) -> io::Result<Vec<u8>> {
+        let limit = match path.ends_with("/environ") {
+            true => LONGEST_ENVIRONMENT,
+            false => LONGEST,
+        };
+        self.read_proc_up_to(path, limit)
+    }
+
+    fn read_proc_up_to(&self, path: &str, limit: u64) -> io::Result<Vec<u8>> {
         let flags = OFlags::RDONLY | OFlags::CLOEXEC;
         let opened = openat(&self.proc, path, flags, Mode::empty());
-        let mut file = File::from(
+        let file = File::from(
             opened.map_err(|errno| cannot_open(&Path::new("/proc").join(path), errno.into()))?,
         );
         // Sizes in /proc are zero, so the first buffer is chosen here: few reads instead of many.
         let mut content = Vec::with_capacity(16 << 10);
-        file.read_to_end(&mut content)?;
-        Ok(content)
+        file.take(limit + 1).read_to_end(&mut content)?;
+        match content.len() as u64 > limit {
+            true => Err(rustix::io::Errno::FBIG.into()),
+            false => Ok(content),
+        }
     }
 
     /// Opens the kernel's log (`/dev/kmsg`) for reading without waiting.
@@ -155,7 +177,21 @@ fn cannot_open(path: &Path, error: io::Error) -> io::Error {
 
 #[cfg(test)]
 mod tests {
-    use super::group_number;
+    use super::*;
+
+    #[test]
+    fn files_of_proc_are_read_up_to_a_limit() {
+        let run = tempfile::tempdir().unwrap();
+        let system = System::with_run(run.path()).unwrap();
+        let long = system.read_proc("self/maps").unwrap();
+        assert!(long.len() > 1000);
+        let cut = system.read_proc_up_to("self/maps", 1000).unwrap_err();
+        assert_eq!(cut.kind(), io::ErrorKind::FileTooLarge);
+        let name = system.read_proc("self/comm").unwrap();
+        let length = name.len() as u64;
+        assert_eq!(system.read_proc_up_to("self/comm", length).unwrap(), name);
+        assert!(system.read_proc_up_to("self/comm", length - 1).is_err());
+    }
 
     #[test]
     fn groups_are_found_by_their_whole_name() {

@@ -94,6 +94,32 @@ fn garbage_goes_and_what_roots_of_every_kind_need_stays() {
     }
 }
 
+/// Any process can make its environment show more than execve(2) takes, without having it: here twice
+/// what is read, of one page of zeros.
+#[test]
+fn a_process_that_shows_an_endless_environment_counts_as_unseen() {
+    const SCRIPT: &str = r#"
+        open F, "</proc/self/stat"; my ($rest) = <F> =~ /\) (.*)/; my @f = (0, 0, 0, split / /, $rest);
+        my $size = 16 << 20; my $at = syscall(9, 0, $size, 1, 0x22, -1, 0); # mmap
+        my $map = pack "Q12L2", @f[26, 27, 45, 46, 47], syscall(12, 0), $f[28], @f[48, 49],
+            $at, $at + $size, 0, 0, 0xffffffff;
+        syscall(157, 35, 14, $map, length $map, 0) and die "prctl: $!"; # PR_SET_MM, PR_SET_MM_MAP
+        $| = 1; print "ready"; sleep 1000;"#;
+    let Some(world) = World::trixie() else { return };
+    let store = Store::up(&world);
+    let opened = store.add("opened");
+    assert_eq!(store.gc_json(&["--dry-run"])["unseen-processes"], 0);
+    let script = format!("open O, '<{}' or die;{SCRIPT}", store.real(&opened));
+    let mut hostile = Running(world.command(["perl", "-e", &script]).by_alice().spawn());
+    let mut ready = [0; 5];
+    let output = hostile.0.stdout.as_mut().expect("piped");
+    std::io::Read::read_exact(output, &mut ready).expect("it runs");
+    let report = store.gc_json(&[]);
+    assert_eq!(report["unseen-processes"], 1, "{report}");
+    // What else it shows is seen.
+    assert!(store.has(&opened), "{report}");
+}
+
 /// The names in store paths, sorted.
 fn names(paths: &BTreeSet<String>) -> Vec<&str> {
     let mut names: Vec<&str> = paths.iter().map(|path| &name(path)[33..]).collect();
@@ -633,12 +659,14 @@ fn generations_in_directories_of_others_are_left_to_them() {
             ]);
         }
         let script = "cd $0; ln -s /etc/nologin per-user/alice/d/p.lock; \
-                      ln -s /etc/nologin shared/p.lock; chown -hR alice per-user/alice; \
+                      ln -s /etc/made shared/p.lock; chown -hR alice per-user/alice; \
                       chgrp alice shared; chmod 775 shared";
         world.ok(["sh", "-ec", script, &profiles]);
         let outcome = store.gc(&["--delete-generations", "old"]).run();
         assert_eq!(outcome.code(), Some(0), "{outcome}");
-        assert!(!world.path("/etc/nologin").exists(), "{outcome}");
+        for made in ["/etc/nologin", "/etc/made"] {
+            assert!(!world.path(made).exists(), "{outcome}");
+        }
         let is_there = |name: &str| {
             let link = world.path(format!("{profiles}/{name}"));
             link.symlink_metadata().is_ok()
