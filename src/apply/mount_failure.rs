@@ -2,7 +2,8 @@
 //!
 //! `mount(2)` tells an error number, and `EINVAL` stands for a dozen reasons. So the reasons that can
 //! be seen from outside are looked for first; then the mount API is asked, which keeps a log of its
-//! own for some of them; then the kernel's log is read, which has the rest, but only root may.
+//! own for some of them; then the kernel's log is read, which has the rest, but only root may, and in
+//! which there may be what other mounts have been told meanwhile.
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -179,9 +180,9 @@ impl MountFailure {
         asked: Option<Cause>,
     ) -> MountFailure {
         let cause = from_outside(overlay, errno)
+            .or_else(|| from_number(overlay, errno))
             .or(asked)
             .or_else(|| log.about_overlays().map(|lines| from_log(overlay, lines)))
-            .or_else(|| from_number(overlay, errno))
             .unwrap_or(Cause::Unknown);
         MountFailure {
             real: overlay.real.clone(),
@@ -303,8 +304,6 @@ fn from_log(overlay: &Overlay, lines: Vec<String>) -> Cause {
         }
     } else if says("not supported as upperdir") || says("upper fs does not support") {
         Cause::UpperUnfit(overlay.options.upperdir.clone())
-    } else if says("is in-use") {
-        Cause::InUse(overlay.options.upperdir.clone())
     } else {
         Cause::KernelLog(lines)
     }
@@ -314,7 +313,7 @@ fn is_overlay(directory: &Path) -> bool {
     rustix::fs::statfs(directory).is_ok_and(|found| found.f_type as u64 == OVERLAYFS_MAGIC)
 }
 
-/// What the error number says where nothing else does.
+/// What the error number says, where it stands for one thing.
 fn from_number(overlay: &Overlay, errno: Errno) -> Option<Cause> {
     match errno {
         Errno::BUSY => Some(Cause::InUse(overlay.options.upperdir.clone())),

@@ -1,6 +1,5 @@
 //! Private set-ups: a store in namespaces that only one user's processes are in.
 
-use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -229,12 +228,8 @@ fn begin(system: &System, store: &Store, can_mount: bool) -> Result<Entered, Fau
 /// with which the overlay goes: the kernel does that in this order. Whoever uses the layer for longer is
 /// told when the store is set up.
 fn wait_for_the_last(store: &Store) {
-    let unused = || match observe::used_by_an_overlay(&store.upper_layer) {
-        Some(true) => Ok::<_, Infallible>(None),
-        Some(false) | None => Ok(Some(())),
-    };
-    // It has no errors.
-    let _ = locks::wait(ENDING, &mut || waiting_for_the_last(store), unused);
+    let mut waiting = || waiting_for_the_last(store);
+    observe::stays_used_by_an_overlay(&store.upper_layer, ENDING, &mut waiting);
 }
 
 /// Moves this process into namespaces of its own.

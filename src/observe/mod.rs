@@ -23,6 +23,7 @@ mod whereabouts;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 pub(crate) use environment::{environment, environment_of_target};
 pub(crate) use environment::{
@@ -33,7 +34,7 @@ pub(crate) use lower::{ask as ask_daemon, observe_for_owner, observe_generation}
 pub(crate) use publication::{look as generation_link, readers};
 pub(crate) use set_up::{Member, members, shows};
 pub(crate) use upper_database::read_schema;
-pub(crate) use upper_usage::used_by_an_overlay;
+pub(crate) use upper_usage::stays_used_by_an_overlay;
 
 use crate::config::Store;
 use crate::linux::exhaustion;
@@ -298,7 +299,12 @@ fn upper_usage(
     {
         return Usage::Locked(pids);
     }
-    upper_usage::observe(directory, ours.is_some(), || {
+    // Where it is going to be mounted, one that is just going is no obstacle.
+    let patience = match depth {
+        Depth::UpLocked => upper_usage::GOING,
+        Depth::Up | Depth::Check { .. } => Duration::ZERO,
+    };
+    upper_usage::observe(directory, ours.is_some(), patience, || {
         mounts
             .other_writer(directory, ours)
             .or_else(|| match depth {

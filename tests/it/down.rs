@@ -48,17 +48,18 @@ fn down_of_what_never_was_up_is_no_error() {
     before.assert_unchanged(world.path("/mnt"));
 }
 
-/// Starts a shell in the World and waits until it says that it is where it should be.
+/// Starts a shell in the World and waits until it is where it should be, and a `sleep`.
 fn holder(world: &World, script: &str) -> Child {
     let child = world
         .command([
             "bash",
             "-c",
-            &format!("{script}; touch /run/holding; exec -a holder sleep infinity"),
+            &format!("{script}; echo $$ >/run/holding; exec -a holder sleep infinity"),
         ])
         .spawn();
+    let is_there = r#"[ "$(cat "/proc/$(cat /run/holding)/comm")" = sleep ]"#;
     wait_until("the holder is there", || {
-        world.path("/run/holding").exists()
+        world.run(["sh", "-c", is_there]).status.success()
     });
     world.ok(["rm", "/run/holding"]);
     child
@@ -97,8 +98,12 @@ fn down_names_the_processes_that_hold_a_busy_mount() {
         .command([&format!("{real}/sleep"), "infinity"])
         .spawn();
     wait_until("the program runs", || {
+        // The kernel sets its arguments last of all, after its name and what it maps.
         let running = format!(
-            "for p in /proc/[0-9]*/exe; do [ $p -ef {real}/sleep ] && exit 0; done; exit 1"
+            "for p in /proc/[0-9]*; do
+                 [ $p/exe -ef {real}/sleep ] && grep -q . $p/cmdline && exit 0
+             done
+             exit 1"
         );
         world.run(["sh", "-c", &running]).status.success()
     });

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use overstore::testing::apply::{Cause, MountFailure};
 use overstore::testing::linux::KernelLog;
@@ -21,13 +22,17 @@ struct Scratch {
     root: PathBuf,
 }
 
-/// Runs a test on a thread of its own, which has a mount namespace of its own with a [`Scratch`];
+/// The kernel's log is one for all mounts: a test takes for its own what another one provokes.
+static LOG: Mutex<()> = Mutex::new(());
+
+/// Runs a test, one at a time, on a thread of its own, which has a mount namespace of its own with a [`Scratch`];
 /// what it does to its capabilities ends with it, too. Skips it without root.
 fn in_scratch(test: impl FnOnce(Scratch) + Send) {
     if !rustix::process::geteuid().is_root() {
         skip("root", "mounting needs it");
         return;
     }
+    let _alone = LOG.lock().unwrap_or_else(PoisonError::into_inner);
     let place = tempfile::tempdir().unwrap();
     let root = place.path().canonicalize().unwrap();
     let thread = || {
@@ -239,6 +244,21 @@ fn an_upper_layer_in_use() {
         fs::create_dir(&overlay.options.workdir).expect("new");
         let failure = explained(&overlay);
         assert_eq!(failure.errno, Errno::BUSY);
+        assert_eq!(failure.cause, Cause::InUse(overlay.options.upperdir));
+    });
+}
+
+/// The kernel's log has also what it says of other mounts.
+#[test]
+fn what_is_said_of_another_mount_is_not_the_cause() {
+    in_scratch(|scratch| {
+        let mut other = scratch.overlay();
+        other.options.upperdir = PathBuf::from("/proc/sys");
+        other.options.workdir = PathBuf::from("/proc/tty");
+        let overlay = scratch.overlay();
+        let log = KernelLog::from_now(&System::here().expect("/proc and /run"));
+        attempt(&other).expect_err("it cannot be an upper layer");
+        let failure = MountFailure::explain(&overlay, Errno::BUSY, log, None);
         assert_eq!(failure.cause, Cause::InUse(overlay.options.upperdir));
     });
 }
