@@ -1,9 +1,8 @@
 //! Every reason for which the kernel refuses an overlay, and what overstore makes of it.
 
 use std::ffi::CString;
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 use overstore::testing::apply::{Cause, MountFailure};
 use overstore::testing::linux::KernelLog;
@@ -11,6 +10,7 @@ use overstore::testing::linux::System;
 use overstore::testing::overlayfs::{MountOption, MountOptions};
 use overstore::testing::plan::Overlay;
 use overstore::testing::remedy::HasRemedy;
+use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_bind, mount_change};
 use rustix::thread::{CapabilitySet, UnshareFlags};
@@ -22,8 +22,14 @@ struct Scratch {
     root: PathBuf,
 }
 
-/// The kernel's log is one for all mounts: a test takes for its own what another one provokes.
-static LOG: Mutex<()> = Mutex::new(());
+/// Waits until no other test here provokes messages of the kernel, also none of another run: its log is
+/// one for all mounts, and a test takes for its own what is said meanwhile. Where the log may not be read,
+/// none does.
+fn alone() -> Option<File> {
+    let log = File::open("/dev/kmsg").ok()?;
+    flock(&log, FlockOperation::LockExclusive).expect("nobody minds");
+    Some(log)
+}
 
 /// Runs a test, one at a time, on a thread of its own, which has a mount namespace of its own with a [`Scratch`];
 /// what it does to its capabilities ends with it, too. Skips it without root.
@@ -32,7 +38,7 @@ fn in_scratch(test: impl FnOnce(Scratch) + Send) {
         skip("root", "mounting needs it");
         return;
     }
-    let _alone = LOG.lock().unwrap_or_else(PoisonError::into_inner);
+    let _alone = alone();
     let place = tempfile::tempdir().unwrap();
     let root = place.path().canonicalize().unwrap();
     let thread = || {
