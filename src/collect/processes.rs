@@ -12,7 +12,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use rustix::fs::{AtFlags, Dir, Mode, OFlags, openat, readlinkat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
 
 use super::CollectError;
@@ -160,8 +160,14 @@ impl Process<'_> {
     /// not where it is what the lower layer has there. The time of the last change is the one number
     /// that OverlayFS passes on as the layer has it, whatever the layers are.
     fn uses_copy(&self, link: &str, copies: &Copies<'_>, place: &[u8]) -> bool {
+        // A user's file system may answer late or never: what the kernel knows of its files has to do.
         let look = |at: BorrowedFd<'_>, path: &[u8], flags| {
-            rustix::fs::statat(at, path, flags).map(|stat| (stat.st_ctime, stat.st_ctime_nsec))
+            let flags = flags | AtFlags::STATX_DONT_SYNC;
+            let found = statx(at, path, flags, StatxFlags::CTIME)?;
+            match StatxFlags::from_bits_retain(found.stx_mask).contains(StatxFlags::CTIME) {
+                true => Ok((found.stx_ctime.tv_sec, found.stx_ctime.tv_nsec)),
+                false => Err(Errno::NODATA),
+            }
         };
         let link = format!("{}/{link}", self.pid);
         let used = match look(self.system.proc(), link.as_bytes(), AtFlags::empty()) {

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 
 use serde_json::{Value, json};
 
-use crate::support::{Example, FEATURES, Running, Snapshot, StoreUp, World, base_name, wait_until};
+use crate::support::{
+    Example, FEATURES, Running, Snapshot, StoreUp, World, base_name, skip, wait_until,
+};
 
 /// Copies that were put aside.
 const REPLACED: &str = "/mnt/example/workdir/overstore/replaced";
@@ -281,6 +283,52 @@ fn programs_go_on_and_their_copies_go_later() {
         assert_eq!(world.list(REPLACED), Vec::<OsString>::new());
         assert_eq!(&shown(&store, &all[2]), &all[2]);
     }
+}
+
+/// A user's file system need not answer. This one does, and notes that it was asked.
+#[test]
+fn file_systems_of_users_are_not_asked_about_their_files() {
+    // The protocol of the kernel's `fuse.h`: requests by number, and what they are answered with.
+    const SCRIPT: &str = r#"
+        my ($name, $kind, $at) = (shift, "fuse", "/mnt/fuse"); mkdir $at;
+        open my $fuse, "+<", "/dev/fuse" or die "fuse: $!";
+        my $options = sprintf "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", fileno $fuse;
+        syscall(165, $kind, $at, $kind, 0, $options) and die "mount: $!";
+        $| = 1;
+        if (!fork) { close $fuse; open F, "<", "$at/$name" or die "open: $!"; print "ready"; sleep 1000 }
+        my $attributes = sub { pack "Q6L10", shift, (0) x 8, shift, 1, 0, 0, 0, 4096, 0 };
+        while (sysread $fuse, my $request, 1 << 20) {
+            my (undef, $what, $unique, $node) = unpack "LLQQ", $request;
+            my ($error, $answer) = (0, "");
+            next if $what == 2 || $what == 36 || $what == 42; # FORGET, INTERRUPT, BATCH_FORGET
+            if ($what == 26) { $answer = pack "L4S2L2S2L8", 7, 31, 0, 0, 1, 1, 4096, 1, 0, 0, (0) x 8 }
+            elsif ($what == 1) { $answer = pack("Q4L2", 2, 0, 1000, 0, 0, 0) . $attributes->(2, 0100644) }
+            elsif ($what == 3) {
+                open my $asked, ">>", "/tmp/asked"; print $asked "asked\n"; close $asked;
+                $answer = pack("QLL", 0, 0, 0) . $attributes->($node, $node == 1 ? 040755 : 0100644);
+            }
+            elsif ($what == 14) { $answer = pack "QLL", 1, 0, 0 }
+            else { $error = -38 }
+            syswrite $fuse, pack("LlQ", 16 + length $answer, $error, $unique) . $answer;
+        }"#;
+    let Some(world) = World::trixie() else { return };
+    if !world.path("/dev/fuse").exists() {
+        return skip("fuse", "the kernel does not have it");
+    }
+    let store = StoreUp::up(&world);
+    let all = store.register(&[("hers", &[]), ("free", &[])]);
+    store.copy_below(&all);
+    let words = ["perl", "-e", SCRIPT, base_name(&all[0])];
+    let mut server = Running(world.command(words).spawn());
+    let mut ready = [0; 5];
+    let output = server.0.stdout.as_mut().expect("piped");
+    std::io::Read::read_exact(output, &mut ready).expect("it is mounted, and a file there is open");
+    let before = world.read("/tmp/asked");
+    let report = optimise(&store, &[]);
+    assert_eq!(world.read("/tmp/asked"), before, "{report}");
+    // Its file could be the copy.
+    assert_eq!(paths(&report, "objects"), [all[1].clone()], "{report}");
+    assert_eq!(paths(&report, "left"), [all[0].clone()], "{report}");
 }
 
 /// A copy that waits is no reason to lose anything: it comes back where the lower store has no equal
