@@ -9,14 +9,18 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, flock, openat, unlinkat};
 use rustix::io::Errno;
 
 use super::CollectError;
 use super::layers::{Kind, Layers};
+use super::root::Roots;
+use crate::config::Store;
 use crate::linux::file_identity::FileIdentity;
 use crate::linux::removal;
+use crate::linux::root::System;
 use crate::lower::sqlite::SqliteSource;
+use crate::nix::store_directory::StoreDirectory;
 use crate::nix::store_path::{Entry, StorePath};
 
 /// What is in the upper layer beside objects that have a row.
@@ -24,7 +28,8 @@ use crate::nix::store_path::{Entry, StorePath};
 pub(crate) struct Leftovers {
     /// Directories in which Nix receives an object (`tmp-...`): in use while they are locked.
     pub temporary: Vec<String>,
-    /// Lock files (`HASH-NAME.lock`): in use while they are locked.
+    /// Lock files (`HASH-NAME.lock`): in use while they are locked. By their names they can be
+    /// objects, too.
     pub locks: Vec<StorePath>,
     /// Whiteouts below which the lower layer has nothing, by their names.
     pub whiteouts: Vec<Vec<u8>>,
@@ -95,6 +100,32 @@ impl Removed {
     }
 }
 
+/// Whether a path has a row now, or a process of Nix uses what has its hash part.
+///
+/// # Errors
+/// When the database or the temporary roots cannot be read.
+pub(super) fn is_in_use(
+    store: &Store,
+    system: &System,
+    path: &StorePath,
+) -> Result<bool, CollectError> {
+    let used = Roots::read_temporary(store, system)?;
+    let mut parts = used.roots.iter().map(|root| root.path.hash_part());
+    if used.unseen_processes > 0 || parts.any(|part| part == path.hash_part()) {
+        return Ok(true);
+    }
+    let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+    let database = store.database();
+    crate::lower::retry(
+        || Ok(Box::new(SqliteSource::open(&database, directory.clone())?)),
+        |rows| {
+            let is_valid = rows.is_valid(path)?;
+            rows.confirmed()?;
+            Ok(is_valid)
+        },
+    )
+}
+
 /// The merged store directory, in which leftovers are removed.
 #[derive(Debug)]
 pub(crate) struct Merged {
@@ -123,30 +154,37 @@ impl Merged {
         &self.directory
     }
 
-    /// Removes temporary directories, lock files and whiteouts that nobody uses.
+    /// Removes temporary directories, lock files and whiteouts that nobody uses. `is_in_use` tells, under
+    /// Nix's lock of a path, whether what is named like a lock file is needed as an object.
     ///
     /// # Errors
     /// When something that nobody uses cannot be removed.
-    pub(crate) fn remove(&self, leftovers: &Leftovers) -> Result<Removed, CollectError> {
+    pub(crate) fn remove(
+        &self,
+        leftovers: &Leftovers,
+        is_in_use: &mut dyn FnMut(&StorePath) -> Result<bool, CollectError>,
+    ) -> Result<Removed, CollectError> {
         let mut removed = Removed::default();
-        let failed = |name: &[u8], source: io::Error| CollectError::Layer {
-            path: self.path.join(OsStr::from_bytes(name)),
-            source,
-        };
         for name in &leftovers.temporary {
             let gone = self.remove_temporary(name);
-            removed.temporary += u64::from(gone.map_err(|e| failed(name.as_bytes(), e))?);
+            let gone = gone.map_err(|source| CollectError::Layer {
+                path: self.path.join(name),
+                source,
+            })?;
+            removed.temporary += u64::from(gone);
         }
-        for path in &leftovers.locks {
-            let name = path.as_str();
-            let gone = self.remove_lock(name);
-            removed.locks += u64::from(gone.map_err(|e| failed(name.as_bytes(), e.into()))?);
+        // Lock files of lock files come first: they are made and removed with those.
+        for path in leftovers.locks.iter().rev() {
+            removed.locks += u64::from(self.remove_lock(path, is_in_use)?);
         }
         for name in &leftovers.whiteouts {
-            let gone = self.remove_whiteout(name);
-            removed.whiteouts += u64::from(gone.map_err(|e| failed(name, e.into()))?);
+            removed.whiteouts += u64::from(self.remove_whiteout(name)?);
         }
         Ok(removed)
+    }
+
+    fn failed(&self, name: &[u8], error: Errno) -> CollectError {
+        CollectError::layer(&self.path.join(OsStr::from_bytes(name)), error)
     }
 
     /// Nix makes the directory, then locks it, and begins anew when it is gone by then.
@@ -169,25 +207,63 @@ impl Merged {
 
     /// Removes a lock file as Nix does (`deleteLockFile`): who waits for it then reads a byte from it,
     /// and begins anew.
-    fn remove_lock(&self, name: &str) -> Result<bool, Errno> {
+    ///
+    /// By its name it can be an object (`HASH-yarn.lock`), which is empty until it is written, or for
+    /// good. Who makes one has Nix's lock of it, also while it is registered.
+    fn remove_lock(
+        &self,
+        path: &StorePath,
+        is_in_use: &mut dyn FnMut(&StorePath) -> Result<bool, CollectError>,
+    ) -> Result<bool, CollectError> {
+        let name = path.as_str();
+        let failed = |error| self.failed(name.as_bytes(), error);
         let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match openat(&self.directory, name, flags, Mode::empty()) {
             Ok(file) => File::from(file),
-            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NXIO) => return Ok(false),
-            Err(error) => return Err(error),
+            Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::TXTBSY) => {
+                return Ok(false);
+            }
+            Err(error) => return Err(failed(error)),
         };
-        if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err() {
+        if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err()
+            || !self.is_lock_file(name, &file).map_err(failed)?
+        {
             return Ok(false);
         }
-        let stat = rustix::fs::fstat(&file)?;
-        let is_lock = rustix::fs::FileType::from_raw_mode(stat.st_mode)
-            == rustix::fs::FileType::RegularFile
-            && stat.st_size == 0;
-        if !is_lock || !self.is_still(name, &stat)? {
-            return Ok(false);
-        }
-        self.delete_lock(name, file)?;
-        Ok(true)
+        self.under_lock(path, || {
+            let is_needed = is_in_use(path)? || !self.is_lock_file(name, &file).map_err(failed)?;
+            if !is_needed {
+                self.delete_lock(name, file).map_err(failed)?;
+            }
+            Ok(!is_needed)
+        })
+    }
+
+    /// Whether an open file is one that Nix would take for a lock file, and still has this name. Nix
+    /// makes no links to those, but it does to empty objects.
+    fn is_lock_file(&self, name: &str, file: &File) -> Result<bool, Errno> {
+        let stat = rustix::fs::fstat(file)?;
+        let is_regular = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
+        Ok(is_regular && stat.st_size == 0 && stat.st_nlink == 1 && self.is_still(name, &stat)?)
+    }
+
+    /// Does something while Nix makes nothing of this path. `false` where its lock is not to be had: by
+    /// somebody who has it, or by what somebody has put there instead.
+    fn under_lock(
+        &self,
+        path: &StorePath,
+        work: impl FnOnce() -> Result<bool, CollectError>,
+    ) -> Result<bool, CollectError> {
+        let (name, file) = match self.lock(path) {
+            Ok(Some(lock)) => lock,
+            Ok(None) | Err(Errno::ISDIR | Errno::LOOP | Errno::NXIO) => return Ok(false),
+            Err(error) => return Err(self.failed(path.lock_file().as_bytes(), error)),
+        };
+        let done = work();
+        let deleted = self.delete_lock(&name, file);
+        let done = done?;
+        deleted.map_err(|error| self.failed(name.as_bytes(), error))?;
+        Ok(done)
     }
 
     /// Removes a lock file that is held.
@@ -210,36 +286,30 @@ impl Merged {
         }
     }
 
-    /// Makes and removes the name: OverlayFS takes the whiteout away with it. Nix makes nothing of
-    /// that name meanwhile, since its lock is held.
-    fn remove_whiteout(&self, name: &[u8]) -> Result<bool, Errno> {
-        let lock = match StorePath::parse(name) {
-            Ok(path) if path.locked().is_none() => match self.lock(&path)? {
-                Some(lock) => Some(lock),
-                None => return Ok(false),
-            },
-            _ => None,
-        };
-        let made = self.make(name);
-        let gone = match made {
-            Ok(file) => {
-                if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_ok() {
-                    unlinkat(&self.directory, name, AtFlags::empty())?;
-                    let mut file = file;
-                    let _ = file.write_all(b"d");
-                    true
-                } else {
-                    false
-                }
-            }
+    /// Removes a whiteout. Nix makes nothing of its name meanwhile, since its lock is held.
+    fn remove_whiteout(&self, name: &[u8]) -> Result<bool, CollectError> {
+        let uncover = || self.uncover(name).map_err(|error| self.failed(name, error));
+        match StorePath::parse(name) {
+            Ok(path) => self.under_lock(&path, uncover),
+            Err(_) => uncover(),
+        }
+    }
+
+    /// Makes and removes the name: OverlayFS takes the whiteout away with it. As a lock file, somebody
+    /// may take it meanwhile.
+    fn uncover(&self, name: &[u8]) -> Result<bool, Errno> {
+        let mut file = match self.make(name) {
+            Ok(file) => file,
             // Somebody has made it meanwhile.
-            Err(Errno::EXIST) => false,
+            Err(Errno::EXIST) => return Ok(false),
             Err(error) => return Err(error),
         };
-        if let Some((name, file)) = lock {
-            self.delete_lock(&name, file)?;
+        if flock(file.as_fd(), FlockOperation::NonBlockingLockExclusive).is_err() {
+            return Ok(false);
         }
-        Ok(gone)
+        unlinkat(&self.directory, name, AtFlags::empty())?;
+        let _ = file.write_all(b"d");
+        Ok(true)
     }
 
     /// Takes Nix's lock of a path, unless somebody has it.
@@ -266,5 +336,84 @@ impl Merged {
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC;
         let mode = Mode::from_raw_mode(0o600);
         openat(&self.directory, name, flags, mode).map(File::from)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    struct Place {
+        root: tempfile::TempDir,
+        merged: Merged,
+    }
+
+    impl Place {
+        fn with(files: &[&StorePath]) -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let place = Self {
+                merged: Merged::open(root.path()).unwrap(),
+                root,
+            };
+            for path in files {
+                fs::write(place.at(path), "").unwrap();
+            }
+            place
+        }
+
+        fn at(&self, path: &StorePath) -> PathBuf {
+            self.root.path().join(path.as_str())
+        }
+
+        /// Removes lock files: how many went, and the names that are left.
+        fn remove(&self, locks: &[&StorePath], is_in_use: bool) -> (u64, Vec<String>) {
+            let leftovers = Leftovers {
+                locks: locks.iter().copied().cloned().collect(),
+                ..Leftovers::default()
+            };
+            let mut ask = |path: &StorePath| {
+                // Under Nix's lock of the path.
+                assert!(self.root.path().join(path.lock_file()).exists());
+                assert!(self.merged.lock(path).unwrap().is_none());
+                Ok(is_in_use)
+            };
+            let removed = self.merged.remove(&leftovers, &mut ask).unwrap();
+            let left = fs::read_dir(self.root.path()).unwrap();
+            let left = left.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            (removed.locks, left.collect())
+        }
+    }
+
+    fn path(name: &str) -> StorePath {
+        StorePath::parse(format!("{:0>32}-{name}", "").as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn what_is_named_like_a_lock_is_asked_about_under_its_lock() {
+        let [lock, second] = ["yarn.lock", "yarn.lock.lock"].map(path);
+        let place = Place::with(&[&lock]);
+        let kept = (0, vec![lock.to_string()]);
+        // It was registered, or begun with, after the upper layer was looked at.
+        assert_eq!(place.remove(&[&lock], true), kept);
+        assert_eq!(place.remove(&[&lock], false), (1, vec![]));
+        // Its own lock file may be a leftover, too.
+        let place = Place::with(&[&lock, &second]);
+        assert_eq!(place.remove(&[&lock, &second], false), (2, vec![]));
+    }
+
+    #[test]
+    fn what_is_no_lock_file_stays() {
+        let [lock, second] = ["yarn.lock", "yarn.lock.lock"].map(path);
+        // An empty object that Nix has linked to others.
+        let place = Place::with(&[&lock]);
+        fs::hard_link(place.at(&lock), place.root.path().join("other")).unwrap();
+        assert_eq!(place.remove(&[&lock], false).0, 0);
+        assert_eq!(fs::read(place.root.path().join("other")).unwrap(), b"");
+        // Where somebody has put something else in the place of its lock.
+        let place = Place::with(&[&lock]);
+        fs::create_dir(place.at(&second)).unwrap();
+        assert_eq!(place.remove(&[&lock, &second], false).0, 0);
+        assert!(place.at(&lock).exists() && place.at(&second).exists());
     }
 }

@@ -39,11 +39,7 @@ impl Roots {
     /// When a directory of roots, or `/proc`, cannot be read.
     pub(crate) fn read(store: &Store, system: &System) -> Result<Self, CollectError> {
         let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
-        let state = safe_path::directory(&store.state, Symlinks::Refuse)
-            .and_then(|state| state.open().map_err(|error| state.unreachable(error)))
-            .map_err(|obstacle| CollectError::State {
-                what: obstacle.to_string(),
-            })?;
+        let state = open_state(store)?;
         let mut reader = Reader {
             store: &directory,
             state: &store.state,
@@ -60,6 +56,30 @@ impl Roots {
         found.roots.dedup();
         Ok(found)
     }
+
+    /// Reads temporary roots alone: what processes of Nix use now.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub(super) fn read_temporary(store: &Store, system: &System) -> Result<Self, CollectError> {
+        let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
+        let mut reader = Reader {
+            store: &directory,
+            state: &store.state,
+            places: Places::read(system)?,
+            found: Self::default(),
+        };
+        reader.temporary(&open_state(store)?)?;
+        Ok(reader.found)
+    }
+}
+
+fn open_state(store: &Store) -> Result<OwnedFd, CollectError> {
+    safe_path::directory(&store.state, Symlinks::Refuse)
+        .and_then(|state| state.open().map_err(|error| state.unreachable(error)))
+        .map_err(|obstacle| CollectError::State {
+            what: obstacle.to_string(),
+        })
 }
 
 struct Reader<'a> {

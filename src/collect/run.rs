@@ -7,7 +7,7 @@ use std::path::Path;
 use super::aside::Aside;
 use super::database::Keep;
 use super::layers::Layers;
-use super::leftovers::{Leftovers, Merged, Removed};
+use super::leftovers::{self, Leftovers, Merged, Removed};
 use super::nix::{Deletion, Nix, Programs};
 use super::optimise::{Optimiser, remount};
 use super::root::Roots;
@@ -603,8 +603,10 @@ impl<'a> Rounds<'a> {
             .filter(|path| self.given.contains(path));
         self.collected.deleting = left.cloned().collect();
         self.collected.rows = self.rows.len() as u64;
-        let merged = Merged::open(&self.collector.store.real)?;
-        self.collected.removed = merged.remove(&leftovers)?;
+        let Collector { store, system, .. } = self.collector;
+        let merged = Merged::open(&store.real)?;
+        let mut is_in_use = |path: &StorePath| leftovers::is_in_use(store, system, path);
+        self.collected.removed = merged.remove(&leftovers, &mut is_in_use)?;
         self.collected.free = self.layers.upper.free()?;
         Ok(self.collected)
     }

@@ -390,6 +390,53 @@ fn leftovers_go_only_when_nobody_uses_them() {
     }
 }
 
+/// An object can be named like a lock file, and be empty. While somebody makes it, nobody has a lock on
+/// the object itself.
+#[test]
+fn what_is_being_made_and_named_like_a_lock_stays() {
+    for world in World::each() {
+        let store = Store::up(&world);
+        let real = |name: &str| format!("{}/{name}", Example::REAL);
+        let name = |digit: &str| format!("{}-yarn.lock", digit.repeat(32));
+        // With Nix's lock of it, as while it is registered; and used by a process of Nix.
+        let [added, used, covered] = ["a", "b", "c"].map(name);
+        world.write(real(&added), "");
+        world.write(real(&used), "");
+        let whiteout = format!("{}/{covered}", Example::UPPER);
+        world.ok(["mknod", &whiteout, "c", "0", "0"]);
+        world.overstore(["remount", "example"]).ok();
+        let temporary = format!("{}/temproots/99999", Example::STATE);
+        world.write(&temporary, format!("/nix/store/{used}\0"));
+        let held = [&added, &covered].map(|name| real(name) + ".lock");
+        let held = [&held[..], &[temporary]].concat();
+        let makers = held.iter().map(|path| {
+            let words = ["flock", "-F", path, "sleep", "infinity"];
+            let maker = Running(world.command(words).spawn());
+            wait_until("it is locked", || {
+                world.run(["flock", "-n", path, "true"]).code() == Some(1)
+            });
+            maker
+        });
+        let makers: Vec<Running> = makers.collect();
+        let report = store.gc_json(&[]);
+        let removed = |locks, whiteouts| {
+            serde_json::json!({
+                "temporary-directories": 0, "lock-files": locks, "whiteouts": whiteouts
+            })
+        };
+        assert_eq!(report["leftovers"], removed(0, 0), "{report}");
+        for name in [&added, &used, &covered] {
+            let above = world.path(format!("{}/{name}", Example::UPPER));
+            assert!(above.symlink_metadata().is_ok(), "{name}");
+        }
+        drop(makers);
+        // The lock files that were made here are leftovers themselves.
+        let report = store.gc_json(&[]);
+        assert_eq!(report["leftovers"], removed(4, 1), "{report}");
+        assert_eq!(world.list(Example::UPPER), [".links"].map(OsString::from));
+    }
+}
+
 #[test]
 fn limits_leave_what_is_young_or_not_needed() {
     let Some(world) = World::trixie() else { return };
