@@ -48,18 +48,18 @@ impl Aside {
     /// When it cannot be made or opened.
     pub(crate) fn open(store: &Store, system: &System) -> Result<Self, CollectError> {
         let path = store.workdir.join(DIRECTORY);
-        let failed = |what: String| CollectError::Aside {
+        let failed = |source: io::Error| CollectError::Aside {
             path: path.clone(),
-            what,
+            source,
         };
         let workdir = safe_path::directory(&store.workdir, Symlinks::Refuse);
-        let workdir = workdir.map_err(|obstacle| failed(obstacle.to_string()))?;
+        let workdir = workdir.map_err(|obstacle| failed(obstacle.into()))?;
         let directory = make(&workdir, DIRECTORY).map_err(failed)?;
         let turn = DirectoryLock::wait(&directory, system, &mut |_| {});
-        let turn = turn.map_err(|error| failed(error.to_string()))?;
+        let turn = turn.map_err(|error| failed(io::Error::other(error)))?;
         let layer = |name: &str| {
             let made = make(&directory, name).map_err(failed)?;
-            let opened = made.open().map_err(|error| failed(error.to_string()))?;
+            let opened = made.open().map_err(|error| failed(error.into()))?;
             Ok::<_, CollectError>(Layer::of(opened, &path.join(name)))
         };
         let aside = Self {
@@ -181,14 +181,12 @@ fn delete_all<N: AsRef<OsStr> + Sync>(layer: &Layer, names: &[N]) -> Result<(), 
     failed.into_inner().map_or(Ok(()), Err)
 }
 
-fn make(parent: &Reached, name: &str) -> Result<Reached, String> {
+fn make(parent: &Reached, name: &str) -> io::Result<Reached> {
     match mkdirat(parent, name, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => {}
-        Err(error) => return Err(error.to_string()),
+        Err(error) => return Err(error.into()),
     }
-    parent
-        .enter(OsStr::new(name))
-        .map_err(|obstacle| obstacle.to_string())
+    Ok(parent.enter(OsStr::new(name))?)
 }
 
 fn rename(from: &Layer, to: &Layer, name: &str) -> Result<bool, CollectError> {

@@ -44,12 +44,12 @@ pub(crate) enum CollectError {
         path: PathBuf,
     },
     /// What is removed cannot be put aside.
-    #[error("cannot use {}: {what}", show_path(path))]
+    #[error("cannot use {}: {source}", show_path(path))]
     Aside {
         /// The directory for it.
         path: PathBuf,
         /// What is in the way.
-        what: String,
+        source: io::Error,
     },
     /// The metadata of what roots need could not be copied.
     #[error("cannot copy the metadata of what roots lead to: {0}")]
@@ -73,6 +73,9 @@ pub(crate) enum CollectError {
     Nix(#[from] NixError),
 }
 
+/// What helps where something is not as it should be.
+const LOOK: &str = "see what is wrong with the store with `overstore check`";
+
 impl HasRemedy for CollectError {
     fn remedy(&self) -> Remedy {
         match self {
@@ -82,8 +85,10 @@ impl HasRemedy for CollectError {
             Self::Layer { path, source } | Self::Roots { path, source } => {
                 remedy::of_io(source, path)
             }
-            Self::State { .. } | Self::Aside { .. } => {
-                Remedy::say("see what is wrong with the store with `overstore check`")
+            Self::State { .. } => LOOK.into(),
+            Self::Aside { path, source } => {
+                let known = remedy::of_file_system(source.kind(), path);
+                known.some().unwrap_or_else(|| LOOK.into())
             }
             Self::Deep { path } => {
                 Remedy::say("see what made it, and remove it if nobody needs it")
@@ -101,6 +106,25 @@ impl CollectError {
         Self::Layer {
             path: path.to_owned(),
             source: error.into(),
+        }
+    }
+
+    /// Whether something was not written since there is no room for it. SQLite does not always say so.
+    pub(super) fn is_for_want_of_room(&self) -> bool {
+        let is_full = |error: &io::Error| {
+            matches!(
+                error.kind(),
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded
+            )
+        };
+        match self {
+            Self::Layer { source, .. }
+            | Self::Aside { source, .. }
+            | Self::Warm(WarmError::Io { source, .. }) => is_full(source),
+            Self::Warm(WarmError::Upper { source, .. }) => {
+                source.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull)
+            }
+            _ => false,
         }
     }
 

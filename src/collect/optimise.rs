@@ -226,7 +226,7 @@ impl Work<'_> {
         tell: &mut dyn FnMut(Step),
     ) -> Result<usize, CollectError> {
         let Layers { upper, lower } = self.layers;
-        let mut locks = Locks::new(self.merged);
+        let mut locks = Locks::new(self.merged, &self.optimiser.store.real);
         let (mut locked, mut others) = (Vec::new(), Vec::new());
         for (place, path) in paths.iter().enumerate() {
             match locks.take(path)? {
@@ -269,7 +269,7 @@ impl Work<'_> {
     /// Puts those copies back that earlier runs have left and that are needed again, and deletes the
     /// others.
     fn look_again(&mut self, paths: &[StorePath]) -> Result<(), CollectError> {
-        let mut locks = Locks::new(self.merged);
+        let mut locks = Locks::new(self.merged, &self.optimiser.store.real);
         let mut locked = Vec::new();
         for path in paths {
             match locks.take(path)? {
@@ -370,7 +370,10 @@ impl Work<'_> {
         {
             Ok(stat) => Ok(Some(changed(&stat))),
             Err(Errno::NOENT) => Ok(None),
-            Err(error) => Err(CollectError::layer(path.as_str().as_ref(), error)),
+            Err(error) => {
+                let path = self.optimiser.store.real.join(path.as_str());
+                Err(CollectError::layer(&path, error))
+            }
         };
         let shown = look(&self.merged.fd())?;
         let aside = look(&self.aside.replaced().fd())?;
@@ -394,13 +397,16 @@ fn changed(stat: &Stat) -> (i64, u64, u32, i64) {
 /// Nix's locks of paths. They go with this.
 struct Locks<'a> {
     merged: &'a Merged,
+    /// Where that is.
+    real: &'a Path,
     locks: Vec<(String, File)>,
 }
 
 impl<'a> Locks<'a> {
-    fn new(merged: &'a Merged) -> Self {
+    fn new(merged: &'a Merged, real: &'a Path) -> Self {
         Self {
             merged,
+            real,
             locks: Vec::new(),
         }
     }
@@ -408,7 +414,8 @@ impl<'a> Locks<'a> {
     /// Takes one, unless somebody has it.
     fn take(&mut self, path: &StorePath) -> Result<bool, CollectError> {
         let lock = self.merged.lock(path);
-        let lock = lock.map_err(|error| CollectError::layer(path.as_str().as_ref(), error))?;
+        let lock =
+            lock.map_err(|error| CollectError::layer(&self.real.join(path.lock_file()), error))?;
         let taken = lock.is_some();
         self.locks.extend(lock);
         Ok(taken)

@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstat, openat};
+
 use super::aside::Aside;
 use super::database::Keep;
 use super::layers::Layers;
@@ -16,7 +18,8 @@ use super::{Choice, Chooser, CollectError, Garbage, Limits, processes};
 use crate::apply;
 use crate::config::Store;
 use crate::counts::Counts;
-use crate::linux::root::System;
+use crate::linux::safe_path::{self, Symlinks};
+use crate::linux::{room, root::System};
 use crate::lower::sqlite::SqliteSource;
 use crate::nix::path_set::PathSet;
 use crate::nix::store_directory::StoreDirectory;
@@ -26,6 +29,9 @@ use crate::warm::{Wanted, Warm};
 
 /// How often a choice is made again after Nix found something alive.
 const ROUNDS: usize = 8;
+
+/// With less than this free, in bytes, it is not certain that Nix can open a store.
+const ENOUGH_TO_OPEN: u64 = 1 << 20;
 
 /// What to collect.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -171,9 +177,10 @@ impl Collector<'_> {
         if let Some(why) = self.incomplete(&leftovers, &choice) {
             return Ok(Err(why));
         }
-        rounds.collected.rows = (choice.visited.len() + choice.metadata.len()) as u64;
         rounds.collected.removed = Removed::of(&leftovers);
-        rounds.collected.objects = rounds.garbage(leftovers, &choice)?;
+        let Given { objects, rows } = rounds.garbage(leftovers, &choice)?;
+        rounds.collected.rows = (rows.len() + choice.metadata.len()) as u64;
+        rounds.collected.objects = objects;
         Ok(Ok(rounds.collected))
     }
 
@@ -191,27 +198,30 @@ impl Collector<'_> {
             return Ok(Ok(rounds.collected));
         }
         tell(Progress::Choosing);
-        self.warm()?;
+        self.give_reserve_back();
+        // It is only to be quicker: without room for rows, Nix makes some before it copies them itself.
+        self.unless_full(self.warm())?;
         let (mut leftovers, mut choice) = rounds.look()?;
         if let Some(why) = self.incomplete(&leftovers, &choice) {
             return Ok(Err(why));
         }
         if !choice.both.is_empty() || Aside::exists(self.store) {
-            rounds.optimise(&choice.both)?;
+            // Without room for locks, the copies stay, and the rest makes some.
+            self.unless_full(rounds.optimise(&choice.both))?;
             // What only their upper copies needed goes, too.
             (leftovers, choice) = rounds.look()?;
         }
         let mut nix = None;
         for round in 1..=ROUNDS {
-            let objects = rounds.garbage(leftovers, &choice)?;
-            if objects.is_empty() && choice.visited.is_empty() {
+            let given = rounds.garbage(leftovers, &choice)?;
+            if given.objects.is_empty() && given.rows.is_empty() {
                 break;
             }
             let nix = match &mut nix {
                 Some(nix) => nix,
                 none => none.insert(Nix::start(self.programs, self.store, self.keep)?),
             };
-            if rounds.delete(nix, objects, &choice.visited, tell)? || round == ROUNDS {
+            if rounds.delete(nix, given, tell)? || round == ROUNDS {
                 break;
             }
             rounds.roots.add(nix.find_roots()?);
@@ -252,8 +262,9 @@ impl Collector<'_> {
                 return Ok(Err(why));
             }
             rounds.collected.for_root = Removed::of(&leftovers);
-            let objects = rounds.garbage(leftovers, &choice)?;
-            if objects.is_empty() || rounds.delete(&mut nix, objects, &[], tell)? {
+            let Given { objects, .. } = rounds.garbage(leftovers, &choice)?;
+            let rows = Vec::new();
+            if objects.is_empty() || rounds.delete(&mut nix, Given { objects, rows }, tell)? {
                 break;
             }
         }
@@ -318,27 +329,54 @@ impl Collector<'_> {
         unknown
     }
 
-    /// As many of the objects as have to go, each with its bytes, and how many need not.
-    fn enough(
+    /// As many of the objects as have to go, each with its bytes, and those that need not.
+    fn enough<'o>(
         &self,
         layers: &Layers,
-        objects: &[Garbage],
+        objects: &'o [Garbage],
         free: u64,
-    ) -> Result<(Vec<(StorePath, u64)>, u64), CollectError> {
+    ) -> Result<(Vec<Freeing>, &'o [Garbage]), CollectError> {
         let wanted = self.options.max_free.map(|most| most.saturating_sub(free));
         let mut space = Space::new(&layers.upper);
         let (mut chosen, mut freed) = (Vec::new(), 0_u64);
         let mut group = None;
         for (place, object) in objects.iter().enumerate() {
             if group != Some(object.group) && wanted.is_some_and(|wanted| freed >= wanted) {
-                return Ok((chosen, (objects.len() - place) as u64));
+                return Ok((chosen, &objects[place..]));
             }
             group = Some(object.group);
             let bytes = space.of(&object.path)?;
             freed += bytes;
             chosen.push((object.path.clone(), bytes));
         }
-        Ok((chosen, 0))
+        Ok((chosen, &[]))
+    }
+
+    /// Has the room back that Nix keeps in reserve for a collection on a full disk: it opens no store
+    /// where there is none for the index of its log, and gives its reserve back too late. The file keeps
+    /// its size, or Nix would fill it again when it opens the store; it deletes it in the collection.
+    fn give_reserve_back(&self) {
+        if !room::is_short(&self.store.state, ENOUGH_TO_OPEN) {
+            return;
+        }
+        let directory = safe_path::open_directory(&self.store.state.join("db"), Symlinks::Refuse);
+        let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let reserve = directory.and_then(|it| Ok(openat(it, "reserved", flags, Mode::empty())?));
+        // Where there is none, or none that has holes, all is as it would be without.
+        let Ok(reserve) = reserve else { return };
+        let size = fstat(&reserve).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        let _ = fallocate(&reserve, hole, 0, size);
+    }
+
+    /// What failed, unless there is no room for what it writes: to make some is what this is about.
+    fn unless_full(&self, done: Result<(), CollectError>) -> Result<(), CollectError> {
+        let Err(error) = done else { return Ok(()) };
+        let directories = [&*self.store.state, &self.store.upper_layer];
+        match error.is_for_want_of_room() || directories.iter().any(|it| room::is_used_up(it)) {
+            true => Ok(()),
+            false => Err(error),
+        }
     }
 
     /// Copies what Nix would copy when it looks for roots, at once instead of path by path.
@@ -376,8 +414,14 @@ impl Collector<'_> {
     /// The path among those that were given that a message of Nix's names.
     fn named(&self, said: &str, given: &BTreeSet<&StorePath>) -> Option<StorePath> {
         let mut named = BTreeSet::new();
-        let directory = self.store.store.as_os_str().as_bytes();
-        processes::in_text(said.as_bytes(), directory, &mut named);
+        // What cannot be unlinked is named by where it is.
+        for directory in [&self.store.store.value, &self.store.real.value] {
+            processes::in_text(
+                said.as_bytes(),
+                directory.as_os_str().as_bytes(),
+                &mut named,
+            );
+        }
         named.into_iter().find(|path| given.contains(path))
     }
 
@@ -402,6 +446,13 @@ impl Collector<'_> {
     }
 }
 
+/// Whether Nix says that a path is still needed: in its own words, which end with "since it is still
+/// alive", or in those of its derivative Determinate Nix, which name a root or a referrer. No name of an
+/// object has a space.
+fn is_alive(said: &str) -> bool {
+    said.contains("annot delete path '")
+}
+
 /// As whom a store is collected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Power {
@@ -409,6 +460,17 @@ enum Power {
     Root,
     /// As somebody who has the daemon alone.
     User,
+}
+
+/// An object, with what it frees in bytes.
+type Freeing = (StorePath, u64);
+
+/// What Nix is to delete.
+struct Given {
+    /// Objects of the upper layer.
+    objects: Vec<Freeing>,
+    /// Objects that are only below: their rows.
+    rows: Vec<StorePath>,
 }
 
 /// A collection that is under way: a choice, a deletion, and again where something became alive.
@@ -452,6 +514,7 @@ impl<'a> Rounds<'a> {
             collected: Collected {
                 roots: collector.roots.roots.len() as u64,
                 unseen_processes: collector.roots.unseen_processes,
+                deleting: collector.deleting.clone(),
                 enough_free: enough,
                 free,
                 ..Collected::default()
@@ -481,16 +544,16 @@ impl<'a> Rounds<'a> {
         Ok(())
     }
 
-    /// The objects to be deleted, each with what it frees. What is not, is noted.
-    fn garbage(
-        &mut self,
-        leftovers: Leftovers,
-        choice: &Choice,
-    ) -> Result<Vec<(StorePath, u64)>, CollectError> {
+    /// What Nix is to be given. What it is not given, is noted.
+    fn garbage(&mut self, leftovers: Leftovers, choice: &Choice) -> Result<Given, CollectError> {
         let collector = self.collector;
         let free = self.layers.upper.free()?;
         let (mut objects, rest) = collector.enough(self.layers, &choice.objects, free)?;
-        self.collected.kept_by_limits = choice.young + rest;
+        self.collected.kept_by_limits = choice.young + rest.len() as u64;
+        let rows = match rest {
+            [] => choice.visited.clone(),
+            rest => self.choose_without(rest)?.visited,
+        };
         self.collected.both.clone_from(&choice.both);
         self.with_row = leftovers.with_row;
         self.collected.unknown.clear();
@@ -504,19 +567,25 @@ impl<'a> Rounds<'a> {
                 objects.push((path, bytes));
             }
         }
-        Ok(objects)
+        Ok(Given { objects, rows })
+    }
+
+    /// The choice where limits leave these objects: they go on needing what they refer to.
+    fn choose_without(&self, left: &[Garbage]) -> Result<Choice, CollectError> {
+        let left = left.iter().map(|object| object.path.clone());
+        let stays: Vec<StorePath> = left.chain(self.stays.iter().cloned()).collect();
+        self.collector.choose(self.layers, &self.roots, &stays)
     }
 
     /// Has Nix delete objects, and rows of others: whether that was all, or something is alive.
     fn delete(
         &mut self,
         nix: &mut Nix,
-        objects: Vec<(StorePath, u64)>,
-        rows: &[StorePath],
+        Given { objects, rows }: Given,
         tell: &mut dyn FnMut(Progress<'_>),
     ) -> Result<bool, CollectError> {
         let paths: BTreeSet<&StorePath> =
-            objects.iter().map(|(path, _)| path).chain(rows).collect();
+            objects.iter().map(|(path, _)| path).chain(&rows).collect();
         if self.power == Power::Root && !objects.is_empty() {
             self.remember(&objects, tell);
         }
@@ -534,11 +603,10 @@ impl<'a> Rounds<'a> {
             }
         }
         let Some((path, said)) = stopped else {
-            self.rows.extend(rows.iter().cloned());
+            self.rows.extend(rows);
             return Ok(true);
         };
-        // Nix's words for what a root needs, in all versions: no name of an object has a space.
-        if !said.contains("still alive") {
+        if !is_alive(&said) {
             self.collected.failed = Some((path.clone(), said.clone()));
         }
         self.collected.left.push((path.clone(), said));
@@ -573,10 +641,7 @@ impl<'a> Rounds<'a> {
         for round in 1..=ROUNDS {
             let mut choice = collector.choose(self.layers, &self.roots, &self.stays)?;
             if !choice.objects.is_empty() {
-                // What limits have left needs what it refers to.
-                let left = choice.objects.into_iter().map(|object| object.path);
-                let stays: Vec<StorePath> = left.chain(self.stays.iter().cloned()).collect();
-                choice = collector.choose(self.layers, &self.roots, &stays)?;
+                choice = self.choose_without(&choice.objects)?;
             }
             if choice.metadata.is_empty() {
                 break;
@@ -585,7 +650,8 @@ impl<'a> Rounds<'a> {
                 Some(nix) => nix,
                 none => none.insert(Nix::start(collector.programs, collector.store, keep)?),
             };
-            if self.delete(nix, Vec::new(), &choice.metadata, tell)? || round == ROUNDS {
+            let (objects, rows) = (Vec::new(), choice.metadata);
+            if self.delete(nix, Given { objects, rows }, tell)? || round == ROUNDS {
                 break;
             }
             self.roots.add(nix.find_roots()?);

@@ -1,7 +1,9 @@
 //! A disk without room, or a state directory that cannot be written to, takes a memory and nothing
 //! else: a complete store comes up, and goes down.
 
-use crate::support::{Example, World};
+use std::os::unix::fs::MetadataExt;
+
+use crate::support::{Example, StoreUp, World};
 
 /// Takes the last byte of the file system with the store, and all room for another file.
 fn fill(world: &World) {
@@ -89,4 +91,38 @@ fn a_store_comes_up_where_its_mount_cannot_be_recorded() {
         "{up}"
     );
     example.command("down").args(["--unrecorded"]).ok();
+}
+
+/// Nix opens no store where there is no room for the index of its log; what it keeps in reserve for a
+/// collection is given back before, and its own again afterwards.
+#[test]
+fn a_full_disk_is_collected() {
+    for world in World::each() {
+        if !world.disk("xfs", "/mnt/example") {
+            return;
+        }
+        let store = StoreUp::up(&world);
+        let paths = store.register(&[("garbage", &[]), ("both", &[])]);
+        let [garbage, both] = <[String; 2]>::try_from(paths).expect("two paths");
+        store.copy_below(&[both]);
+        // Its row is not above.
+        store.root("below", &store.example.lower.path("chain-3"));
+        let large = format!("{}/large", store.real(&garbage));
+        world.ok(["fallocate", "--length", "4M", &large]);
+        fill(&world);
+        let outcome = store.gc(&[]).run();
+        assert_eq!(outcome.code(), Some(0), "{outcome}");
+        assert!(
+            outcome.stdout().starts_with("deleted 1 object, "),
+            "{outcome}"
+        );
+        let said = "removed the upper copies of 1 object";
+        assert!(outcome.stdout().contains(said), "{outcome}");
+        assert!(!store.has(&garbage));
+        world.ok(["rm", "/mnt/example/zeros"]);
+        store.assert_sound();
+        let reserve = world.path("/mnt/example/merged-store/nix/var/nix/db/reserved");
+        let blocks = reserve.metadata().expect("a file").blocks();
+        assert_eq!(blocks * 512, 8 << 20);
+    }
 }

@@ -1015,6 +1015,57 @@ fn a_derivation_goes_whose_output_is_only_below() {
     }
 }
 
+/// What limits leave goes on needing what Nix would visit for it, and is not in the way of the rest.
+#[test]
+fn what_a_derivation_needs_that_limits_leave_stays() {
+    for world in World::each() {
+        let Split {
+            store,
+            above,
+            below,
+        } = Split::new(&world, false);
+        world.overstore(["warm", "example", "--all"]).ok();
+        let paths = store.register(&[("old", &[]), ("user", &[])]);
+        let [old, user] = <[String; 2]>::try_from(paths).expect("two paths");
+        // More than the databases' files change the room by.
+        let large = format!("{}/large", store.real(&old));
+        world.ok(["truncate", "--size", "4M", &large]);
+        world.ok(["fallocate", "--length", "4M", &large]);
+        let database = format!("{}/db/db.sqlite", Example::STATE);
+        let sql = format!(
+            "update ValidPaths set registrationTime = 4000000000 where path in ('{user}', '{above}');
+             insert into Refs select a.id, b.id from ValidPaths a, ValidPaths b
+                 where a.path = '{user}' and b.path = '{below}'"
+        );
+        world.ok(["sqlite3", &database, &sql]);
+        let gc = |limits: &[&str]| -> Value {
+            let run = store.gc(&[limits, &["--json"]].concat());
+            let said = run.env("NIX_CONFIG", "keep-derivations = true").ok();
+            serde_json::from_str(&said).expect("JSON")
+        };
+        let free = gc(&["--dry-run", "--min-free", "0"])["free"].as_u64();
+        let wanted = (free.expect("a number") + (1 << 20)).to_string();
+        for (limits, gone) in [
+            (&["--dry-run", "--max-free", &wanted][..], vec![&old]),
+            (&["--max-free", &wanted], vec![&old]),
+            (&["--max-free", "1"], vec![]),
+            (&[], vec![&user, &above]),
+        ] {
+            let report = gc(limits);
+            let gone: BTreeSet<String> = gone.into_iter().cloned().collect();
+            assert_eq!(objects(&report), gone, "{limits:?}: {report}");
+            assert_eq!(
+                report["left"],
+                serde_json::json!([]),
+                "{limits:?}: {report}"
+            );
+            let rows = usize::from(limits.is_empty());
+            assert_eq!(report["rows"], rows, "{limits:?}: {report}");
+        }
+        store.assert_sound();
+    }
+}
+
 /// With `keep-outputs`, Nix goes from an output to its deriver, wherever that is.
 #[test]
 fn an_output_goes_whose_derivation_is_only_below() {
@@ -1117,6 +1168,8 @@ fn an_object_whose_row_nix_has_dropped_goes_the_next_time() {
         };
         let assert_goes = |garbage: &str| {
             world.overstore(["check", "example"]).ok();
+            // A collection that has nothing to do forgets nothing.
+            store.gc(&["--min-free", "1"]).ok();
             let report = store.gc_json(&[]);
             assert!(objects(&report).contains(garbage), "{report}");
             assert_eq!(report["unknown"], serde_json::json!([]), "{report}");
