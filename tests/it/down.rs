@@ -2,7 +2,7 @@
 
 use std::process::Child;
 
-use crate::support::{Example, Snapshot, World, wait_until};
+use crate::support::{Example, Snapshot, World, end, wait_until};
 
 #[test]
 fn down_unmounts_and_keeps_everything_else() {
@@ -89,8 +89,7 @@ fn down_names_the_processes_that_hold_a_busy_mount() {
         assert!(outcome.stderr().contains(&how), "{how}: {outcome}");
         assert!(outcome.stderr().contains("sleep (process "), "{outcome}");
         assert_eq!(example.mounts("FSTYPE"), ["overlay"]);
-        child.kill().expect("a child of this test");
-        child.wait().expect("a child of this test");
+        end(&mut child);
     }
 
     // A program that runs from it, and what it has mapped.
@@ -120,8 +119,7 @@ fn down_names_the_processes_that_hold_a_busy_mount() {
         "{outcome}"
     );
     assert_eq!(report["outcome"], "failed");
-    child.kill().expect("a child of this test");
-    child.wait().expect("a child of this test");
+    end(&mut child);
     example.command("down").ok();
 }
 

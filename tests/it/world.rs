@@ -1,6 +1,6 @@
 //! What the other tests stand on: that a World is what it says it is, and that the proofs can fail.
 
-use crate::support::{Snapshot, World};
+use crate::support::{Running, Snapshot, World, wait_until};
 
 #[test]
 fn a_world_has_real_nix_and_the_program() {
@@ -221,4 +221,27 @@ fn a_command_is_killed_before_the_call_it_is_killed_at() {
     }
     assert!(make("/mnt/late").killed_at("mkdir", 4).status.success());
     assert_eq!(world.list("/mnt/late"), names);
+}
+
+/// What was running has let go of everything, or the next unmount could fail.
+#[test]
+fn a_command_that_was_ended_is_gone() {
+    let Some(world) = World::trixie() else { return };
+    // Much memory takes a while to be given back.
+    let script = "x=$(head -c 64M /dev/zero \
+                  | tr '\\0' x); echo $BASHPID >/tmp/runs; read -u 3 never";
+    for _ in 0..3 {
+        world.ok(["rm", "-f", "/tmp/runs", "/tmp/never"]);
+        world.ok(["mkfifo", "/tmp/never"]);
+        let script = format!("exec 3<>/tmp/never; {script}");
+        let running = Running(world.command(["bash", "-c", &script]).spawn());
+        wait_until("it runs", || {
+            world.path("/tmp/runs").exists() && world.read("/tmp/runs").ends_with(b"\n")
+        });
+        let pid = String::from_utf8(world.read("/tmp/runs")).expect("a number");
+        let process = world.path("/proc").join(pid.trim());
+        assert!(process.exists());
+        drop(running);
+        assert!(!process.exists());
+    }
 }

@@ -37,4 +37,4 @@ pub use soak::{sample, soaks};
 pub use store_up::{Running, StoreUp, base_name};
 pub use tree::Tree;
 pub use wait::wait_until;
-pub use world::{Daemon, FEATURES, Outcome, Run, World};
+pub use world::{Daemon, FEATURES, Outcome, Run, World, end};

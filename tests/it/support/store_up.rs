@@ -6,7 +6,7 @@ use std::process::Child;
 
 use serde_json::Value;
 
-use super::{Example, Run, World};
+use super::{Example, Run, World, end};
 
 /// A store that is up, and what is done in it.
 pub struct StoreUp<'w> {
@@ -170,12 +170,11 @@ pub fn base_name(path: &str) -> &str {
     path.rsplit('/').next().expect("a path has a last part")
 }
 
-/// A process of the World, ended with this.
+/// A process of the World, which is gone after this.
 pub struct Running(pub Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        end(&mut self.0);
     }
 }

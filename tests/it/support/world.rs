@@ -325,9 +325,28 @@ pub struct Daemon(Child);
 
 impl Drop for Daemon {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        end(&mut self.0);
     }
+}
+
+/// Ends what [`Run::spawn`] started, and waits until it is gone, with all that it had open.
+///
+/// The child is nsenter. Killed, it would take the command with it, but nobody could wait for that: so
+/// the command itself is killed, which nsenter waits for.
+pub fn end(child: &mut Child) {
+    let commands = format!("/proc/{0}/task/{0}/children", child.id());
+    wait_until("a command is gone", || {
+        if !matches!(child.try_wait(), Ok(None)) {
+            return true;
+        }
+        let commands = fs::read_to_string(&commands).unwrap_or_default();
+        for pid in commands.split_whitespace().map(str::parse) {
+            if let Some(pid) = pid.ok().and_then(Pid::from_raw) {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        }
+        false
+    });
 }
 
 /// A command in a [`World`], about to run. Its environment has nothing of the test's own.
@@ -392,7 +411,8 @@ impl<'w> Run<'w> {
         &self.directory
     }
 
-    /// Starts it and goes on; [`Outcome::of`] waits for it. Killing the child ends the command.
+    /// Starts it and goes on; [`Outcome::of`] waits for it. Killing the child ends the command, a moment
+    /// later; [`end`] waits for that.
     pub fn spawn(self) -> Child {
         self.start(Stdio::piped(), Stdio::piped())
     }
