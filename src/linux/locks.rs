@@ -17,8 +17,19 @@ use super::safe_path::Status;
 /// The device that the table shows is not always the one that stat(2) does (btrfs). Where it shows
 /// nothing of that device, the inode alone has to do. Reading the table can take 30 ms.
 pub(crate) fn holders(system: &System, status: &Status) -> Option<Vec<u32>> {
-    let locks = system.read_proc("locks").ok()?;
-    Some(find(&String::from_utf8_lossy(&locks), status.identity))
+    find_twice(|| system.read_proc("locks").ok(), status.identity)
+}
+
+/// The kernel hands the table out in pieces of at most 4 KiB, some 70 locks. Where one goes between two
+/// pieces, those after it move up, and the next piece begins behind one that nobody has seen
+/// (`locks_start` in its fs/locks.c). So where nothing is found, the table is read once more.
+fn find_twice(mut read: impl FnMut() -> Option<Vec<u8>>, file: FileIdentity) -> Option<Vec<u32>> {
+    let mut found = || Some(find(&String::from_utf8_lossy(&read()?), file));
+    let first = found()?;
+    if first.is_empty() {
+        return found();
+    }
+    Some(first)
 }
 
 /// One holder, in words: `process 708 (nix-daemon)`, or `another process`.
@@ -124,6 +135,28 @@ mod tests {
         // A device that the table does not show: that of a subvolume, perhaps.
         assert_eq!(find(locks, on(0, 0x2b, 4242)), [708]);
         assert_eq!(find(locks, on(0, 0x1b, 1)), [0; 0]);
+    }
+
+    #[test]
+    fn a_line_that_was_skipped_is_read_the_second_time() {
+        let file = FileIdentity {
+            dev: rustix::fs::makedev(8, 1),
+            ino: 42,
+        };
+        let (other, line) = (
+            "1: FLOCK  ADVISORY  WRITE 1 08:01:41 0 EOF\n",
+            "2: FLOCK  ADVISORY  WRITE 708 08:01:42 0 EOF\n",
+        );
+        let reads = |tables: &[&str]| {
+            let mut tables = tables.iter();
+            let read = || tables.next().map(|table| table.as_bytes().to_vec());
+            (find_twice(read, file), tables.len())
+        };
+        assert_eq!(reads(&[other, line]), (Some(vec![708]), 0));
+        assert_eq!(reads(&[line, other]), (Some(vec![708]), 1));
+        // Not for ever.
+        assert_eq!(reads(&[other, other, line]), (Some(vec![]), 1));
+        assert_eq!(reads(&[]), (None, 0));
     }
 
     #[test]
