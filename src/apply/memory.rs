@@ -82,12 +82,17 @@ pub(crate) fn remember_collected(
     });
 }
 
-/// Remembers that so many objects with rows are no more in the upper layer, under the store's lock.
+/// Remembers how many objects of the upper layer have rows, given how many had, under the store's lock.
 /// Warns where that cannot be locked or written.
-pub(crate) fn remember_optimised(store: &Store, system: &System, objects: u64, tell: Tell<'_>) {
-    remember(store, system, "that it was optimised", tell, |memory| {
+pub(crate) fn remember_rows(
+    store: &Store,
+    system: &System,
+    rows: impl FnOnce(u64) -> u64,
+    tell: Tell<'_>,
+) {
+    remember(store, system, "what was optimised", tell, |memory| {
         if let Some(layer) = &mut memory.upper_layer {
-            layer.rows = layer.rows.saturating_sub(objects);
+            layer.rows = rows(layer.rows);
         }
         Ok(())
     });

@@ -27,7 +27,7 @@ pub(crate) use generation::link as link_generation;
 pub(crate) use holders::Holder;
 pub(crate) use lock::{DirectoryLock, StoreLocks};
 pub(crate) use memory::{
-    remember_collected, remember_deleting, remember_lower, remember_optimised, remember_warmed,
+    remember_collected, remember_deleting, remember_lower, remember_rows, remember_warmed,
 };
 pub(crate) use progress::{Progress, Tell};
 pub(crate) use refresh::{Refresh, RefreshError};

@@ -72,11 +72,13 @@ pub(crate) enum Left {
 
 /// What it tells while it works.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Step {
+pub(crate) enum Step<'a> {
     /// So many objects are in both layers.
     Found(u64),
     /// One was dealt with.
     Done,
+    /// Something is not as it should be.
+    Warning(&'a Fault),
 }
 
 /// A store whose upper layer is to lose what the lower store has too.
@@ -95,7 +97,7 @@ impl Optimiser<'_> {
     ///
     /// # Errors
     /// When a layer or a database cannot be read.
-    pub(crate) fn plan(&self, tell: &mut dyn FnMut(Step)) -> Result<Optimised, CollectError> {
+    pub(crate) fn plan(&self, tell: &mut dyn FnMut(Step<'_>)) -> Result<Optimised, CollectError> {
         let layers = Layers::open(self.store)?;
         let mut found = Optimised::default();
         let mut space = Space::new(&layers.upper);
@@ -127,14 +129,15 @@ impl Optimiser<'_> {
     ///
     /// # Errors
     /// When a layer or a database cannot be read or changed.
-    pub(crate) fn run(&self, tell: &mut dyn FnMut(Step)) -> Result<Optimised, CollectError> {
+    pub(crate) fn run(&self, tell: &mut dyn FnMut(Step<'_>)) -> Result<Optimised, CollectError> {
         let layers = Layers::open(self.store)?;
         let both = in_both(&layers)?;
         tell(Step::Found(both.len() as u64));
         self.remove(&layers, &both, tell)
     }
 
-    /// The same for these objects.
+    /// The same for these objects. Until it has ended, all of them are remembered as gone: stopped in the
+    /// middle, too many would be missed later.
     ///
     /// # Errors
     /// As [`run`](Self::run).
@@ -142,7 +145,28 @@ impl Optimiser<'_> {
         &self,
         layers: &Layers,
         objects: &[StorePath],
-        tell: &mut dyn FnMut(Step),
+        tell: &mut dyn FnMut(Step<'_>),
+    ) -> Result<Optimised, CollectError> {
+        let (all, mut before) = (objects.len() as u64, None);
+        if all > 0 {
+            self.remember(tell, |rows| {
+                before = Some(rows);
+                rows.saturating_sub(all)
+            });
+        }
+        let done = self.remove_now(layers, objects, tell)?;
+        if let Some(before) = before {
+            let gone = done.objects.len() as u64;
+            self.remember(tell, |_| before.saturating_sub(gone));
+        }
+        Ok(done)
+    }
+
+    fn remove_now(
+        &self,
+        layers: &Layers,
+        objects: &[StorePath],
+        tell: &mut dyn FnMut(Step<'_>),
     ) -> Result<Optimised, CollectError> {
         let merged = Merged::open(&self.store.real)?;
         let mut work = Work {
@@ -168,6 +192,14 @@ impl Optimiser<'_> {
         let mut done = work.done;
         done.free = layers.upper.free()?;
         Ok(done)
+    }
+
+    fn remember(&self, tell: &mut dyn FnMut(Step<'_>), rows: impl FnOnce(u64) -> u64) {
+        apply::remember_rows(self.store, self.system, rows, &mut |progress| {
+            if let apply::Progress::Warning(fault) = progress {
+                tell(Step::Warning(fault));
+            }
+        });
     }
 
     fn judge(&self) -> Judge<'_> {
@@ -223,7 +255,7 @@ impl Work<'_> {
     fn batch(
         &mut self,
         paths: &[StorePath],
-        tell: &mut dyn FnMut(Step),
+        tell: &mut dyn FnMut(Step<'_>),
     ) -> Result<usize, CollectError> {
         let Layers { upper, lower } = self.layers;
         let mut locks = Locks::new(self.merged, &self.optimiser.store.real);

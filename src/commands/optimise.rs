@@ -5,7 +5,6 @@ use std::process::ExitCode;
 
 use super::gc::{print_not_remounted, require_as_described};
 use super::{Failure, LongWork, OnInterrupt, Unit, load};
-use crate::apply;
 use crate::cli::{self, RootArgument};
 use crate::collect::{CollectError, Optimised, Optimiser, Step};
 use crate::config::Store;
@@ -78,13 +77,6 @@ pub(super) fn optimise(
     if let Some(why) = &done.remount {
         print_not_remounted(store, why);
     }
-    if !dry_run {
-        let manager = ServiceManager::from_environment();
-        let removed = done.objects.len() as u64;
-        apply::remember_optimised(store, system, removed, &mut |progress| {
-            super::tell(&progress, &manager);
-        });
-    }
     restored.extend_from_slice(&done.restored);
     Ok(report(store, trust_databases, dry_run, done, &restored))
 }
@@ -97,13 +89,14 @@ fn with_progress(
     let manager = ServiceManager::from_environment();
     let left = "where an upper copy was removed, the lower one shows; the rest is unchanged";
     let work = LongWork::begin(OnInterrupt::End(left), json)?;
-    let mut tell = |step| match step {
+    let mut tell = |step: Step<'_>| match step {
         Step::Found(objects) => {
             let text = format!("comparing {} in both layers", counted(objects, "object"));
             manager.working(&text);
             work.counted(text, Unit::Objects, objects);
         }
         Step::Done => work.counts().add(1),
+        Step::Warning(fault) => super::print_warning(fault),
     };
     Ok(match dry_run {
         true => optimiser.plan(&mut tell),

@@ -511,6 +511,48 @@ fn inside_exec_a_user_optimises_a_store_of_his_own() {
     }
 }
 
+/// A collection that finds fewer objects with rows than are remembered takes the others for lost.
+#[test]
+fn stopped_in_the_middle_it_leaves_nothing_to_be_missed() {
+    let Some(world) = World::trixie() else { return };
+    let store = StoreUp::up(&world);
+    let all = store.register(&[("one", &[]), ("two", &["one"]), ("kept", &[])]);
+    store.root("kept", &all[2]);
+    store.copy_below(&all[..2]);
+    world.ok(["cp", "-a", Example::UPPER, "/mnt/example/before"]);
+    let anew = || {
+        world.overstore(["down", "example"]).ok();
+        for path in &all[..2] {
+            let copy = format!("/mnt/example/before/{}", base_name(path));
+            world.ok(["cp", "-a", &copy, Example::UPPER]);
+        }
+        // Which remembers how many there are.
+        store.example.up();
+    };
+    anew();
+    let (outcome, trace) = world.overstore(["optimise", "example"]).traced();
+    assert_eq!(outcome.code(), Some(0), "{outcome}");
+    let points = trace.kill_points();
+    let (call, nth) = points.iter().rfind(|(call, _)| call == "mount").unwrap();
+    anew();
+    let killed = world
+        .overstore(["optimise", "example"])
+        .killed_at(call, *nth);
+    assert_eq!(killed.signal(), Some(9), "{killed}");
+    let there = above(&world);
+    for path in &all[..2] {
+        assert!(
+            !there.iter().any(|name| name == base_name(path)),
+            "{there:?}"
+        );
+    }
+    // Such as a build leaves that was killed.
+    let unknown = format!("{}/{:0>32}-unknown", Example::REAL, 1);
+    world.mkdir(&unknown);
+    store.gc(&[]).ok();
+    assert!(store.has(&all[2]) && world.path(&unknown).exists());
+}
+
 /// Killed before any change, one of the copies is whole and shows, and the next run ends as if nothing
 /// had been.
 #[test]
