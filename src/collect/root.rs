@@ -60,6 +60,8 @@ pub(crate) struct Roots {
     pub absent: Vec<Absent>,
     /// Processes that this one may not look into.
     pub unseen_processes: u32,
+    /// Directories of roots that this user may not look into.
+    pub unseen_directories: Vec<PathBuf>,
 }
 
 impl Roots {

@@ -20,6 +20,7 @@ use super::processes;
 use super::root::{Root, RootKind, Roots};
 use crate::config::Store;
 use crate::escape::show;
+use crate::linux::namespaces;
 use crate::linux::root::System;
 use crate::linux::safe_path::{self, Symlinks};
 use crate::nix::store_directory::StoreDirectory;
@@ -38,11 +39,30 @@ impl Roots {
     /// # Errors
     /// When a directory of roots, or `/proc`, cannot be read.
     pub(crate) fn read(store: &Store, system: &System) -> Result<Self, CollectError> {
+        Self::look(store, system, OnClosed::Fail)
+    }
+
+    /// Reads the roots of a store that this user may see, and notes the directories of roots that are
+    /// closed: who may not mount deletes nothing without the daemon, which sees them all. For everybody
+    /// else it is [`read`](Self::read).
+    ///
+    /// # Errors
+    /// When a directory of roots, or `/proc`, cannot be read for another reason.
+    pub(crate) fn read_seen(store: &Store, system: &System) -> Result<Self, CollectError> {
+        let on_closed = match namespaces::can_mount() {
+            Ok(false) => OnClosed::Note,
+            _ => OnClosed::Fail,
+        };
+        Self::look(store, system, on_closed)
+    }
+
+    fn look(store: &Store, system: &System, on_closed: OnClosed) -> Result<Self, CollectError> {
         let directory = StoreDirectory::new(store.store.as_os_str().as_bytes());
         let state = open_state(store)?;
         let mut reader = Reader {
             store: &directory,
             state: &store.state,
+            on_closed,
             places: Places::read(system)?,
             found: Self::default(),
         };
@@ -66,6 +86,7 @@ impl Roots {
         let mut reader = Reader {
             store: &directory,
             state: &store.state,
+            on_closed: OnClosed::Fail,
             places: Places::read(system)?,
             found: Self::default(),
         };
@@ -82,9 +103,17 @@ fn open_state(store: &Store) -> Result<OwnedFd, CollectError> {
         })
 }
 
+/// What is done about a directory that this user may not look into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum OnClosed {
+    Fail,
+    Note,
+}
+
 struct Reader<'a> {
     store: &'a StoreDirectory,
     state: &'a Path,
+    on_closed: OnClosed,
     places: Places,
     found: Roots,
 }
@@ -100,13 +129,24 @@ impl Reader<'_> {
         match openat(state, name, LISTING, Mode::empty()) {
             Ok(directory) => self.walk(&directory, &path, 0),
             Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => Ok(()),
-            Err(error) => Err(CollectError::roots(&path, error)),
+            Err(error) => self.unread(&path, error),
         }
     }
 
+    /// A directory that could not be read.
+    fn unread(&mut self, path: &Path, error: Errno) -> Result<(), CollectError> {
+        if error != Errno::ACCESS || self.on_closed == OnClosed::Fail {
+            return Err(CollectError::roots(path, error));
+        }
+        self.found.unseen_directories.push(path.to_owned());
+        Ok(())
+    }
+
     fn walk(&mut self, directory: &OwnedFd, path: &Path, depth: usize) -> Result<(), CollectError> {
-        let entries =
-            Dir::read_from(directory).map_err(|error| CollectError::roots(path, error))?;
+        let entries = match Dir::read_from(directory) {
+            Ok(entries) => entries,
+            Err(error) => return self.unread(path, error),
+        };
         let mut target = [0; LONGEST_TARGET];
         for entry in entries {
             let entry = match entry {
@@ -137,7 +177,7 @@ impl Reader<'_> {
                     match openat(directory, name, LISTING, Mode::empty()) {
                         Ok(below) => self.walk(&below, &here, depth + 1)?,
                         Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => {}
-                        Err(error) => return Err(CollectError::roots(&here, error)),
+                        Err(error) => self.unread(&here, error)?,
                     }
                 }
                 Some(FileType::Directory) => {
@@ -202,9 +242,12 @@ impl Reader<'_> {
         let directory = match openat(state, "temproots", LISTING, Mode::empty()) {
             Ok(directory) => directory,
             Err(Errno::NOENT) => return Ok(()),
-            Err(error) => return Err(CollectError::roots(&path, error)),
+            Err(error) => return self.unread(&path, error),
         };
-        let entries = Dir::read_from(&directory).map_err(|e| CollectError::roots(&path, e))?;
+        let entries = match Dir::read_from(&directory) {
+            Ok(entries) => entries,
+            Err(error) => return self.unread(&path, error),
+        };
         for entry in entries {
             let entry = entry.map_err(|error| CollectError::roots(&path, error))?;
             let name = entry.file_name().to_bytes();

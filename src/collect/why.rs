@@ -5,6 +5,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::os::unix::ffi::OsStrExt;
+use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 
 use super::CollectError;
@@ -42,7 +43,12 @@ pub(crate) enum Why {
     /// It is in the lower store only: a collection does not touch it.
     Below,
     /// What keeps it; nothing when it is garbage.
-    Kept(Vec<Kept>),
+    Kept {
+        /// The roots.
+        by: Vec<Kept>,
+        /// Directories of roots that this user may not look into.
+        unseen: Vec<PathBuf>,
+    },
 }
 
 /// Finds all that keeps an object, and changes nothing. Roots are read while the database is.
@@ -57,7 +63,7 @@ pub(crate) fn why(
 ) -> Result<Why, CollectError> {
     let layers = Layers::open(store)?;
     let (roots, keepers) = processors::both(
-        || Roots::read(store, system),
+        || Roots::read_seen(store, system),
         || keepers(store, &layers, keep, path),
     );
     let keepers = match keepers? {
@@ -83,7 +89,10 @@ pub(crate) fn why(
             });
         }
     }
-    Ok(Why::Kept(kept))
+    Ok(Why::Kept {
+        by: kept,
+        unseen: roots.unseen_directories,
+    })
 }
 
 /// What an object is kept by, if a root keeps it.

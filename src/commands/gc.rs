@@ -1,7 +1,7 @@
 //! `overstore gc`.
 
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use super::{Failure, LongWork, OnInterrupt, Unit, load, print_error};
@@ -53,7 +53,7 @@ pub(super) fn run(
         },
         None => collect::keep(&programs),
     };
-    let roots = Roots::read(&store, &system).map_err(Failure::machine)?;
+    let roots = Roots::read_seen(&store, &system).map_err(Failure::machine)?;
     // What an ordinary user cannot see, the daemon does.
     if daemon.is_none() && !arguments.ignore_absent_roots && !roots.absent.is_empty() {
         return Err(absent(&roots.absent));
@@ -94,7 +94,8 @@ pub(super) fn run(
     }
     let rows = collected.with_row;
     let (failed, deleting) = (collected.failed.clone(), collected.deleting.clone());
-    let report = report(&store, arguments, keep, collected);
+    let mut report = report(&store, arguments, keep, collected);
+    report.unseen_directories = shown(&roots.unseen_directories);
     if !arguments.dry_run && daemon.is_none() {
         let remembered = remembered(&report);
         let mut tell = |progress: apply::Progress<'_>| super::tell(&progress, &manager);
@@ -180,8 +181,8 @@ fn why(
     let print = |path: &StorePath| String::from_utf8_lossy(&directory.print(path)).into_owned();
     let path = super::warm::resolve(path, &directory)?;
     let found = collect::why(store, system, collect::keep(programs), &path);
-    let kept = match found.map_err(Failure::machine)? {
-        Why::Kept(kept) => kept,
+    let (kept, unseen) = match found.map_err(Failure::machine)? {
+        Why::Kept { by, unseen } => (by, unseen),
         Why::Below => {
             return Err(Failure::refused(format!(
                 "{} is only in the lower store, which a collection does not touch",
@@ -210,6 +211,7 @@ fn why(
                 by_way_of: kept.way.iter().map(print).collect(),
             })
             .collect(),
+        unseen_directories: shown(&unseen),
     };
     report.print(json)?;
     Ok(ExitCode::SUCCESS)
@@ -353,6 +355,7 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
         keep_outputs: keep.outputs,
         roots: collected.roots,
         unseen_processes: collected.unseen_processes,
+        unseen_directories: Vec::new(),
         enough_free: collected.enough_free,
         bytes: collected.objects.iter().map(|(_, bytes)| bytes).sum(),
         objects: ObjectReport::all(&directory, &collected.objects),
@@ -380,6 +383,11 @@ fn report(store: &Store, arguments: &cli::Gc, keep: Keep, collected: Collected) 
         unknown: collected.unknown.iter().map(print).collect(),
         free: collected.free,
     }
+}
+
+fn shown(paths: &[PathBuf]) -> Vec<String> {
+    let shown = paths.iter().map(|path| show_path(path).into_owned());
+    shown.collect()
 }
 
 fn removed(removed: collect::Removed) -> RemovedReport {

@@ -29,6 +29,9 @@ pub(crate) struct GcReport {
     pub roots: u64,
     /// Processes that could not be looked into: what they use may not be known.
     pub unseen_processes: u32,
+    /// Directories of roots that only others than this user may look into, such as the store's daemon.
+    /// Without that, as in a dry run, what their roots keep is not known.
+    pub unseen_directories: Vec<String>,
     /// Whether nothing was to be done because enough is free (`--min-free`).
     pub enough_free: bool,
     /// The objects that were deleted, or would be.
@@ -199,6 +202,13 @@ impl GcReport {
                 self.unseen_processes
             )?;
         }
+        for directory in &self.unseen_directories {
+            let seen = match self.dry_run {
+                true => "what roots there keep is not garbage",
+                false => "the daemon has looked",
+            };
+            writeln!(out, "{directory} could not be looked into; {seen}")?;
+        }
         Ok(())
     }
 }
@@ -235,6 +245,8 @@ pub(crate) struct WhyReport {
     pub alive: bool,
     /// The roots that keep it, each with a shortest way from what it names to the path.
     pub roots: Vec<KeptReport>,
+    /// Directories of roots that this user may not look into: a root there may keep it, too.
+    pub unseen_directories: Vec<String>,
 }
 
 /// A root that keeps an object.
@@ -258,13 +270,19 @@ impl WhyReport {
 
     fn write(&self, out: &mut dyn Write) -> std::io::Result<()> {
         if !self.alive {
-            return writeln!(out, "{}: nothing keeps it", self.path);
+            writeln!(out, "{}: nothing keeps it", self.path)?;
         }
         for kept in &self.roots {
             writeln!(out, "{}", kept.root)?;
             for path in &kept.by_way_of {
                 writeln!(out, "  -> {path}")?;
             }
+        }
+        for directory in &self.unseen_directories {
+            writeln!(
+                out,
+                "{directory} could not be looked into; a root there may keep it"
+            )?;
         }
         Ok(())
     }

@@ -622,6 +622,38 @@ fn an_ordinary_user_collects_what_is_above_alone_through_the_daemon() {
         for kept in [&result, &open, &of_root] {
             assert!(world.path(kept).exists(), "{kept}: {report}");
         }
+        // Nor what is in a directory that somebody has closed.
+        let closed = ["gcroots/per-user/bob", "profiles/per-user/bob", "temproots"]
+            .map(|name| format!("/nix/var/nix/{name}"));
+        for directory in &closed {
+            world.ok(["mkdir", "-p", directory]);
+            world.ok(["chmod", "700", directory]);
+        }
+        let hidden = add("hidden");
+        world.ok(["ln", "-s", &hidden, &format!("{}/a", closed[0])]);
+        let garbage = add("more");
+        for (words, alive) in [
+            (&["--dry-run", "--ignore-absent-roots"][..], false),
+            (&["--why", &hidden], false),
+            (&[], true),
+        ] {
+            let outcome = gc(words);
+            assert_eq!(outcome.code(), Some(0), "{outcome}");
+            let report: Value = serde_json::from_slice(&outcome.out).expect("JSON");
+            assert_eq!(
+                report["unseen-directories"],
+                serde_json::json!(closed),
+                "{report}"
+            );
+            if alive {
+                assert_eq!(
+                    objects(&report),
+                    BTreeSet::from([garbage.clone()]),
+                    "{report}"
+                );
+            }
+        }
+        assert!(world.path(&hidden).exists());
         for option in ["--metadata", "--leftovers"] {
             let outcome = gc(&[option]);
             assert_eq!(outcome.code(), Some(1), "{outcome}");
