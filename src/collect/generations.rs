@@ -10,7 +10,9 @@ use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, readlinkat, statat};
+use rustix::fs::{
+    AtFlags, Dir, FileType, FlockOperation, Mode, OFlags, openat, readlinkat, statat, unlinkat,
+};
 use rustix::io::Errno;
 
 use super::CollectError;
@@ -19,7 +21,7 @@ use super::nix::{self, Programs};
 use crate::config::Store;
 use crate::escape::{counted, show_path};
 use crate::linux::safe_path::{self, Status, Symlinks};
-use crate::linux::users;
+use crate::linux::{locks, users};
 use crate::remedy::{Fault, Remedy, command};
 
 /// How deep profiles are looked for. Nix's own are three deep.
@@ -252,6 +254,7 @@ impl Entries {
 fn bad_lock(directory: &OwnedFd, profile: &OsStr) -> Option<String> {
     let mut name = profile.to_owned();
     name.push(".lock");
+    remove_given_up(directory, &name);
     let lock = match statat(directory, &name, AtFlags::SYMLINK_NOFOLLOW) {
         Ok(lock) => lock,
         Err(Errno::NOENT) => return None,
@@ -265,6 +268,28 @@ fn bad_lock(directory: &OwnedFd, profile: &OsStr) -> Option<String> {
             show_path(Path::new(&name))
         )
     })
+}
+
+/// What Nix writes into a lock that it removes, for those who wait for it.
+const GIVEN_UP: &[u8] = b"d";
+
+/// Removes a lock that Nix has given up, and could not remove: it would go round at it for ever.
+fn remove_given_up(directory: &OwnedFd, lock: &OsStr) {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Ok(file) = openat(directory, lock, flags, Mode::empty()) else {
+        return;
+    };
+    let Ok(status) = Status::of(&file) else {
+        return;
+    };
+    let mut content = [0; GIVEN_UP.len() + 1];
+    let is_given_up = safe_path::is_trusted(status.uid)
+        && rustix::io::read(&file, &mut content).is_ok_and(|length| content[..length] == *GIVEN_UP);
+    let exclusive = FlockOperation::NonBlockingLockExclusive;
+    if is_given_up && matches!(locks::attempt(&file, exclusive), Ok(Some(()))) {
+        // Nobody else can exchange it in this directory. Where it cannot be removed, the look at it says so.
+        let _ = unlinkat(directory, lock, AtFlags::empty());
+    }
 }
 
 /// Whether a name is that of a generation of a profile: `NAME-NUMBER-link`.
@@ -319,6 +344,10 @@ mod tests {
             assert!(error.to_string().contains("system.lock"), "{error}");
             std::fs::remove_file(lock).unwrap();
         }
+        // What Nix has left does not stay.
+        std::fs::write(at("system.lock"), "d").unwrap();
+        Profiles::find(&path).unwrap();
+        assert!(!at("system.lock").exists());
         std::fs::write(at("system.lock"), "").unwrap();
         assert_eq!(Profiles::find(&path).unwrap().ours.len(), 2);
     }
