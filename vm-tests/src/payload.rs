@@ -56,8 +56,11 @@ pub fn extend_initrd(
     let mut content = fs::read(initrd)?;
     // An archive begins at a multiple of four bytes.
     content.resize(content.len().next_multiple_of(4), 0);
+    // The directories of a release's archive are writable to their group, and the root directory of an
+    // initrd is not.
+    let archive = "chmod --recursive go-w . && find . | cpio --quiet --create --format=newc";
     let output = Command::new("sh")
-        .args(["-c", "find . | cpio --quiet --create --format=newc"])
+        .args(["-c", archive])
         .current_dir(&tree)
         .stderr(std::process::Stdio::inherit())
         .output()
