@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use rustix::fs::{FallocateFlags, Mode, OFlags, fallocate, fstat, openat};
+use rustix::fs::{FallocateFlags, FileType, Mode, OFlags, fallocate, fstat, openat};
 
 use super::aside::Aside;
 use super::database::Keep;
@@ -364,9 +364,13 @@ impl Collector<'_> {
         let reserve = directory.and_then(|it| Ok(openat(it, "reserved", flags, Mode::empty())?));
         // Where there is none, or none that has holes, all is as it would be without.
         let Ok(reserve) = reserve else { return };
-        let size = fstat(&reserve).map_or(0, |stat| u64::try_from(stat.st_size).unwrap_or(0));
-        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-        let _ = fallocate(&reserve, hole, 0, size);
+        let Ok(stat) = fstat(&reserve) else { return };
+        // On a device, a hole would be zeros.
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            let size = u64::try_from(stat.st_size).unwrap_or(0);
+            let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            let _ = fallocate(&reserve, hole, 0, size);
+        }
     }
 
     /// What failed, unless there is no room for what it writes: to make some is what this is about.
